@@ -1,0 +1,1 @@
+"""Labelled datasets built from the tables of the logs."""

@@ -1,0 +1,1 @@
+"""What an artifact was made from; the only package that knows Snakemake and DVC."""

@@ -1,0 +1,1 @@
+"""Raw logs of every format: simulating, reading, checking and tabulating them."""

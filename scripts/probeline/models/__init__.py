@@ -1,0 +1,1 @@
+"""Language models: fetching, pinning and rendering chats."""

@@ -1,0 +1,168 @@
+"""The columns of every table that one stage hands to the next, checked when they are written.
+
+Each table is declared once, as `(column, type, meaning)`; a column whose type ends in `?` may be null.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EVENT_TYPES = {
+    "statement": "a public statement made in turn",
+    "reply": "a public answer to a player who called on the speaker",
+    "callout": "calling on another player, with a question",
+    "day_vote": "one player's vote to eliminate another by day",
+    "night_vote": "one werewolf's vote for the victim of the night",
+    "seer_check": "the seer's look at a player's role",
+    "night_kill": "the victim of the night (no actor)",
+    "day_elimination": "who was voted out (no actor)",
+}
+
+EVENTS = [
+    ("game", "string", "key of the game: its folder relative to the corpus root, e.g. `baseline/game7`"),
+    ("event", "int32", "position in the game's timeline, from 0, without gaps"),
+    ("turn", "int32", "turn of the game, from 1"),
+    ("type", "string", "one of EVENT_TYPES"),
+    ("actor", "string?", "who acts; null for night_kill and day_elimination"),
+    ("actor_role", "string?", "role of the actor, lower case: werewolf, villager, seer, …"),
+    ("actor_team", "string?", "`werewolves` or `village`"),
+    ("target", "string?", "whom the act is about: vote target, caller (reply), called player, victim"),
+    ("target_role", "string?", "role of the target"),
+    ("target_team", "string?", "team of the target"),
+    ("same_team", "bool?", "actor and target are of one team; null without a target"),
+    (
+        "text",
+        "string?",
+        "the actor's words: statement, reply or question; the named player of a vote or check",
+    ),
+    ("question", "string?", "the question that a reply answers"),
+    ("reasoning", "string?", "the actor's private reasoning; null when absent or literally N/A"),
+    ("valid", "bool", "false for a vote that the game did not accept (dead, unknown or own name)"),
+    ("source", "string", "`log` when taken from llm_log.txt, else `stats`"),
+    ("system_prompt", "string?", "the true system prompt of the act, from llm_log.txt"),
+    ("user_prompt", "string?", "the true user prompt of the act, from llm_log.txt"),
+    ("response", "string?", "the raw response that held the act, from llm_log.txt"),
+    ("action_start", "int32?", "first character in `response` of the value of the key `action`"),
+    ("action_end", "int32?", "one past its last character"),
+    ("reasoning_start", "int32?", "first character in `response` of the value of the key `reasoning`"),
+    ("reasoning_end", "int32?", "one past its last character"),
+    ("logged_score", "double?", "aggregate_score of the probe that ran in the game"),
+    ("logged_prompt_score", "double?", "its prompt_score"),
+    ("logged_cot_score", "double?", "its cot_score"),
+    ("logged_action_score", "double?", "its action_score"),
+    ("logged_generation_score", "double?", "its generation_score"),
+]
+
+GAMES = [
+    ("game", "string", "key of the game: its folder relative to the corpus root"),
+    ("content", "string", "SHA-256 of the game's canonical content: the same for renamed copies"),
+    ("experiment", "string", "the path between the corpus root and the game's folder"),
+    ("game_id", "int64?", "the number that the log itself gives"),
+    ("winner", "string", "as logged: Werewolves, Village, Aborted, …"),
+    ("aborted", "bool", "the game was not played to its end"),
+    ("turns", "int32", "number of turns"),
+    ("has_log", "bool", "an llm_log.txt was read with it"),
+    ("players", "list<struct<name: string, role: string, team: string, survived: bool>>", "in logged order"),
+    ("backend", "string", "backend_type as logged"),
+    ("probe_enabled", "bool", "a probe ran in the game"),
+    ("tallies", "int32", "day eliminations with a vote tally"),
+    ("tallies_matched", "int32", "tallies that the rebuilt votes reproduce exactly"),
+    ("votes_from", "string", "`log`, `stats` (rebuilt from player_activations) or `none`"),
+]
+
+SEQUENCES = [
+    ("sequence", "string", "id of the sequence: `<game>#<view>`"),
+    ("game", "string", "the only game that it shows"),
+    ("messages", "list<struct<role: string, content: string>>", "the chat, roles system, user, assistant"),
+]
+
+SAMPLES = [
+    ("sample", "string", "id of the sample: `<game>#<event>`"),
+    ("sequence", "string", "the sequence that shows it"),
+    ("game", "string", "key of the game"),
+    ("content", "string", "SHA-256 of the game's canonical content"),
+    ("experiment", "string", "experiment of the game"),
+    ("split", "string", "train, validation or test"),
+    ("label", "int8", "1 or 0"),
+    ("type", "string", "type of the event"),
+    ("turn", "int32", "turn of the game"),
+    ("event", "int32", "position in the game's timeline"),
+    ("actor", "string", "who acts"),
+    ("actor_role", "string", "role of the actor"),
+    ("target", "string?", "whom the act is about"),
+    ("same_team", "bool?", "actor and target are of one team"),
+    ("message", "int32", "index of the message that holds the masked text"),
+    ("start", "int32", "first masked character in that message's content"),
+    ("end", "int32", "one past the last masked character"),
+    ("text", "string", "the masked text itself"),
+    ("logged_score", "double?", "aggregate_score of the probe that ran in the game"),
+]
+
+SCORES = [
+    ("sample", "string", "id of the sample"),
+    ("game", "string", "key of the game"),
+    ("split", "string", "train, validation or test"),
+    ("label", "int8", "1 or 0"),
+    ("score", "double", "the probe's score: larger means label 1"),
+    ("probability", "double", "calibrated probability of label 1, from validation"),
+]
+
+ACTIVATION_INDEX = [
+    ("sample", "string", "id of the sample: row i of the tensors is row i of this table"),
+    ("game", "string", "key of the game"),
+    ("tokens", "int32", "number of masked tokens that the mean is over"),
+    ("position", "int32", "index of the last masked token in its sequence"),
+]
+
+
+def arrow_schema(columns: list[tuple[str, str, str]]) -> "pa.Schema":
+    """The pyarrow schema of a declared table."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field(name, _arrow_type(kind.rstrip("?")), nullable=kind.endswith("?"))
+            for name, kind, _ in columns
+        ]
+    )
+
+
+def _arrow_type(kind: str) -> Any:
+    import pyarrow as pa
+
+    if kind.startswith("list<struct<"):
+        fields = [part.split(": ") for part in kind[len("list<struct<") : -2].split(", ")]
+        return pa.list_(pa.struct([(name, _arrow_type(inner)) for name, inner in fields]))
+    return {
+        "string": pa.string(),
+        "bool": pa.bool_(),
+        "int8": pa.int8(),
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "double": pa.float64(),
+    }[kind]
+
+
+def make_table(rows: list[dict[str, Any]], columns: list[tuple[str, str, str]]) -> "pa.Table":
+    """A table of exactly the declared columns.
+
+    Args:
+        rows: one dict per row, with every declared column and no other.
+        columns: one of the declarations above.
+
+    Raises:
+        ValueError: a row has a missing, additional or mistyped column, or a null where none may be.
+    """
+    import pyarrow as pa
+
+    declared = {name for name, _, _ in columns}
+    for row in rows:
+        if row.keys() != declared:
+            raise ValueError(f"columns differ from the schema: {sorted(row.keys() ^ declared)}")
+    table = pa.Table.from_pylist(rows, schema=arrow_schema(columns))
+    table.validate(full=True)
+    for field in table.schema:
+        if not field.nullable and table[field.name].null_count:
+            raise ValueError(f"column {field.name} holds {table[field.name].null_count} nulls")
+    return table
