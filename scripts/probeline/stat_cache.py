@@ -29,12 +29,12 @@ class StatCache:
             paths: existing files.
             compute: makes the value of one file.
         """
-        known = dict(
-            (path, (stat, value))
+        known = {
+            path: (stat, value)
             for path, stat, value in self._connection.execute(
                 "SELECT path, stat, value FROM entries WHERE purpose = ?", (purpose,)
             )
-        )
+        }
         values, fresh = [], []
         for path in paths:
             key = str(path.absolute())

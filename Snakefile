@@ -1,0 +1,28 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# Any environment that holds the locked versions serves; the Dockerfile at the root makes this one.
+container: "docker://probeline:0.1.0"
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/logs.smk"
+include: "rules/datasets.smk"
+include: "rules/models.smk"
+include: "rules/activations.smk"
+include: "rules/probes.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.probes.input,
+
+
+onsuccess:
+    print(run_summary(), file=sys.stderr)

@@ -1,0 +1,172 @@
+# Names, parameters and code identity that the rules share; no rules.
+# Parsed by every command, also by `snakemake -n`: nothing here may import anything heavy.
+
+import sys
+import time
+from functools import cache, wraps
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from probeline.config import SCHEMA, check_config, check_target, is_simulated
+from probeline.digests import shard_name, shard_of
+from probeline.errors import ProbelineError
+from probeline.lineage.code import code_closure
+from probeline.lineage.lock import hold_workflow_lock
+from probeline.logs.listing import find_duplicates, game_files, list_games
+from probeline.logs.simulate_werewolf import simulated_game_key
+from probeline.stat_cache import StatCache
+
+
+def in_words(function):
+    """Let a fault of the user's end the run with its text alone."""
+
+    @wraps(function)
+    def guarded(*arguments):
+        try:
+            return function(*arguments)
+        except ProbelineError as error:
+            raise WorkflowError(str(error)) from None
+
+    return guarded
+
+
+STARTED = time.time()
+ROOT = Path(workflow.basedir)
+
+in_words(check_config)(config, ROOT / SCHEMA)
+for target in workflow.dag_settings.targets if workflow.dag_settings else []:
+    in_words(check_target)(str(target), config)
+
+SHARDS = [shard_name(index, config["shards"]) for index in range(config["shards"])]
+
+
+wildcard_constraints:
+    corpus="|".join(config["corpora"]),
+    shard="|".join(SHARDS),
+    model="|".join(config["models"]),
+    concept="|".join(config["probes"]),
+    method="|".join(config["methods"]),
+    layers=r"\d+(_\d+)*",
+
+
+@cache
+def code_of(rule_name):
+    """Content digests of a rule's script and of all local code that it imports."""
+    return code_closure(ROOT / "scripts" / f"{rule_name}.py", ROOT / "scripts")
+
+
+@cache
+@in_words
+def games_by_shard(corpus):
+    """Shard → the games dealt to it; keys of the user's own logs, indices of simulated ones."""
+    corpus_config = config["corpora"][corpus]
+    games = {shard: [] for shard in SHARDS}
+    if is_simulated(corpus, corpus_config):
+        named = [(simulated_game_key(i), i) for i in range(corpus_config["simulated_games"])]
+    else:
+        named = [(game, game) for game in list_games(Path(corpus_config["root"]))]
+    for key, game in named:
+        games[SHARDS[shard_of(key, len(SHARDS))]].append(game)
+    return games
+
+
+@cache
+@in_words
+def duplicates_of(corpus):
+    """Game → the copy of it that is kept, over the whole corpus."""
+    root = Path(config["corpora"][corpus]["root"])
+    games = sorted(game for shard in games_by_shard(corpus).values() for game in shard)
+    return find_duplicates(root, games, StatCache(Path(".probeline/stat-cache.sqlite")))
+
+
+def simulated_spec(wildcards):
+    return {
+        "seed": config["seed"],
+        "indices": games_by_shard(wildcards.corpus)[wildcards.shard],
+        "code": code_of("simulate_logs"),
+    }
+
+
+def raw_logs_of(wildcards):
+    """The logs of one shard, file by file; for a simulated corpus the manifest of the shard."""
+    corpus_config = config["corpora"][wildcards.corpus]
+    if is_simulated(wildcards.corpus, corpus_config):
+        return f"{corpus_config['root']}/{wildcards.shard}/manifest.json"
+    root = Path(corpus_config["root"])
+    games = games_by_shard(wildcards.corpus)[wildcards.shard]
+    return [str(file) for game in games for file in game_files(root, game)]
+
+
+def ingest_spec(wildcards):
+    corpus_config = config["corpora"][wildcards.corpus]
+    games = games_by_shard(wildcards.corpus)[wildcards.shard]
+    if is_simulated(wildcards.corpus, corpus_config):
+        return {
+            "root": f"{corpus_config['root']}/{wildcards.shard}",
+            "games": sorted(simulated_game_key(index) for index in games),
+            "duplicates": {},
+            "code": code_of("ingest_werewolf"),
+        }
+    duplicates = duplicates_of(wildcards.corpus)
+    return {
+        "root": corpus_config["root"],
+        "games": games,
+        "duplicates": {game: duplicates[game] for game in games if game in duplicates},
+        "code": code_of("ingest_werewolf"),
+    }
+
+
+def corpus_shard_of(wildcards):
+    corpus = config["probes"][wildcards.concept]["corpus"]
+    return f"data/processed/{corpus}/shards/{wildcards.shard}/manifest.json"
+
+
+def template_of(wildcards):
+    concept = config["probes"][wildcards.concept]
+    return concept.get("template", f"config/templates/{config['corpora'][concept['corpus']]['format']}.yaml")
+
+
+def dialogues_spec(wildcards):
+    return {
+        "concept": config["probes"][wildcards.concept],
+        "splits": config["splits"],
+        "seed": config["seed"],
+        "code": code_of("build_dialogues"),
+    }
+
+
+def activations_spec(wildcards):
+    layers = config["activations"]["layers"]
+    return {
+        "layers": None if layers == "all" else layers,
+        "dtype": resolve_dtype(config["activations"]["dtype"]),
+        "store": config["activations"]["store"],
+        "threads": config["activations"]["threads"],
+        "code": code_of("extract_activations"),
+    }
+
+
+def dialogues_of(wildcards):
+    return expand("data/processed/dialogues/{concept}/{shard}/manifest.json", concept=wildcards.concept, shard=SHARDS)
+
+
+def activations_of(wildcards):
+    return expand("results/activations/{concept}/{shard}/manifest.json", concept=wildcards.concept, shard=SHARDS)
+
+
+def quality_of(wildcards):
+    return f"data/processed/{config['probes'][wildcards.concept]['corpus']}/quality.json"
+
+
+def probe_spec(wildcards):
+    return {
+        "concept": wildcards.concept,
+        "method": wildcards.method,
+        "layers": [int(layer) for layer in wildcards.layers.split("_")],
+        "model": config["model"],
+        "seed": config["seed"],
+        **config["methods"][wildcards.method],
+        **config["evaluation"],
+        "code": code_of("train_probe"),
+    }

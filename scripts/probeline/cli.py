@@ -1,0 +1,166 @@
+"""The command line: what people do beside running the workflow itself."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from probeline.errors import ProbelineError, near_misses
+
+EPILOG = """\
+The work itself is done by Snakemake, in the folder of the Snakefile:
+
+  snakemake --cores 4 results/probes/trust_lr_l22     raw logs to a tested probe
+  snakemake --cores 4                                 everything that the config names
+  snakemake --cores 4 --configfile config/config.yaml mine.yaml     with your own settings on top
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, or 1 with the fault in words on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ProbelineError as error:
+        print(f"probeline: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="probeline",
+        description="From raw logs of multi-agent games to honestly tested probes.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    check = commands.add_parser(
+        "check",
+        help="what the logs hold and what each concept would get; needs no model",
+        description="Read the logs that the config names (only what changed is read again) and say what they hold: "
+        "interactions by type and role, and what each concept would get in each split.",
+        epilog="example: probeline check --configfile config/config.yaml mine.yaml",
+    )
+    check.add_argument(
+        "--configfile", nargs="+", type=Path, default=[Path("config/config.yaml")], metavar="FILE"
+    )
+    check.add_argument("--cores", type=int, default=2, help="cores for reading the logs (default 2)")
+    check.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    check.set_defaults(run=_check)
+
+    simulate = commands.add_parser(
+        "simulate",
+        help="write simulated Werewolf games to a folder",
+        description="Write seeded games in the real format; game i depends on the seed and i alone.",
+        epilog="example: probeline simulate --games 1000 --output data/raw/simulated-1000",
+    )
+    simulate.add_argument("--games", type=int, required=True, metavar="N")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet"
+    )
+    simulate.set_defaults(run=_simulate)
+
+    get = commands.add_parser(
+        "get",
+        help="copy an artifact to an exact path",
+        description="Copy a probe, whole, to a path of your choice, and check the copy against its manifest.",
+        epilog="example: probeline get trust_lr_l22 --output /data/probes/trust",
+    )
+    get.add_argument("name", metavar="NAME", help="the name of a probe in results/probes")
+    get.add_argument(
+        "--output", type=Path, required=True, metavar="PATH", help="a folder that does not exist yet"
+    )
+    get.set_defaults(run=_get)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    import yaml
+
+    from probeline.datasets.check import data_check, format_check
+
+    config: dict[str, Any] = {}
+    for file in options.configfile:
+        if not file.exists():
+            raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
+        config = _merged(config, yaml.safe_load(file.read_text()))
+    targets = [f"data/processed/{corpus}/quality.json" for corpus in config["corpora"]]
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--quiet",
+            "all",
+            "--cores",
+            str(options.cores),
+            "--configfile",
+            *map(str, options.configfile),
+            "--",
+            *targets,
+        ],
+        stdout=sys.stderr,
+    )
+    if run.returncode:
+        raise ProbelineError("the logs could not be read; what is wrong stands above.")
+    reports = {}
+    for corpus in config["corpora"]:
+        concepts = {name: c for name, c in config["probes"].items() if c["corpus"] == corpus}
+        reports[corpus] = data_check(
+            Path("data/processed") / corpus, concepts, config["splits"], config["seed"]
+        )
+    if options.json:
+        print(json.dumps(reports, indent=2, sort_keys=True))
+        return
+    for corpus, report in reports.items():
+        print(format_check(corpus, report))
+
+
+def _merged(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `update` laid over it, key by key, as Snakemake merges config files."""
+    merged = dict(base)
+    for key, value in update.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from probeline.logs.simulate_werewolf import simulate_games
+
+    if options.games < 1:
+        raise ProbelineError(f"--games is {options.games}; simulate at least one.")
+    if options.output.exists():
+        raise ProbelineError(f"{options.output} exists; name a folder that does not.")
+    simulate_games(options.seed, range(options.games), options.output)
+    print(f"{options.games} simulated games in {options.output}")
+
+
+def _get(options: argparse.Namespace) -> None:
+    from probeline.digests import sha256_file
+    from probeline.files import MANIFEST, atomic_directory, read_json
+
+    source = Path("results/probes") / options.name
+    if not (source / MANIFEST).exists():
+        there = sorted(manifest.parent.name for manifest in source.parent.glob(f"*/{MANIFEST}"))
+        raise ProbelineError(
+            f"There is no probe {options.name!r} in {source.parent}. {near_misses(options.name, there)} "
+            f"Make it with: snakemake --cores 4 {source}"
+        )
+    if options.output.exists():
+        raise ProbelineError(f"{options.output} exists; name a folder that does not.")
+    with atomic_directory(options.output) as draft:
+        shutil.copytree(source, draft, dirs_exist_ok=True)
+        for name, facts in read_json(draft / MANIFEST)["files"].items():
+            if sha256_file(draft / name) != facts["sha256"]:
+                raise ProbelineError(
+                    f"{source / name} is not what its manifest says: it was changed after it was made."
+                )
+    print(f"{source} copied to {options.output}")

@@ -1,0 +1,51 @@
+"""What every job of the workflow shares: its log, its threads, and faults in words."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from probeline.errors import ProbelineError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@contextmanager
+def job(log: str, threads: int = 1) -> Iterator[None]:
+    """Run the body of a rule: log to its file and to the terminal, end a ProbelineError in words.
+
+    Args:
+        log: path of the rule's log file.
+        threads: threads of numeric libraries. Must come from the rule's params: `--cores` scales
+            snakemake.threads, and results would depend on it. Set here, before anything numeric is imported.
+    """
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Models lie in data/models; a job that wants the hub asks for it (fetch_model).
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    _log_to(Path(log))
+    try:
+        yield
+    except ProbelineError as error:
+        logging.getLogger("probeline").error("%s", error)
+        sys.exit(1)
+    except Exception:
+        logging.getLogger("probeline").exception("This is a defect of Probeline, not of your data:")
+        sys.exit(1)
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(path, mode="w", encoding="utf-8")],
+        force=True,
+    )
+    # Libraries speak up only when something is wrong.
+    for name in ("httpx", "transformers", "torch", "matplotlib", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)

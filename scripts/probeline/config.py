@@ -1,0 +1,196 @@
+"""Checking a configuration and the names of targets while the workflow is parsed, in words."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from probeline.errors import ProbelineError, near_misses
+
+SCHEMA = Path("config/schemas/config.schema.yaml")
+
+
+class ProbeName(NamedTuple):
+    """What the name of a probe says: `trust_lr_l20_21_22` is (trust, lr, (20, 21, 22))."""
+
+    concept: str
+    method: str
+    layers: tuple[int, ...]
+
+
+def check_config(config: Mapping[str, Any], schema: Path) -> None:
+    """Refuse a configuration that does not fit the schema or contradicts itself.
+
+    Args:
+        config: the merged configuration.
+        schema: the JSON schema, as YAML.
+
+    Raises:
+        ProbelineError: names every key at fault, what was expected, and the near misses.
+    """
+    import jsonschema
+
+    declaration = yaml.safe_load(schema.read_text())
+    validator = jsonschema.Draft202012Validator(declaration)
+    faults = [_in_words(error) for error in validator.iter_errors(config)]
+    if not faults:
+        faults = list(_contradictions(config))
+    if faults:
+        raise ProbelineError("The configuration cannot be used:\n  " + "\n  ".join(sorted(set(faults))))
+
+
+def _in_words(error: Any) -> str:
+    """One sentence about one schema violation."""
+    key = ".".join(str(part) for part in error.absolute_path) or "(top level)"
+    if error.validator == "additionalProperties":
+        allowed = error.schema.get("properties", {})
+        unknown = [name for name in error.instance if name not in allowed]
+        return "; ".join(
+            f"unknown key {'' if key == '(top level)' else key + '.'}{name}. {near_misses(str(name), allowed)}"
+            for name in unknown
+        )
+    if error.validator == "enum":
+        return f"{key} is {error.instance!r}. {near_misses(str(error.instance), map(str, error.validator_value))}"
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return f"{key} lacks {', '.join(missing)}."
+    if error.validator == "oneOf" and isinstance(error.instance, dict):
+        # Report against the alternative that shares most keys with what was written.
+        best = max(
+            error.validator_value, key=lambda choice: len(choice["properties"].keys() & error.instance)
+        )
+        inner = [e for e in error.context if e.schema_path[0] == error.validator_value.index(best)]
+        return (
+            "; ".join(f"{key} ({best['title']}): {_in_words(e)}" for e in inner) or f"{key}: {error.message}"
+        )
+    return f"{key}: {error.message}."
+
+
+def _contradictions(config: Mapping[str, Any]) -> list[str]:
+    """Faults that a schema cannot express."""
+    from probeline.datasets.concepts import check_concept
+
+    faults = []
+    if config["model"] not in config["models"]:
+        faults.append(f"model is {config['model']!r}. {near_misses(config['model'], config['models'])}")
+    shares = {name: config["splits"][name] for name in ("train", "validation", "test")}
+    if abs(sum(shares.values()) - 1) > 1e-9:
+        faults.append(f"splits must sum to 1; they are {shares}, which is {sum(shares.values()):g}.")
+    for name, concept in config["probes"].items():
+        if concept["corpus"] not in config["corpora"]:
+            faults.append(
+                f"probes.{name}.corpus is {concept['corpus']!r}. "
+                + near_misses(concept["corpus"], config["corpora"])
+            )
+        try:
+            check_concept(name, concept)
+        except ProbelineError as error:
+            faults.append(str(error))
+    for name, corpus in config["corpora"].items():
+        if is_simulated(name, corpus) and "simulated_games" not in corpus:
+            faults.append(f"corpora.{name} lacks simulated_games, the number of games to simulate.")
+    depth = model_depth(config)
+    layers = config["activations"]["layers"]
+    if depth is not None and layers != "all":
+        faults += [
+            f"activations.layers names layer {layer}; {config['model']} has layers 0 to {depth}."
+            for layer in layers
+            if layer > depth
+        ]
+    if not faults:
+        for target in config["targets"]["probes"]:
+            try:
+                parse_probe_name(target, config)
+            except ProbelineError as error:
+                faults.append(f"targets.probes: {error}")
+    return faults
+
+
+def is_simulated(name: str, corpus: Mapping[str, Any]) -> bool:
+    """Whether a corpus is made by the rule simulate_logs."""
+    return Path(corpus["root"]) == Path("data/simulated") / name
+
+
+def model_depth(config: Mapping[str, Any]) -> int | None:
+    """Number of decoder blocks of the configured model, or None where the config does not say.
+
+    For models that were fetched before, `data/models/<model>/manifest.json` says it.
+    """
+    model = config["models"][config["model"]]
+    if "random" in model:
+        return int(model["random"]["layers"])
+    if "depth" in model:
+        return int(model["depth"])
+    manifest = Path("data/models") / config["model"] / "manifest.json"
+    if manifest.exists():
+        from probeline.files import read_json
+
+        return int(read_json(manifest)["depth"])
+    return None
+
+
+def parse_probe_name(name: str, config: Mapping[str, Any]) -> ProbeName:
+    """The parts of a probe's name `<concept>_<method>_l<layer>[_<layer>…]`.
+
+    Raises:
+        ProbelineError: an unknown concept or method, or a layer that the model or the extraction lacks;
+            the text names the near misses and what is allowed.
+    """
+    form = "<concept>_<method>_l<layer>[_<layer>...], for example trust_lr_l22"
+    match = re.fullmatch(r"(?P<stem>.+)_l(?P<layers>\d+(?:_\d+)*)", name)
+    if match is None:
+        raise ProbelineError(f"{name!r} is not the name of a probe: {form}. {_closest(name, config)}")
+    concept, _, method = match["stem"].rpartition("_")
+    if concept not in config["probes"]:
+        wrong = concept or match["stem"]
+        raise ProbelineError(
+            f"Unknown concept {wrong!r} in {name!r}. {near_misses(wrong, config['probes'])} "
+            "Concepts are declared under probes: in the config."
+        )
+    if method not in config["methods"]:
+        raise ProbelineError(
+            f"Unknown method {method!r} in {name!r}. {near_misses(method, config['methods'])}"
+        )
+    layers = tuple(int(layer) for layer in match["layers"].split("_"))
+    canonical = tuple(sorted(set(layers)))
+    if layers != canonical or match["layers"] != "_".join(map(str, layers)):
+        better = f"{concept}_{method}_l{'_'.join(map(str, canonical))}"
+        raise ProbelineError(f"Layers stand in ascending order, each once: {better}, not {name}.")
+    depth = model_depth(config)
+    if depth is not None and layers[-1] > depth:
+        raise ProbelineError(
+            f"{name!r} asks for layer {layers[-1]}, but {config['model']} has {depth} blocks: "
+            f"layers 0 (embeddings) to {depth}."
+        )
+    extracted = config["activations"]["layers"]
+    missing = [] if extracted == "all" else [layer for layer in layers if layer not in extracted]
+    if missing:
+        raise ProbelineError(
+            f"{name!r} asks for layer {missing[0]}, which is not extracted: activations.layers is {extracted}. "
+            "Add it there, or set activations.layers to all."
+        )
+    return ProbeName(concept, method, layers)
+
+
+def _closest(name: str, config: Mapping[str, Any]) -> str:
+    return near_misses(name, [f"{c}_{m}_l<layers>" for c in config["probes"] for m in config["methods"]])
+
+
+def check_target(target: str, config: Mapping[str, Any]) -> None:
+    """Refuse the path of a probe or of activations whose name holds a typo.
+
+    Raises:
+        ProbelineError: says what is unknown and what is close.
+    """
+    parts = Path(target).parts
+    if len(parts) >= 3 and parts[:2] == ("results", "probes"):
+        parse_probe_name(parts[2], config)
+    concepts = {("results", "activations"): 2, ("data", "processed", "dialogues"): 3}
+    for folder, position in concepts.items():
+        if parts[:position] == folder and len(parts) > position and parts[position] not in config["probes"]:
+            raise ProbelineError(
+                f"Unknown concept {parts[position]!r} in {target}. "
+                f"{near_misses(parts[position], config['probes'])}"
+            )

@@ -1,0 +1,75 @@
+"""Code identity by content: which sources a rule's script runs, and what they say.
+
+Snakemake sees an edit of the script itself by its mtime only, and an edit of what it imports not at all.
+"""
+
+import ast
+import functools
+from pathlib import Path
+
+from probeline.digests import sha256_bytes
+
+PACKAGE = "probeline"
+# Editing how lineage is recorded must not rerun the work that is recorded.
+EXCLUDED = f"{PACKAGE}.lineage"
+
+
+def code_closure(script: Path, sources: Path) -> dict[str, str]:
+    """Digests of a script and of all modules of the package that it imports, directly or not.
+
+    Imports inside functions and under TYPE_CHECKING count too: what may run decides.
+
+    Args:
+        script: the script of a rule.
+        sources: the folder that holds the package.
+
+    Returns:
+        Path relative to the folder above `sources` → the first 16 hex digits of a digest of its code
+        without comments, docstrings and formatting.
+    """
+    found: set[Path] = set()
+    pending = [script]
+    while pending:
+        file = pending.pop()
+        if file in found:
+            continue
+        found.add(file)
+        pending += [
+            path for module in _imports(file) for path in _module_files(module, sources) if path not in found
+        ]
+    return {path.relative_to(sources.parent).as_posix(): code_digest(path) for path in sorted(found)}
+
+
+@functools.cache
+def code_digest(file: Path) -> str:
+    """Digest of what a source does: comments, docstrings and formatting cost nothing."""
+    tree = _parse(file)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return sha256_bytes(ast.unparse(tree).encode())[:16]
+
+
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes(), filename=str(file))
+
+
+@functools.cache
+def _imports(file: Path) -> list[str]:
+    """Dotted names that a source imports; `from a import b` yields `a` and `a.b`."""
+    names = []
+    for node in ast.walk(_parse(file)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == PACKAGE and not name.startswith(EXCLUDED)]
+
+
+def _module_files(module: str, sources: Path) -> list[Path]:
+    """The file of a module and the `__init__.py` of every package above it."""
+    parts = module.split(".")
+    files = [sources.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    files.append(sources.joinpath(*parts).with_suffix(".py"))
+    return [file for file in files if file.is_file()]

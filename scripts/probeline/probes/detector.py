@@ -1,0 +1,218 @@
+"""A trained probe: what it is made of, how it scores, and its file `detector.pt`."""
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probeline.errors import ProbelineError
+from probeline.files import write_bytes
+from probeline.probes.methods import Array, Head, Labels, Split, fit_head
+
+DETECTOR = "detector.pt"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One head per layer over standardised activations; the score is the mean of the layers' scores.
+
+    A layer's scores are standardised (mean and deviation of the training scores), so that layers with larger
+    activations do not outvote the others, and a score counts deviations from the training mean.
+
+    Attributes:
+        method: key of `methods.METHODS`.
+        model: name of the model whose activations it reads.
+        layers: the layers, in the order of the arrays below; L is `hidden_states[L]`.
+        scaler_mean: [layers, width] mean of the training activations.
+        scaler_scale: [layers, width] their standard deviation, 1 where a feature is constant.
+        heads: one per layer.
+        score_mean: [layers] mean of the layer's training scores.
+        score_scale: [layers] their standard deviation.
+        regularization: the coefficient that it was trained with; 0 where the method has none.
+        threshold: scores from here on count as label 1.
+        slope: of the calibrated log odds, per unit of score.
+        intercept: of the calibrated log odds.
+    """
+
+    method: str
+    model: str
+    layers: tuple[int, ...]
+    scaler_mean: Array
+    scaler_scale: Array
+    heads: tuple[Head, ...]
+    score_mean: Array
+    score_scale: Array
+    regularization: float
+    threshold: float = 0.0
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream that it reads."""
+        return self.scaler_mean.shape[1]
+
+    def scores(self, values: npt.NDArray[np.floating[Any]], model: str | None = None) -> Array:
+        """Scores [n] of activations [n, layers, width]: larger means label 1.
+
+        Args:
+            values: activations of `self.layers`, in that order.
+            model: whose activations they are, for the error.
+
+        Raises:
+            ProbelineError: another width or number of layers than the probe was trained on.
+        """
+        _, layers, width = values.shape
+        if width != self.hidden_size:
+            raise ProbelineError(
+                f"The probe was trained on {self.model} with a hidden size of {self.hidden_size}, but "
+                f"{model or 'the given model'} has {width}. Use the probe with the model that it was trained on."
+            )
+        if layers != len(self.layers):
+            raise ProbelineError(
+                f"The probe reads the layers {', '.join(map(str, self.layers))}, but activations of {layers} came."
+            )
+        total = np.zeros(len(values))
+        for i, head in enumerate(self.heads):
+            raw = head.scores((values[:, i].astype(np.float64) - self.scaler_mean[i]) / self.scaler_scale[i])
+            total += (raw - self.score_mean[i]) / self.score_scale[i]
+        return total / layers
+
+    def probability(self, scores: Array) -> Array:
+        """Calibrated probability [n] of label 1 for scores [n]."""
+        probability: Array = np.exp(-np.logaddexp(0, -(self.slope * scores + self.intercept)))
+        return probability
+
+    def save(self, path: Path) -> None:
+        """Write the detector as tensors and plain values: equal detectors, equal bytes."""
+        import torch
+
+        def stack(arrays: list[Array]) -> torch.Tensor:
+            return torch.from_numpy(np.stack(arrays))
+
+        content: dict[str, Any] = {
+            "method": self.method,
+            "model": self.model,
+            "hidden_size": self.hidden_size,
+            "layers": list(self.layers),
+            "directions": stack([head.direction for head in self.heads]),
+            "bias": stack([np.float64(head.bias) for head in self.heads]),
+            "normalize": True,
+            "scaler_mean": torch.from_numpy(self.scaler_mean),
+            "scaler_scale": torch.from_numpy(self.scaler_scale),
+            "score_mean": torch.from_numpy(self.score_mean),
+            "score_scale": torch.from_numpy(self.score_scale),
+            "reg_coeff": self.regularization,
+            "threshold": self.threshold,
+            "calibration_slope": self.slope,
+            "calibration_intercept": self.intercept,
+        }
+        hidden = [(head.hidden_weight, head.hidden_bias) for head in self.heads]
+        if self.method == "mlp":
+            content["hidden_weight"] = stack([weight for weight, _ in hidden if weight is not None])
+            content["hidden_bias"] = stack([bias for _, bias in hidden if bias is not None])
+        # Saved to a file, the archive would carry the file's name.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_bytes(path, buffer.getvalue())
+
+
+def load_detector(directory: Path) -> Detector:
+    """The detector in a probe's directory; no code of the file is run.
+
+    Raises:
+        ProbelineError: there is none, or it holds anything but tensors and plain values.
+    """
+    import torch
+
+    path = directory / DETECTOR
+    try:
+        content = torch.load(path, weights_only=True)
+    except FileNotFoundError as error:
+        raise ProbelineError(
+            f"{path} does not exist. Make the probe first, for example: snakemake --cores 4 {directory}"
+        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ProbelineError(
+            f"{path} is no detector of tensors and plain values, and was not run: {str(error).splitlines()[0]}"
+        ) from error
+    try:
+        arrays = {name: value.numpy() for name, value in content.items() if isinstance(value, torch.Tensor)}
+        layers = tuple(content["layers"])
+        weights = arrays.get("hidden_weight", [None] * len(layers))
+        biases = arrays.get("hidden_bias", [None] * len(layers))
+        return Detector(
+            method=content["method"],
+            model=content["model"],
+            layers=layers,
+            scaler_mean=arrays["scaler_mean"],
+            scaler_scale=arrays["scaler_scale"],
+            heads=tuple(
+                Head(arrays["directions"][i], float(arrays["bias"][i]), weights[i], biases[i])
+                for i in range(len(layers))
+            ),
+            score_mean=arrays["score_mean"],
+            score_scale=arrays["score_scale"],
+            regularization=content["reg_coeff"],
+            threshold=content["threshold"],
+            slope=content["calibration_slope"],
+            intercept=content["calibration_intercept"],
+        )
+    except (KeyError, AttributeError) as error:
+        raise ProbelineError(f"{path} is not a detector of this version: {error} is missing.") from error
+
+
+def fit_detector(
+    method: str,
+    model: str,
+    layers: list[int],
+    train: tuple[npt.NDArray[np.floating[Any]], Labels],
+    validation: tuple[npt.NDArray[np.floating[Any]], Labels],
+    settings: Mapping[str, Any],
+    seed: int,
+) -> Detector:
+    """Fit a detector, not yet calibrated.
+
+    Args:
+        method: key of `methods.METHODS`.
+        model: name of the model whose activations these are.
+        layers: the layers of the activations, in their order.
+        train: activations [n, layers, width] and labels [n].
+        validation: the same for the samples that tell the mlp when to stop.
+        settings: of the method.
+        seed: of everything random.
+
+    Raises:
+        ProbelineError: see `methods.fit_head`.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    (X, y), (X_validation, y_validation) = train, validation
+    means, scales, heads, score_means, score_scales = [], [], [], [], []
+    for i in range(len(layers)):
+        scaler = StandardScaler()
+        scaled = Split(scaler.fit_transform(X[:, i].astype(np.float64)), y)
+        scaled_validation = Split(scaler.transform(X_validation[:, i].astype(np.float64)), y_validation)
+        head = fit_head(method, scaled, scaled_validation, settings, seed)
+        scores = head.scores(scaled.X)
+        means.append(scaler.mean_)
+        scales.append(scaler.scale_)
+        heads.append(head)
+        score_means.append(scores.mean())
+        score_scales.append(scores.std() or 1.0)
+    return Detector(
+        method=method,
+        model=model,
+        layers=tuple(layers),
+        scaler_mean=np.stack(means),
+        scaler_scale=np.stack(scales),
+        heads=tuple(heads),
+        score_mean=np.array(score_means),
+        score_scale=np.array(score_scales),
+        regularization=float(settings.get("regularization", 0.0)),
+    )

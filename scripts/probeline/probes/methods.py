@@ -1,0 +1,207 @@
+"""The five ways to find a direction that tells label 1 from label 0 in one layer's activations.
+
+Each takes standardised features and returns a `Head`: plain arrays that score new features. All work in
+float64 and draw random numbers from the given seed only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probeline.errors import ProbelineError, near_misses
+
+Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int8]
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lr": {"regularization": 100.0},
+    "mms": {},
+    "cmms": {},
+    "lat": {},
+    "mlp": {"hidden": 64},
+}
+"""The settings of each method, with their defaults."""
+
+MAX_ITERATIONS = 2000
+EPOCHS, PATIENCE = 200, 10
+
+
+@dataclass(frozen=True)
+class Head:
+    """A direction in the features, or in a hidden layer over them.
+
+    Attributes:
+        direction: [features], or [hidden] where there is a hidden layer.
+        bias: added to the projection; 0 lies between the classes.
+        hidden_weight: [features, hidden] of the hidden layer (ReLU), or None.
+        hidden_bias: [hidden], or None.
+    """
+
+    direction: Array
+    bias: float
+    hidden_weight: Array | None = None
+    hidden_bias: Array | None = None
+
+    def scores(self, X: Array) -> Array:
+        """Scores [n] of standardised features [n, features]: larger means label 1."""
+        if self.hidden_weight is not None and self.hidden_bias is not None:
+            X = np.maximum(X @ self.hidden_weight + self.hidden_bias, 0)
+        scores: Array = X @ self.direction + self.bias
+        return scores
+
+
+@dataclass(frozen=True)
+class Split:
+    """Features [n, width] of one layer, standardised, with their labels [n] of 0 and 1."""
+
+    X: Array
+    y: Labels
+
+    def means(self) -> tuple[Array, Array]:
+        """The mean features of label 0 and of label 1."""
+        return self.X[self.y == 0].mean(axis=0), self.X[self.y == 1].mean(axis=0)
+
+
+def fit_lr(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+    """Logistic regression, both classes weighing the same, with an l2 penalty of 1 / (2C), C = 1 / regularization."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(
+        C=1 / settings["regularization"],
+        class_weight="balanced",
+        max_iter=MAX_ITERATIONS,
+        random_state=seed,
+    ).fit(train.X, train.y)
+    return Head(model.coef_[0], float(model.intercept_[0]))
+
+
+def fit_mms(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+    """Mass-mean shift: the difference of the class means (Marks and Tegmark 2023)."""
+    negative, positive = train.means()
+    return _halfway(positive - negative, negative, positive)
+
+
+def fit_cmms(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+    """The difference of the class means through the inverse of the covariance within the classes.
+
+    The covariance is shrunk towards a multiple of the identity by the amount of Ledoit and Wolf (2004),
+    so that it can be inverted with fewer samples than features.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    negative, positive = train.means()
+    centred = train.X - np.where(train.y[:, None] == 1, positive, negative)
+    covariance, _ = ledoit_wolf(centred, assume_centered=True)
+    # Constant features leave zeros in the diagonal where the shrinkage comes out as 0.
+    covariance[np.diag_indices_from(covariance)] += 1e-6 * (np.trace(covariance) / len(covariance) or 1.0)
+    return _halfway(np.linalg.solve(covariance, positive - negative), negative, positive)
+
+
+def fit_lat(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+    """Linear artificial tomography: the first principal component of differences of random pairs.
+
+    A pair is one sample of each class in random order, as many pairs as samples (Zou et al. 2023). The
+    component has no sign of its own: the training means set it.
+    """
+    from scipy.sparse.linalg import svds
+
+    random = np.random.default_rng(seed)
+    pairs = len(train.y)
+    first = random.choice(np.flatnonzero(train.y == 1), pairs)
+    second = random.choice(np.flatnonzero(train.y == 0), pairs)
+    order = random.choice([-1.0, 1.0], pairs)
+    differences = (train.X[first] - train.X[second]) * order[:, None]
+    negative, positive = train.means()
+    # The start of the iteration is fixed: the default is drawn from the process's own randomness.
+    start = np.ones(min(differences.shape)) / np.sqrt(min(differences.shape))
+    direction = svds(differences, k=1, v0=start)[2][0]
+    sign = 1.0 if direction @ (positive - negative) >= 0 else -1.0
+    return _halfway(sign * direction, negative, positive)
+
+
+def fit_mlp(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+    """One hidden layer of rectified units, trained with Adam on the class-balanced log loss.
+
+    Stops when the validation loss has not fallen for some epochs, and keeps the best epoch's weights.
+    """
+    from sklearn.neural_network import MLPClassifier
+
+    network = MLPClassifier(
+        (settings["hidden"],), alpha=0.01, random_state=seed, batch_size=min(64, len(train.y))
+    )
+    weights, validation_weights = _balanced(train.y), _balanced(validation.y)
+    best, best_loss, stale = Head(np.zeros(0), 0.0), np.inf, 0
+    for _ in range(EPOCHS):
+        network.partial_fit(train.X, train.y, sample_weight=weights, classes=[0, 1])
+        head = Head(
+            network.coefs_[1][:, 0].copy(),
+            float(network.intercepts_[1][0]),
+            network.coefs_[0].copy(),
+            network.intercepts_[0].copy(),
+        )
+        loss = _log_loss(head.scores(validation.X), validation.y, validation_weights)
+        if loss < best_loss:
+            best, best_loss, stale = head, loss, 0
+        else:
+            stale += 1
+        if stale == PATIENCE:
+            break
+    return best
+
+
+METHODS: dict[str, Callable[[Split, Split, Mapping[str, Any], int], Head]] = {
+    "lr": fit_lr,
+    "mms": fit_mms,
+    "cmms": fit_cmms,
+    "lat": fit_lat,
+    "mlp": fit_mlp,
+}
+
+
+def fit_head(method: str, train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+    """Fit one layer by the method of that name.
+
+    Args:
+        method: a key of METHODS.
+        train: what is fitted on.
+        validation: only the mlp looks at it, to know when to stop.
+        settings: those in SETTINGS[method]; absent ones take their default.
+        seed: of everything random.
+
+    Raises:
+        ProbelineError: unknown method or setting, one class only, or features that are no numbers.
+    """
+    if method not in METHODS:
+        raise ProbelineError(f"Unknown method {method!r}. {near_misses(method, METHODS)}")
+    for name in settings.keys() - SETTINGS[method].keys():
+        raise ProbelineError(
+            f"Method {method} has no setting {name!r}. {near_misses(name, SETTINGS[method])}"
+        )
+    for name, split in (("training", train), ("validation", validation)):
+        positives = int(split.y.sum())
+        if positives in (0, len(split.y)):
+            raise ProbelineError(
+                f"Not enough data: the {name} samples are {positives} positives and "
+                f"{len(split.y) - positives} negatives; a probe needs both classes."
+            )
+        if not np.isfinite(split.X).all():
+            row = int(np.flatnonzero(~np.isfinite(split.X).all(axis=1))[0])
+            raise ProbelineError(f"The {name} features of row {row} are NaN or infinite.")
+    return METHODS[method](train, validation, SETTINGS[method] | settings, seed)
+
+
+def _halfway(direction: Array, negative: Array, positive: Array) -> Head:
+    return Head(direction, -float(direction @ (negative + positive)) / 2)
+
+
+def _balanced(y: Labels) -> Array:
+    """Weights [n] under which both classes weigh the same and the mean weight is 1."""
+    weights: Array = (len(y) / (2 * np.bincount(y, minlength=2)))[y]
+    return weights
+
+
+def _log_loss(scores: Array, y: Labels, weights: Array) -> float:
+    return float(np.average(np.logaddexp(0, scores) - y * scores, weights=weights))

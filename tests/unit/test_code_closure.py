@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from probeline.lineage.code import code_closure
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def write_sources(folder: Path, helper: str) -> tuple[Path, Path]:
+    """A script that imports one module of the package, which imports another inside a function."""
+    sources = folder / "scripts"
+    package = sources / "probeline"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text("")
+    (package / "unrelated.py").write_text("x = 1\n")
+    (package / "middle.py").write_text(
+        "def run():\n    from probeline.helper import help\n    return help()\n"
+    )
+    (package / "helper.py").write_text(helper)
+    script = sources / "train_probe.py"
+    script.write_text("from probeline.middle import run\nrun()\n")
+    return script, sources
+
+
+BASE = 'def help():\n    """Help."""\n    return 1\n'
+
+
+def digest_of(folder: Path, helper: str) -> dict[str, str]:
+    return code_closure(*write_sources(folder, helper))
+
+
+def test_the_closure_follows_imports_also_inside_functions(tmp_path: Path) -> None:
+    assert sorted(digest_of(tmp_path, BASE)) == [
+        "scripts/probeline/__init__.py",
+        "scripts/probeline/helper.py",
+        "scripts/probeline/middle.py",
+        "scripts/train_probe.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        'def help():\n    """Help in other words."""\n    return 1\n',
+        "# A comment.\ndef help():\n    return 1  # one\n",
+        "def help():\n\n\n    return (1)\n",
+    ],
+)
+def test_comments_docstrings_and_formatting_cost_nothing(tmp_path: Path, edited: str) -> None:
+    assert digest_of(tmp_path / "edited", edited) == digest_of(tmp_path / "base", BASE)
+
+
+def test_a_change_of_code_changes_the_digest_of_its_file_alone(tmp_path: Path) -> None:
+    before = digest_of(tmp_path / "base", BASE)
+    after = digest_of(tmp_path / "edited", BASE.replace("return 1", "return 2"))
+    assert [file for file in before if before[file] != after[file]] == ["scripts/probeline/helper.py"]
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (REPOSITORY / "scripts").glob("*.py")))
+def test_no_stage_depends_on_lineage(script: str) -> None:
+    closure = code_closure(REPOSITORY / "scripts" / f"{script}.py", REPOSITORY / "scripts")
+    assert len(closure) > 3
+    assert not [file for file in closure if "lineage" in file]
+
+
+def test_stages_meet_only_through_files() -> None:
+    """Arrows run one way: what builds dialogues or reads logs never imports a later stage."""
+    later = {
+        "ingest_werewolf": ("datasets", "models", "activations", "probes"),
+        "build_dialogues": ("models", "activations", "probes"),
+        "fetch_model": ("logs", "datasets", "activations", "probes"),
+        "extract_activations": ("logs", "datasets", "probes"),
+        "train_probe": ("logs", "datasets"),
+    }
+    for script, packages in later.items():
+        closure = code_closure(REPOSITORY / "scripts" / f"{script}.py", REPOSITORY / "scripts")
+        for package in packages:
+            wrong = [file for file in closure if f"/probeline/{package}/" in file]
+            assert not wrong, f"{script} imports {wrong}"

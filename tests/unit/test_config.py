@@ -1,0 +1,130 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from probeline.config import check_config, check_target, parse_probe_name
+from probeline.errors import ProbelineError
+
+REPOSITORY = Path(__file__).parents[2]
+SCHEMA = REPOSITORY / "config/schemas/config.schema.yaml"
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    return copy.deepcopy(yaml.safe_load((REPOSITORY / "config/config.yaml").read_text()))
+
+
+def refusal(config: dict[str, Any]) -> str:
+    with pytest.raises(ProbelineError) as caught:
+        check_config(config, SCHEMA)
+    return str(caught.value)
+
+
+def test_the_default_configuration_is_accepted(config: dict[str, Any]) -> None:
+    check_config(config, SCHEMA)
+
+
+def test_an_unknown_key_is_named_with_its_neighbour(config: dict[str, Any]) -> None:
+    config["activations"]["layer"] = [22]
+    assert "unknown key activations.layer. Did you mean layers?" in refusal(config)
+
+
+def test_an_unknown_top_level_key_is_named(config: dict[str, Any]) -> None:
+    config["probe"] = {}
+    assert "unknown key probe. Did you mean probes?" in refusal(config)
+
+
+def test_a_wrong_type_names_the_key(config: dict[str, Any]) -> None:
+    config["shards"] = "four"
+    assert "shards: 'four' is not of type 'integer'" in refusal(config)
+
+
+def test_all_faults_are_said_at_once(config: dict[str, Any]) -> None:
+    config["seed"] = -1
+    config["compute"] = "modl"
+    words = refusal(config)
+    assert "seed" in words
+    assert "compute is 'modl'" in words
+
+
+def test_a_model_that_is_not_declared(config: dict[str, Any]) -> None:
+    config["model"] = "smolm2-135m"
+    assert "Did you mean smollm2-135m?" in refusal(config)
+
+
+def test_a_model_with_a_mistyped_source(config: dict[str, Any]) -> None:
+    config["models"]["mine"] = {"hub": "org/name", "revison": "main"}
+    words = refusal(config)
+    assert "models.mine (a model of the Hugging Face hub)" in words
+    assert "revision" in words
+
+
+def test_splits_must_sum_to_one(config: dict[str, Any]) -> None:
+    config["splits"]["train"] = 0.7
+    assert "splits must sum to 1" in refusal(config)
+
+
+def test_a_concept_of_an_unknown_corpus(config: dict[str, Any]) -> None:
+    config["probes"]["trust"]["corpus"] = "werewolfs"
+    assert "probes.trust.corpus is 'werewolfs'. Did you mean werewolf?" in refusal(config)
+
+
+def test_a_layer_that_the_model_lacks_is_refused_with_its_depth(config: dict[str, Any]) -> None:
+    config["activations"]["layers"] = [8, 31]
+    assert "layer 31; smollm2-135m has layers 0 to 30" in refusal(config)
+
+
+def test_a_target_that_cannot_be_made_is_refused(config: dict[str, Any]) -> None:
+    config["targets"]["probes"].append("trust_lrr_l22")
+    assert "Unknown method 'lrr'" in refusal(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("trust_lr_l22", ("trust", "lr", (22,))),
+        ("collusion_cmms_l20_21_22", ("collusion", "cmms", (20, 21, 22))),
+    ],
+)
+def test_names_of_probes(config: dict[str, Any], name: str, parts: tuple[str, str, tuple[int, ...]]) -> None:
+    assert parse_probe_name(name, config) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("trust_lrr_l22", "Unknown method 'lrr' in 'trust_lrr_l22'. Did you mean lr?"),
+        ("trusty_lr_l22", "Unknown concept 'trusty' in 'trusty_lr_l22'. Did you mean trust?"),
+        ("trust_lr_l99", "smollm2-135m has 30 blocks: layers 0 (embeddings) to 30"),
+        ("trust_lr_22", "is not the name of a probe"),
+        ("trust_lr_l22_8", "trust_lr_l8_22, not trust_lr_l22_8"),
+        ("trust_lr_l022", "trust_lr_l22, not trust_lr_l022"),
+        ("l99", "is not the name of a probe"),
+    ],
+)
+def test_a_typo_in_the_name_of_a_probe(config: dict[str, Any], name: str, words: str) -> None:
+    with pytest.raises(ProbelineError) as caught:
+        parse_probe_name(name, config)
+    assert words in str(caught.value)
+
+
+def test_a_layer_that_is_not_extracted(config: dict[str, Any]) -> None:
+    config["activations"]["layers"] = [8, 15]
+    config["targets"]["probes"] = []
+    check_config(config, SCHEMA)
+    with pytest.raises(
+        ProbelineError, match=r"layer 22, which is not extracted: activations.layers is \[8, 15\]"
+    ):
+        parse_probe_name("trust_lr_l22", config)
+
+
+def test_a_requested_path_is_checked_before_anything_runs(config: dict[str, Any]) -> None:
+    check_target("results/probes/trust_lr_l22/metrics.json", config)
+    check_target("data/processed/werewolf/quality.json", config)
+    with pytest.raises(ProbelineError, match="Did you mean collusion"):
+        check_target("results/activations/colusion", config)
+    with pytest.raises(ProbelineError, match="Did you mean lr"):
+        check_target("results/probes/trust_lrr_l22/metrics.json", config)
