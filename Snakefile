@@ -24,5 +24,9 @@ rule all:
         rules.probes.input,
 
 
+onstart:
+    in_words(hold_workflow_lock)(Path(".snakemake/probeline.lock"))
+
+
 onsuccess:
     print(run_summary(), file=sys.stderr)

@@ -20,4 +20,8 @@ rule extract_activations:
 
 rule activations:
     input:
-        expand("results/activations/{concept}/{shard}/manifest.json", concept=config["probes"], shard=SHARDS),
+        expand(
+            "results/activations/{concept}/{shard}/manifest.json",
+            concept=config["probes"],
+            shard=SHARDS,
+        ),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from probeline.activations.precision import processor_has_bfloat16
 from probeline.config import SCHEMA, check_config, check_target, is_simulated
 from probeline.digests import shard_name, shard_of
 from probeline.errors import ProbelineError
@@ -15,6 +16,7 @@ from probeline.lineage.code import code_closure
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.simulate_werewolf import simulated_game_key
+from probeline.probes.summary import probe_summary
 from probeline.stat_cache import StatCache
 
 
@@ -63,7 +65,9 @@ def games_by_shard(corpus):
     corpus_config = config["corpora"][corpus]
     games = {shard: [] for shard in SHARDS}
     if is_simulated(corpus, corpus_config):
-        named = [(simulated_game_key(i), i) for i in range(corpus_config["simulated_games"])]
+        named = [
+            (simulated_game_key(i), i) for i in range(corpus_config["simulated_games"])
+        ]
     else:
         named = [(game, game) for game in list_games(Path(corpus_config["root"]))]
     for key, game in named:
@@ -124,7 +128,8 @@ def corpus_shard_of(wildcards):
 
 def template_of(wildcards):
     concept = config["probes"][wildcards.concept]
-    return concept.get("template", f"config/templates/{config['corpora'][concept['corpus']]['format']}.yaml")
+    name = concept.get("template", config["corpora"][concept["corpus"]]["format"])
+    return f"config/templates/{name}.yaml"
 
 
 def dialogues_spec(wildcards):
@@ -138,9 +143,12 @@ def dialogues_spec(wildcards):
 
 def activations_spec(wildcards):
     layers = config["activations"]["layers"]
+    dtype = config["activations"]["dtype"]
+    if dtype == "auto":
+        dtype = "bfloat16" if processor_has_bfloat16() else "float32"
     return {
         "layers": None if layers == "all" else layers,
-        "dtype": resolve_dtype(config["activations"]["dtype"]),
+        "dtype": dtype,
         "store": config["activations"]["store"],
         "threads": config["activations"]["threads"],
         "code": code_of("extract_activations"),
@@ -148,15 +156,25 @@ def activations_spec(wildcards):
 
 
 def dialogues_of(wildcards):
-    return expand("data/processed/dialogues/{concept}/{shard}/manifest.json", concept=wildcards.concept, shard=SHARDS)
+    return expand(
+        "data/processed/dialogues/{concept}/{shard}/manifest.json",
+        concept=wildcards.concept,
+        shard=SHARDS,
+    )
 
 
 def activations_of(wildcards):
-    return expand("results/activations/{concept}/{shard}/manifest.json", concept=wildcards.concept, shard=SHARDS)
+    return expand(
+        "results/activations/{concept}/{shard}/manifest.json",
+        concept=wildcards.concept,
+        shard=SHARDS,
+    )
 
 
 def quality_of(wildcards):
-    return f"data/processed/{config['probes'][wildcards.concept]['corpus']}/quality.json"
+    return (
+        f"data/processed/{config['probes'][wildcards.concept]['corpus']}/quality.json"
+    )
 
 
 def probe_spec(wildcards):
@@ -170,3 +188,13 @@ def probe_spec(wildcards):
         **config["evaluation"],
         "code": code_of("train_probe"),
     }
+
+
+def run_summary():
+    """The last lines of a run: headline figures of every probe that it made."""
+    made = [
+        manifest.parent
+        for manifest in sorted(Path("results/probes").glob("*/manifest.json"))
+        if manifest.stat().st_mtime >= STARTED
+    ]
+    return "\n\n".join(probe_summary(probe) for probe in made)

@@ -21,4 +21,8 @@ rule build_dialogues:
 rule datasets:
     input:
         expand("data/processed/{corpus}/quality.json", corpus=config["corpora"]),
-        expand("data/processed/dialogues/{concept}/{shard}/manifest.json", concept=config["probes"], shard=SHARDS),
+        expand(
+            "data/processed/dialogues/{concept}/{shard}/manifest.json",
+            concept=config["probes"],
+            shard=SHARDS,
+        ),

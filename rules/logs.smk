@@ -36,7 +36,9 @@ rule ingest_werewolf:
 
 rule collect_corpus:
     input:
-        shards=expand("data/processed/{{corpus}}/shards/{shard}/manifest.json", shard=SHARDS),
+        shards=expand(
+            "data/processed/{{corpus}}/shards/{shard}/manifest.json", shard=SHARDS
+        ),
     output:
         events="data/processed/{corpus}/events.parquet",
         games="data/processed/{corpus}/games.parquet",

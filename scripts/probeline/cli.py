@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="what the logs hold and what each concept would get; needs no model",
-        description="Read the logs that the config names (only what changed is read again) and say what they hold: "
-        "interactions by type and role, and what each concept would get in each split.",
+        description="Read the logs that the config names (only what changed is read again) and say what they "
+        "hold: interactions by type and role, and what each concept would get in each split.",
         epilog="example: probeline check --configfile config/config.yaml mine.yaml",
     )
     check.add_argument(
@@ -92,22 +92,9 @@ def _check(options: argparse.Namespace) -> None:
             raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
         config = _merged(config, yaml.safe_load(file.read_text()))
     targets = [f"data/processed/{corpus}/quality.json" for corpus in config["corpora"]]
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--quiet",
-            "all",
-            "--cores",
-            str(options.cores),
-            "--configfile",
-            *map(str, options.configfile),
-            "--",
-            *targets,
-        ],
-        stdout=sys.stderr,
-    )
+    command = [sys.executable, "-m", "snakemake", "--quiet", "all", "--cores", str(options.cores)]
+    command += ["--configfile", *map(str, options.configfile), "--", *targets]
+    run = subprocess.run(command, stdout=sys.stderr)
     if run.returncode:
         raise ProbelineError("the logs could not be read; what is wrong stands above.")
     reports = {}

@@ -48,11 +48,13 @@ def _in_words(error: Any) -> str:
         allowed = error.schema.get("properties", {})
         unknown = [name for name in error.instance if name not in allowed]
         return "; ".join(
-            f"unknown key {'' if key == '(top level)' else key + '.'}{name}. {near_misses(str(name), allowed)}"
+            f"unknown key {'.'.join([*map(str, error.absolute_path), str(name)])}. "
+            + near_misses(str(name), allowed)
             for name in unknown
         )
     if error.validator == "enum":
-        return f"{key} is {error.instance!r}. {near_misses(str(error.instance), map(str, error.validator_value))}"
+        allowed = map(str, error.validator_value)
+        return f"{key} is {error.instance!r}. {near_misses(str(error.instance), allowed)}"
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{key} lacks {', '.join(missing)}."
@@ -168,8 +170,8 @@ def parse_probe_name(name: str, config: Mapping[str, Any]) -> ProbeName:
     missing = [] if extracted == "all" else [layer for layer in layers if layer not in extracted]
     if missing:
         raise ProbelineError(
-            f"{name!r} asks for layer {missing[0]}, which is not extracted: activations.layers is {extracted}. "
-            "Add it there, or set activations.layers to all."
+            f"{name!r} asks for layer {missing[0]}, which is not extracted: "
+            f"activations.layers is {extracted}. Add it there, or set activations.layers to all."
         )
     return ProbeName(concept, method, layers)
 

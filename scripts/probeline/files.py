@@ -110,7 +110,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     failure or a kill `path` is the complete old artifact, the complete new one, or absent.
     """
     draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    _remove_abandoned_drafts(path)
     with explain_full_disk(path):
         draft.mkdir(parents=True)
         try:
@@ -125,6 +125,15 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             _fsync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_abandoned_drafts(path: Path) -> None:
+    """Remove what processes that were killed have left beside `path`."""
+    for draft in path.parent.glob(f".{path.name}.tmp-*"):
+        try:
+            os.kill(int(draft.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(draft)
 
 
 def _fsync(path: Path) -> None:

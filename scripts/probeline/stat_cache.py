@@ -18,7 +18,8 @@ class StatCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(path, timeout=30)
         self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS entries (purpose TEXT, path TEXT, stat TEXT, value TEXT, PRIMARY KEY (purpose, path))"
+            "CREATE TABLE IF NOT EXISTS entries"
+            " (purpose TEXT, path TEXT, stat TEXT, value TEXT, PRIMARY KEY (purpose, path))"
         )
 
     def values(self, purpose: str, paths: list[Path], compute: Callable[[Path], str]) -> list[str]:

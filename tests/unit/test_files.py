@@ -12,9 +12,14 @@ def test_a_failure_leaves_the_old_artifact_and_no_draft(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
     with atomic_directory(target) as draft:
         (draft / "data").write_text("old")
-    with pytest.raises(RuntimeError), atomic_directory(target) as draft:
-        (draft / "data").write_text("half")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with atomic_directory(target) as draft:
+            (draft / "data").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert (target / "data").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 

@@ -45,9 +45,10 @@ def code_digest(file: Path) -> str:
     """Digest of what a source does: comments, docstrings and formatting cost nothing."""
     tree = _parse(file)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return sha256_bytes(ast.unparse(tree).encode())[:16]
 
 

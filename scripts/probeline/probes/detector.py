@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from probeline.errors import ProbelineError
 from probeline.files import write_bytes
-from probeline.probes.methods import Array, Head, Labels, Split, fit_head
+from probeline.probes.methods import SETTINGS, Array, Head, Labels, Split, fit_head
 
 DETECTOR = "detector.pt"
 
@@ -214,5 +214,5 @@ def fit_detector(
         heads=tuple(heads),
         score_mean=np.array(score_means),
         score_scale=np.array(score_scales),
-        regularization=float(settings.get("regularization", 0.0)),
+        regularization=float((SETTINGS[method] | settings).get("regularization", 0.0)),
     )

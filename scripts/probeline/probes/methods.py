@@ -133,7 +133,7 @@ def fit_mlp(train: Split, validation: Split, settings: Mapping[str, Any], seed: 
         (settings["hidden"],), alpha=0.01, random_state=seed, batch_size=min(64, len(train.y))
     )
     weights, validation_weights = _balanced(train.y), _balanced(validation.y)
-    best, best_loss, stale = Head(np.zeros(0), 0.0), np.inf, 0
+    best, best_loss, stale = None, np.inf, 0
     for _ in range(EPOCHS):
         network.partial_fit(train.X, train.y, sample_weight=weights, classes=[0, 1])
         head = Head(
@@ -149,6 +149,8 @@ def fit_mlp(train: Split, validation: Split, settings: Mapping[str, Any], seed: 
             stale += 1
         if stale == PATIENCE:
             break
+    if best is None:
+        raise ProbelineError("The mlp diverged: its validation loss was never a number. Use another method.")
     return best
 
 

@@ -1,0 +1,95 @@
+"""Stored activations, read back without a model and without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probeline.errors import ProbelineError
+from probeline.files import MANIFEST, read_json
+
+SHARED_FACTS = ("model", "weights_sha256", "hidden_size", "dtype", "store_dtype")
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Means over the masked tokens of the samples of some shards.
+
+    Attributes:
+        samples: id of each sample, shard after shard.
+        games: the game of each sample.
+        values: float32, [samples, layers, width], layers in the order asked for.
+        facts: what all shards agree on: model, weights_sha256, hidden_size, dtype, store_dtype.
+    """
+
+    samples: list[str]
+    games: list[str]
+    values: np.ndarray
+    facts: dict[str, Any]
+
+
+def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activations:
+    """Read some layers of all shards; only those layers are read from disk.
+
+    Args:
+        shards: folders as `extract_activations` makes them, at least one; some may be empty.
+        layers: the layers wanted.
+
+    Raises:
+        ProbelineError: a layer was not extracted, shards disagree, or a file is damaged.
+    """
+    manifests = [read_json(shard / MANIFEST) for shard in shards]
+    facts = {fact: manifests[0][fact] for fact in SHARED_FACTS}
+    for shard, manifest in zip(shards, manifests, strict=True):
+        _check_shard(shard, manifest, shards[0], facts, layers)
+    parts = [
+        _read_shard(shard, [manifest["layers"].index(layer) for layer in layers], facts["hidden_size"])
+        for shard, manifest in zip(shards, manifests, strict=True)
+    ]
+    return Activations(
+        samples=[sample for samples, _, _ in parts for sample in samples],
+        games=[game for _, games, _ in parts for game in games],
+        values=np.concatenate([values for _, _, values in parts]),
+        facts=facts,
+    )
+
+
+def _check_shard(
+    shard: Path, manifest: dict[str, Any], first: Path, facts: dict[str, Any], layers: Sequence[int]
+) -> None:
+    missing = [layer for layer in layers if layer not in manifest["layers"]]
+    if missing:
+        raise ProbelineError(
+            f"{shard} holds no activations of layer {', '.join(map(str, missing))}, only of "
+            f"{', '.join(map(str, manifest['layers']))}. Add it to activations.layers in the config."
+        )
+    for fact, value in facts.items():
+        if manifest[fact] != value:
+            raise ProbelineError(
+                f"Activations that do not belong together: {fact} is {manifest[fact]} in {shard}, but "
+                f"{value} in {first}. Extract both with the same model and settings."
+            )
+
+
+def _read_shard(shard: Path, columns: list[int], width: int) -> tuple[list[str], list[str], np.ndarray]:
+    import pyarrow.parquet as pq
+    from safetensors import SafetensorError, safe_open
+
+    index = pq.read_table(shard / "index.parquet", columns=["sample", "game"])
+    file = shard / "activations.safetensors"
+    values = np.empty((index.num_rows, len(columns), width), dtype=np.float32)
+    try:
+        with safe_open(file, framework="np") as tensors:
+            mean = tensors.get_slice("mean")
+            if mean.get_shape()[0] != index.num_rows:
+                raise ProbelineError(
+                    f"{file} holds {mean.get_shape()[0]} samples, but its index.parquet {index.num_rows}. "
+                    f"Delete {shard} to have it made again."
+                )
+            for position, column in enumerate(columns):
+                values[:, position] = mean[:, column]
+    except SafetensorError as error:
+        raise ProbelineError(f"{file} is damaged ({error}). Delete {shard} to have it made again.") from error
+    return index["sample"].to_pylist(), index["game"].to_pylist(), values

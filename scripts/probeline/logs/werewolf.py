@@ -1,0 +1,354 @@
+"""One game of Werewolf as its `game_stats.json` records it, checked field by field.
+
+`phase` is ignored throughout: the logs say "night" everywhere. What the players said and did in one turn is
+told apart by `type` alone.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from probeline.digests import canonical_digest, sha256_bytes
+from probeline.errors import ProbelineError
+from probeline.logs.responses import as_text, clean, squash
+
+MAX_HISTORY = 5000
+"""A longer history (the longest real ones have about 100 entries) is no log of one game."""
+MAX_TURN = 100_000
+MAX_DEPTH = 200
+
+_SCORES = {
+    "logged_score": "aggregate_score",
+    "logged_prompt_score": "prompt_score",
+    "logged_cot_score": "cot_score",
+    "logged_action_score": "action_score",
+    "logged_generation_score": "generation_score",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """A player: name, role in lower case, team (`werewolves` or `village`) and fate."""
+
+    name: str
+    role: str
+    team: str
+    survived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A public statement, or a reply to `called_by`."""
+
+    turn: int
+    player: str
+    text: str
+    reasoning: str | None
+    called_by: str | None
+    question: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NightKill:
+    """The victim of a night, and the werewolves' votes, or None where they were not recorded."""
+
+    turn: int
+    victim: str | None
+    votes: dict[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Elimination:
+    """Who was voted out, and how many votes each text got, in the order of voting."""
+
+    turn: int
+    victim: str | None
+    tally: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One entry of `player_activations`; `scores` is None where the probe failed."""
+
+    action: Any
+    scores: dict[str, float | None] | None
+
+
+@dataclass(slots=True)
+class Game:
+    """A game; the lists are in logged order. `repairs` counts what was mended or left out, by reason."""
+
+    content: str
+    game_id: int | None
+    winner: str
+    turns: int
+    backend: str
+    probe_enabled: bool
+    players: dict[str, Player]
+    statements: list[Statement] = field(default_factory=list)
+    kills: list[NightKill] = field(default_factory=list)
+    eliminations: list[Elimination] = field(default_factory=list)
+    activations: dict[str, list[Activation]] = field(default_factory=dict)
+    words: set[str] = field(default_factory=set)
+    repairs: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def aborted(self) -> bool:
+        """The game was not played to its end."""
+        return self.winner == "Aborted"
+
+    def living(self, turn: int, *, by_day: bool) -> list[str]:
+        """The players alive in the night of `turn`, or by its day, before anyone is voted out."""
+        dead = {kill.victim for kill in self.kills if kill.turn < turn + by_day}
+        dead |= {elimination.victim for elimination in self.eliminations if elimination.turn < turn}
+        return [name for name in self.players if name not in dead]
+
+    def named(self, text: str, speaker: str) -> str | None:
+        """The one player besides the `speaker` whom `text` names, or None; the text may be a sentence."""
+        if text in self.players:
+            return text
+        found = {name for name in re.findall(r"\w+", text) if name in self.players and name != speaker}
+        return found.pop() if len(found) == 1 else None
+
+
+def read_game(data: bytes) -> Game:
+    """The game in the bytes of a `game_stats.json`.
+
+    Raises:
+        ProbelineError: it is no such file; the text says why and names the field.
+    """
+    repairs: Counter[str] = Counter()
+    stats = _parse(data, repairs)
+    if not isinstance(stats, dict):
+        raise ProbelineError(f"the file holds {_kind(stats)}, expected an object")
+    players = _read_players(_take(stats, "players", list))
+    game = Game(
+        content=_content(stats, data, standard=not repairs["files_nonstandard_json"]),
+        game_id=_take(stats, "game_id", int, None) if stats.get("game_id") is not None else None,
+        winner=_take(stats, "winner", str),
+        turns=_take(stats, "total_turns", int),
+        backend=_take(stats, "backend_type", str),
+        probe_enabled=_take(stats, "probe_enabled", bool),
+        players=players,
+        repairs=repairs,
+    )
+    if not 0 <= game.turns <= MAX_TURN:
+        raise ProbelineError(f"total_turns is {game.turns}, expected 0 to {MAX_TURN}")
+    if game.game_id is not None and abs(game.game_id) >= 2**63:
+        raise ProbelineError("game_id does not fit into 64 bits")
+    _read_history(game, _take(stats, "history", list))
+    _read_activations(game, _take(stats, "player_activations", dict, {}))
+    _collect_words(game, _take(stats, "player_reasoning", dict, {}))
+    return game
+
+
+def _parse(data: bytes, repairs: Counter[str]) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as strict:
+        # Python's own writer lets NaN and lone surrogates through; they are mended, not lost.
+        try:
+            value = json.loads(data.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ProbelineError(f"the file is not UTF-8 ({error.reason} at byte {error.start})") from error
+        except RecursionError as error:
+            raise ProbelineError("the file is nested too deeply") from error
+        except ValueError:
+            raise ProbelineError(f"the file is not JSON ({strict})") from strict
+    repairs["files_nonstandard_json"] += 1
+    return _cleaned(value)
+
+
+def _content(stats: Any, data: bytes, *, standard: bool) -> str:
+    """The same digest as `listing.game_content`, without parsing again."""
+    if not standard:
+        return sha256_bytes(data)
+    try:
+        return canonical_digest(stats)
+    except orjson.JSONEncodeError as error:
+        raise ProbelineError(f"the file is nested too deeply ({error})") from error
+
+
+def _cleaned(value: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise ProbelineError("the file is nested too deeply")
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): _cleaned(item, depth + 1) for key, item in value.items()}
+    return value
+
+
+_REQUIRED = object()
+
+
+def _take(data: Any, field: str, kind: type, default: Any = _REQUIRED, where: str = "") -> Any:
+    """`data[field]`, of exactly the type `kind`; a default makes it optional."""
+    name = f"{where}.{field}" if where else field
+    if not isinstance(data, dict):
+        raise ProbelineError(f"{where} is {_kind(data)}, expected an object")
+    if field not in data:
+        if default is _REQUIRED:
+            raise ProbelineError(f"{name} is missing")
+        return default
+    value = data[field]
+    if type(value) is not kind:
+        raise ProbelineError(f"{name} is {_kind(value)}, expected {_kind(kind())}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "a truth value"}
+    return names.get(type(value), "null")
+
+
+def _read_players(rows: list[Any]) -> dict[str, Player]:
+    players: dict[str, Player] = {}
+    for position, row in enumerate(rows):
+        where = f"players[{position}]"
+        name = _take(row, "name", str, where=where)
+        role = _take(row, "role", str, where=where).strip().lower()
+        if not name or name in players:
+            raise ProbelineError(f"{where}.name is empty or occurs twice: {name[:40]!r}")
+        team = "werewolves" if role == "werewolf" else "village"
+        players[name] = Player(name, role, team, _take(row, "survived", bool, where=where))
+    if not players:
+        raise ProbelineError("players is empty")
+    return players
+
+
+def _read_history(game: Game, history: list[Any]) -> None:
+    if len(history) > MAX_HISTORY:
+        raise ProbelineError(f"history has {len(history)} entries, more than {MAX_HISTORY}")
+    game.repairs["games_with_empty_history"] += not history
+    for position, row in enumerate(history):
+        where = f"history[{position}]"
+        turn = _take(row, "turn", int, where=where)
+        if not 1 <= turn <= MAX_TURN:
+            raise ProbelineError(f"{where}.turn is {turn}, expected 1 to {MAX_TURN}")
+        kind = _take(row, "type", str, where=where)
+        data = _take(row, "data", dict, where=where)
+        if kind == "day_statement":
+            game.statements.append(_read_statement(game, turn, data, f"{where}.data"))
+        elif kind == "night_kill":
+            game.kills.append(_read_kill(game, turn, data, f"{where}.data"))
+        elif kind == "day_elimination":
+            game.eliminations.append(_read_elimination(turn, data, f"{where}.data"))
+        else:
+            game.repairs["history_entries_of_unknown_type"] += 1
+
+
+def _read_statement(game: Game, turn: int, data: dict[str, Any], where: str) -> Statement:
+    player = _take(data, "player", str, where=where)
+    if player not in game.players:
+        raise ProbelineError(f"{where}.player is not among players: {player[:40]!r}")
+    text = _take(data, "statement", str, where=where)
+    game.repairs["statements_like_json"] += text.lstrip()[:1] in ("{", "[")
+    return Statement(
+        turn=turn,
+        player=player,
+        text=text,
+        reasoning=_read_reasoning(data.get("reasoning"), game.repairs),
+        called_by=_optional_text(data, "called_by", where),
+        question=_optional_text(data, "question", where),
+    )
+
+
+def _optional_text(data: dict[str, Any], field: str, where: str) -> str | None:
+    return None if data.get(field) is None else str(_take(data, field, str, where=where))
+
+
+def _read_reasoning(reasoning: Any, repairs: Counter[str]) -> str | None:
+    if reasoning is None:
+        return None
+    if not isinstance(reasoning, str):
+        repairs["reasonings_not_text"] += 1
+        return as_text(reasoning)
+    if reasoning.strip() == "N/A":
+        repairs["reasonings_not_available"] += 1
+        return None
+    return reasoning
+
+
+def _read_kill(game: Game, turn: int, data: dict[str, Any], where: str) -> NightKill:
+    votes = None
+    if data.get("werewolf_votes") is None:
+        game.repairs["night_kills_without_votes"] += 1
+    else:
+        votes = _take(data, "werewolf_votes", dict, where=where)
+        votes = {wolf: as_text(target) for wolf, target in votes.items()}
+        if unknown := [wolf for wolf in votes if wolf not in game.players]:
+            raise ProbelineError(f"{where}.werewolf_votes: {unknown[0][:40]!r} is not among players")
+    return NightKill(turn, _optional_text(data, "victim", where), votes)
+
+
+def _read_elimination(turn: int, data: dict[str, Any], where: str) -> Elimination:
+    tally = _take(data, "votes", dict, where=where)
+    for count in tally.values():
+        if type(count) is not int or not 0 <= count <= MAX_HISTORY:
+            raise ProbelineError(f"{where}.votes holds {_kind(count)}, expected counts")
+    return Elimination(turn, _optional_text(data, "victim", where), tally)
+
+
+def _read_activations(game: Game, activations: dict[str, Any]) -> None:
+    for player, entries in activations.items():
+        if player not in game.players or not isinstance(entries, list):
+            raise ProbelineError(f"player_activations: {player[:40]!r} is no player with a list of entries")
+        game.activations[player] = [_read_activation(entry, game.repairs) for entry in entries]
+
+
+def _read_activation(entry: Any, repairs: Counter[str]) -> Activation:
+    """An entry; without its scores where they are unusable, so that the order of entries stays."""
+    repairs["activation_entries"] += 1
+    action = entry.get("action") if isinstance(entry, dict) else None
+    scores = entry.get("activations") if isinstance(entry, dict) else None
+    repairs["activation_actions_not_text"] += not isinstance(action, str)
+    if isinstance(scores, dict) and scores.get("error") is not None:
+        repairs["activation_errors_dropped"] += 1
+    elif isinstance(scores, dict) and _number(scores.get("aggregate_score")) is not None:
+        return Activation(action, {column: _number(scores.get(key)) for column, key in _SCORES.items()})
+    else:
+        repairs["activation_entries_without_score"] += 1
+    return Activation(action, None)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _collect_words(game: Game, reasoning: dict[str, Any]) -> None:
+    """Everything said or thought, so that the log's parser cannot mistake it for structure."""
+    for statement in game.statements:
+        game.words.update(filter(None, (statement.text, statement.question, statement.reasoning)))
+    game.words.update(_texts(reasoning))
+    game.words.update(_texts([entry.action for entries in game.activations.values() for entry in entries]))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def action_names(action: Any) -> tuple[str, str] | None:
+    """Target and question of a callout, or None where `action` is none (a statement, a vote, PASS)."""
+    if isinstance(action, str) and action.lstrip().startswith("{"):
+        try:
+            action = orjson.loads(action)
+        except orjson.JSONDecodeError:
+            return None
+    if not isinstance(action, dict):
+        return None
+    target, question = action.get("target"), action.get("question")
+    if not isinstance(target, str) or squash(target).upper() in ("PASS", ""):
+        return None
+    return clean(target).strip(), clean(question) if isinstance(question, str) else ""

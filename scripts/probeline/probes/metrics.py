@@ -1,0 +1,178 @@
+"""Metrics of a probe on samples it never saw, with intervals from a bootstrap over games.
+
+Every metric is a function of sample weights [resamples, n]: weights of one give the metric itself, and the
+number of times that a sample's game was drawn gives its value on a resample. So all resamples are computed
+together, and two probes are compared on the same resamples.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probeline.probes.methods import Array, Labels
+
+MAX_FALSE_POSITIVE_RATE = 0.01
+CALIBRATION_BINS = 10
+LEVEL = 0.95
+
+Metric = Callable[[Array], Array]
+"""From sample weights [resamples, n] to one value per resample; NaN where it is undefined."""
+
+
+class Ranking:
+    """Weighted counts of positives and negatives from the highest score down.
+
+    Args:
+        labels: [n] of 0 and 1.
+        scores: [n]; equal scores are passed together, as the definitions of the curves ask.
+    """
+
+    def __init__(self, labels: Labels, scores: Array) -> None:
+        self._order = np.argsort(-scores, kind="stable")
+        self._labels = labels[self._order].astype(np.float64)
+        ordered = scores[self._order]
+        self._last_of_ties = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+
+    def _counts(self, weights: Array) -> tuple[Array, Array]:
+        """True and false positives [resamples, distinct scores] at each falling threshold."""
+        ordered = weights[:, self._order]
+        true = np.cumsum(ordered * self._labels, axis=1)
+        passed = np.cumsum(ordered, axis=1)
+        return true[:, self._last_of_ties], (passed - true)[:, self._last_of_ties]
+
+    def auroc(self, weights: Array) -> Array:
+        """Area under the receiver operating characteristic: P(positive above negative), ties half."""
+        true, false = self._counts(weights)
+        steps = np.diff(false, prepend=0)
+        heights = true - np.diff(true, prepend=0) / 2
+        return _ratio((steps * heights).sum(axis=1), true[:, -1] * false[:, -1])
+
+    def auprc(self, weights: Array) -> Array:
+        """Average precision: the precision at each threshold, weighted by the recall that it adds."""
+        true, false = self._counts(weights)
+        precision = true / np.maximum(true + false, 1e-300)
+        return _ratio((np.diff(true, prepend=0) * precision).sum(axis=1), true[:, -1])
+
+    def recall_at_low_fpr(self, weights: Array) -> Array:
+        """The largest recall at a false positive rate of at most MAX_FALSE_POSITIVE_RATE."""
+        true, false = self._counts(weights)
+        allowed = false <= MAX_FALSE_POSITIVE_RATE * false[:, -1:]
+        return _ratio(np.where(allowed, true, 0).max(axis=1), true[:, -1])
+
+
+def metrics_of(labels: Labels, scores: Array, probabilities: Array, threshold: float) -> dict[str, Metric]:
+    """The metrics that every probe is reported with, by name.
+
+    Args:
+        labels: [n] of 0 and 1.
+        scores: [n]: larger means label 1.
+        probabilities: [n], calibrated probabilities of label 1, for `brier` and `ece`.
+        threshold: scores from here on count as label 1, for `f1` and `accuracy`.
+    """
+    ranking = Ranking(labels, scores)
+    y = labels.astype(np.float64)
+    predicted = (scores >= threshold).astype(np.float64)
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    in_bin = (bins[:, None] == np.arange(CALIBRATION_BINS)).astype(np.float64)
+
+    def f1(weights: Array) -> Array:
+        return _ratio(2 * weights @ (predicted * y), weights @ (predicted + y))
+
+    def accuracy(weights: Array) -> Array:
+        return _mean(weights, (predicted == y).astype(np.float64))
+
+    def brier(weights: Array) -> Array:
+        return _mean(weights, (probabilities - y) ** 2)
+
+    def ece(weights: Array) -> Array:
+        """Expected calibration error over bins of equal width (Guo et al. 2017)."""
+        gaps = np.abs(weights @ ((probabilities - y)[:, None] * in_bin))
+        return _ratio(gaps.sum(axis=1), weights.sum(axis=1))
+
+    return {
+        "auroc": ranking.auroc,
+        "auprc": ranking.auprc,
+        "recall_at_1_percent_fpr": ranking.recall_at_low_fpr,
+        "f1": f1,
+        "accuracy": accuracy,
+        "brier": brier,
+        "ece": ece,
+    }
+
+
+def auroc(labels: Labels, scores: Array) -> float:
+    """Area under the receiver operating characteristic of all samples; NaN with one class only."""
+    return float(Ranking(labels, scores).auroc(np.ones((1, len(labels))))[0])
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resamples of whole games, drawn with replacement: the samples of one game are not independent.
+
+    Attributes:
+        game: [n] index of each sample's game.
+        counts: [kept resamples, games] how often each game was drawn.
+        skipped: resamples left out because only one class was in them.
+    """
+
+    game: npt.NDArray[np.int64]
+    counts: Array
+    skipped: int
+
+    def values(self, metric: Metric) -> Array:
+        """The metric on every kept resample, in blocks of bounded memory."""
+        block = max(1, 4_000_000 // len(self.game))
+        pieces = [
+            metric(self.counts[start : start + block][:, self.game])
+            for start in range(0, len(self.counts), block)
+        ]
+        return np.concatenate(pieces) if pieces else np.zeros(0)
+
+    def estimate(self, metric: Metric) -> dict[str, Any]:
+        """The metric with its interval, as `interval` gives it."""
+        return self.interval(float(metric(np.ones((1, len(self.game))))[0]), self.values(metric))
+
+    def interval(self, value: float, resampled: Array) -> dict[str, Any]:
+        """`value`, `low` and `high` (percentiles of the resamples); null, with `reason`, where undefined."""
+        defined = resampled[np.isfinite(resampled)]
+        if not np.isfinite(value):
+            return {"value": None, "low": None, "high": None, "reason": "only one class is present"}
+        if self.counts.shape[1] < 2:
+            return {"value": value, "low": None, "high": None, "reason": "an interval needs two games"}
+        if not len(defined):
+            return {"value": value, "low": None, "high": None, "reason": "no resample held both classes"}
+        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return {"value": value, "low": float(low), "high": float(high)}
+
+
+def bootstrap_games(games: npt.NDArray[Any], labels: Labels, resamples: int, seed: int) -> Bootstrap:
+    """Draw resamples of the games.
+
+    Args:
+        games: [n] game of each sample.
+        labels: [n] of 0 and 1.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    names, game = np.unique(games, return_inverse=True)
+    counts = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=resamples
+    )
+    positives = counts @ np.bincount(game, weights=labels)
+    negatives = counts @ np.bincount(game, weights=1 - labels)
+    both = (positives > 0) & (negatives > 0)
+    return Bootstrap(game, counts[both].astype(np.float64), int(resamples - both.sum()))
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Element by element; NaN where the denominator is 0."""
+    result = np.full(len(numerator), np.nan)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result
+
+
+def _mean(weights: Array, values: Array) -> Array:
+    return _ratio(weights @ values, weights.sum(axis=1))

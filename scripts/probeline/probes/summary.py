@@ -1,0 +1,70 @@
+"""The last lines of a run: what a probe was trained on, what it is worth, and where it lies."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from probeline.files import MANIFEST, read_json
+
+SPLITS = ("train", "validation", "test")
+ROWS = {
+    "probe": "auroc",
+    "text, masked": "text_masked",
+    "text, whole input": "text_input",
+    "length": "length",
+    "shuffled labels": "shuffled",
+}
+LOSSES = ("duplicates", "quarantined", "aborted")
+WIDTH = 96
+
+
+def probe_summary(directory: Path) -> str:
+    """A few aligned lines on one probe, from its manifest alone.
+
+    Args:
+        directory: a probe made by `train_probe`.
+    """
+    facts = read_json(directory / MANIFEST)
+    headline = facts["headline"]
+    layers = " ".join(map(str, facts["layers"]))
+    lines = [
+        f"{facts['concept']}: method {facts['method']}, layer{'s' * (len(facts['layers']) > 1)} {layers}, "
+        f"model {facts['model']}",
+        f"  {'':<12}{'games':>8}{'samples':>10}{'positive':>10}{'negative':>10}",
+    ]
+    for split in SPLITS:
+        counts = facts["splits"][split]
+        lines.append(
+            f"  {split:<12}{counts['num_games']:>8,}{counts['num_interactions']:>10,}"
+            f"{counts['num_positive']:>10,}{counts['num_negative']:>10,}"
+        )
+    lines += _left_out(facts)
+    lines.append("  AUROC on the test games (95 % interval, bootstrap over games)")
+    lines += [f"    {title:<20}{_estimate(headline[key])}" for title, key in ROWS.items()]
+    difference = headline["difference_to_text"]
+    lines.append(f"    {'probe - better text':<20}{_estimate(difference, signed=True)}")
+    lines += textwrap.wrap(headline["verdict"], WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines.append(f"  {directory}")
+    return "\n".join(lines)
+
+
+def _left_out(facts: dict[str, Any]) -> list[str]:
+    """What the numbers above do not contain: nothing is lost without a word."""
+    games = [f"{facts['quality'][name]:,} {name}" for name in LOSSES if facts["quality"].get(name)]
+    samples = [f"{number:,} {reason}" for reason, number in facts["samples"]["excluded"].items()]
+    if facts["samples"]["beyond_max_samples"]:
+        samples.append(f"{facts['samples']['beyond_max_samples']:,} beyond max_samples")
+    lines = []
+    if games:
+        lines.append(f"  games of the corpus: {', '.join(games)}")
+    if samples:
+        lines.append(f"  samples left out: {', '.join(samples)}")
+    return lines
+
+
+def _estimate(estimate: dict[str, Any], signed: bool = False) -> str:
+    form = "+.3f" if signed else ".3f"
+    value = f"{estimate['value']:{form}}".rjust(6)
+    if estimate["low"] is None:
+        return f"{value}  (no interval: {estimate['reason']})"
+    return f"{value}  ({estimate['low']:{form}} to {estimate['high']:{form}})"

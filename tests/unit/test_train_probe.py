@@ -1,0 +1,412 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from probeline import schema
+from probeline.digests import split_of
+from probeline.errors import ProbelineError
+from probeline.files import write_json, write_json_lines, write_manifest, write_parquet
+from probeline.probes import train
+from probeline.probes.detector import load_detector
+from probeline.probes.summary import probe_summary
+from probeline.probes.train import train_probe
+
+LAYERS = [1, 2, 3]
+SPEC = {"concept": "trust", "method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
+FRACTIONS = {"train": 0.5, "validation": 0.25, "test": 0.25}
+
+
+def make_corpus(
+    root,
+    games=40,
+    per_game=12,
+    width=16,
+    strength=1.5,
+    positive_rate=0.5,
+    shards=2,
+    told_by_text=False,
+    excluded=(),
+    seed=0,
+    edit=None,
+):
+    """Shards of dialogues and activations; every sample's numbers follow from its own game alone.
+
+    Args:
+        root: where to write.
+        strength: distance of a class from the origin along a planted direction, in noise deviations.
+        told_by_text: whether a word of the masked text is the label.
+        excluded: events without activations in every game.
+        edit: may change (sample, values [layers, width]) before they are written.
+    """
+    direction = np.random.default_rng(99).normal(size=(len(LAYERS), width))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    dialogues, activations = [], []
+    for shard in range(shards):
+        samples, sequences, index, tensors, left_out = [], [], [], [], []
+        for number in sorted(range(games), key=lambda number: f"lab/game{number}"):
+            if number % shards != shard:
+                continue
+            game = f"lab/game{number}"
+            random = np.random.default_rng([seed, number])
+            messages = [{"role": "system", "content": f"You are Player{number % 7}. Trust no one."}]
+            for event in range(per_game):
+                label = int(random.random() < positive_rate)
+                words = " ".join(random.choice(["I", "vote", "for", "the", "quiet", "one", "again"], 6))
+                text = f"{words} {'ally' if label else 'foe'}" if told_by_text else words
+                messages.append({"role": "assistant", "content": f"I say: {text}."})
+                sample = {
+                    "sample": f"{game}#{event}",
+                    "sequence": f"{game}#public",
+                    "game": game,
+                    "content": f"content-{number}",
+                    "experiment": "lab",
+                    "split": split_of(f"content-{number}", FRACTIONS, 0),
+                    "label": label,
+                    "type": "reply" if event % 3 == 0 else "day_vote",
+                    "turn": 1,
+                    "event": event,
+                    "actor": "Player1",
+                    "actor_role": "werewolf",
+                    "target": None if event % 3 == 0 else "Player2",
+                    "same_team": None if event % 3 == 0 else bool(label),
+                    "message": event + 1,
+                    "start": 7,
+                    "end": 7 + len(text),
+                    "text": text,
+                    "logged_score": None,
+                }
+                values = random.normal(size=(len(LAYERS), width)) + strength * (2 * label - 1) * direction
+                if edit:
+                    edit(sample, values)
+                samples.append(sample)
+                if event in excluded:
+                    left_out.append({"sample": sample["sample"], "reason": "too long"})
+                    continue
+                index.append({"sample": sample["sample"], "game": game, "tokens": 4, "position": 9})
+                tensors.append(values)
+            sequences.append({"sequence": f"{game}#public", "game": game, "messages": messages})
+        folder = root / "dialogues" / f"shard-{shard}"
+        write_parquet(folder / "samples.parquet", schema.make_table(samples, schema.SAMPLES))
+        write_parquet(folder / "sequences.parquet", schema.make_table(sequences, schema.SEQUENCES))
+        write_manifest(folder, "dialogues", {"concept": "trust"})
+        dialogues.append(folder)
+        folder = root / "activations" / f"shard-{shard}"
+        write_parquet(folder / "index.parquet", schema.make_table(index, schema.ACTIVATION_INDEX))
+        stacked = np.array(tensors, dtype=np.float32).reshape(-1, len(LAYERS), width)
+        save_file({"mean": stacked}, folder / "activations.safetensors")
+        write_json_lines(folder / "excluded.jsonl", left_out)
+        facts = {"model": "tiny", "layers": LAYERS, "hidden_size": width, "dtype": "float32"}
+        write_manifest(folder, "activations", {**facts, "store_dtype": "float32", "samples": len(index)})
+        activations.append(folder)
+    quality = root / "quality.json"
+    write_json(quality, {"games": games, "duplicates": 2, "quarantined": 1, "aborted": 0, "notes": ["x"]})
+    return activations, dialogues, quality
+
+
+def read(output, name="metrics.json"):
+    return json.loads((output / name).read_bytes())
+
+
+def files_of(output):
+    return {path.name: path.read_bytes() for path in sorted(output.iterdir())}
+
+
+@pytest.mark.parametrize("method", ["lr", "mms", "cmms", "lat", "mlp"])
+@pytest.mark.parametrize("layers", [[2], [1, 2, 3]])
+def test_planted_signal_is_found_on_unseen_games(tmp_path, method, layers):
+    corpus = make_corpus(tmp_path, games=80, strength=2.5)
+    train_probe(*corpus, tmp_path / "probe", SPEC | {"method": method, "layers": layers})
+    test = read(tmp_path / "probe")["test"]
+    assert test["metrics"]["auroc"]["value"] >= 0.95
+    assert test["metrics"]["auroc"]["low"] > 0.9
+    assert test["metrics"]["accuracy"]["value"] > 0.85
+    assert test["metrics"]["ece"]["value"] < 0.15
+    assert test["baselines"]["shuffled"]["auroc"]["value"] < 0.75
+    assert len(test["baselines"]["shuffled"]["repetitions"]) == 5
+    assert "beats the text on unseen games" in read(tmp_path / "probe")["verdict"]
+
+
+def test_pure_noise_stays_at_chance_and_the_verdict_says_so(tmp_path):
+    corpus = make_corpus(tmp_path, games=80, strength=0)
+    train_probe(*corpus, tmp_path / "probe", SPEC)
+    result = read(tmp_path / "probe")
+    estimate = result["test"]["metrics"]["auroc"]
+    assert estimate["low"] < 0.5 < estimate["high"]
+    assert result["train"]["auroc"] > 0.6  # what a report on the training games would have claimed
+    assert "cannot be told from chance" in result["verdict"]
+
+
+def test_a_label_told_by_the_text_is_the_texts_merit(tmp_path):
+    corpus = make_corpus(tmp_path, strength=1, told_by_text=True)
+    train_probe(*corpus, tmp_path / "probe", SPEC)
+    result = read(tmp_path / "probe")
+    for baseline in ("text_masked", "text_input"):
+        assert result["test"]["baselines"][baseline]["auroc"]["value"] > 0.99
+    assert result["test"]["baselines"]["length"]["auroc"]["value"] > 0.9  # "ally" is longer than "foe"
+    assert result["test"]["difference_to_text"]["high"] < 0
+    assert result["verdict"].startswith("The text does better than the probe")
+
+
+def test_counts_by_hand(tmp_path):
+    corpus = make_corpus(tmp_path, games=40, per_game=6, excluded=[5], shards=3)
+    train_probe(*corpus, tmp_path / "probe", SPEC)
+    result, manifest = read(tmp_path / "probe"), read(tmp_path / "probe", "manifest.json")
+    samples = [row for shard in corpus[1] for row in pq.read_table(shard / "samples.parquet").to_pylist()]
+    used = [row for row in samples if row["event"] != 5]
+    scores = pq.read_table(tmp_path / "probe" / "scores.parquet").to_pylist()
+    assert {row["sample"]: row["label"] for row in scores} == {row["sample"]: row["label"] for row in used}
+    for split in ("train", "validation", "test"):
+        rows = [row for row in scores if row["split"] == split]
+        positive = [row["score"] for row in rows if row["label"] == 1]
+        negative = [row["score"] for row in rows if row["label"] == 0]
+        assert result[split]["num_games"] == len({row["game"] for row in rows})
+        assert result[split]["num_interactions"] == len(rows)
+        assert result[split]["num_positive"] == len(positive)
+        assert result[split]["num_negative"] == len(negative)
+        assert result[split]["positive_mean_score"] == pytest.approx(np.mean(positive))
+        assert result[split]["separation"] == pytest.approx(np.mean(positive) - np.mean(negative))
+    assert result["samples"] == {"used": 200, "excluded": {"too long": 40}, "beyond_max_samples": 0}
+    votes = [row for row in used if row["type"] == "day_vote"]
+    assert result["by_type"][0] == {
+        "type": "day_vote",
+        "actor_role": "werewolf",
+        "interactions": len(votes),
+        "positive": sum(row["label"] for row in votes),
+        "with_target": len(votes),
+        "same_team": sum(row["label"] for row in votes),
+        "different_team": len(votes) - sum(row["label"] for row in votes),
+    }
+    assert manifest["kind"] == "probe"
+    assert manifest["quality"] == {"games": 40, "duplicates": 2, "quarantined": 1, "aborted": 0}
+    assert manifest["hidden_size"] == 16
+    assert manifest["layers"] == [2]
+    assert manifest["headline"]["verdict"] == result["verdict"]
+    assert set(manifest["files"]) == {"detector.pt", "metrics.json", "scores.parquet"}
+
+
+def test_scores_are_those_of_the_saved_detector(tmp_path):
+    corpus = make_corpus(tmp_path, shards=1)
+    train_probe(*corpus, tmp_path / "probe", SPEC | {"layers": [1, 3]})
+    from safetensors.numpy import load_file
+
+    values = load_file(corpus[0][0] / "activations.safetensors")["mean"][:, [0, 2]]
+    samples = pq.read_table(corpus[0][0] / "index.parquet")["sample"].to_pylist()
+    detector = load_detector(tmp_path / "probe")
+    scores = dict(zip(samples, detector.scores(values), strict=True))
+    rows = pq.read_table(tmp_path / "probe" / "scores.parquet").to_pylist()
+    assert [row["score"] for row in rows] == pytest.approx([scores[row["sample"]] for row in rows])
+    probabilities = detector.probability(np.array([row["score"] for row in rows]))
+    assert [row["probability"] for row in rows] == pytest.approx(list(probabilities))
+
+
+@pytest.mark.parametrize("method", ["lr", "lat", "mlp"])
+def test_nothing_is_fitted_on_test_games(tmp_path, method):
+    def spoil(sample, values):
+        if sample["split"] == "test":
+            values += 1000
+            sample["label"] = int(sample["event"] % 2)
+            sample["text"] = "spoilt " * sample["event"]
+
+    spec = SPEC | {"method": method}
+    train_probe(*make_corpus(tmp_path / "a"), tmp_path / "a" / "probe", spec)
+    train_probe(*make_corpus(tmp_path / "b", edit=spoil), tmp_path / "b" / "probe", spec)
+    original, spoilt = tmp_path / "a" / "probe", tmp_path / "b" / "probe"
+    assert (original / "detector.pt").read_bytes() == (spoilt / "detector.pt").read_bytes()
+    assert read(original)["train"] == read(spoilt)["train"]
+    assert read(original)["test"] != read(spoilt)["test"]
+
+
+def test_validation_games_set_the_threshold_but_not_the_direction(tmp_path):
+    def shift(sample, values):
+        if sample["split"] == "validation":
+            values += 1
+
+    for name, edit in (("a", None), ("b", shift)):
+        train_probe(*make_corpus(tmp_path / name, edit=edit), tmp_path / name / "probe", SPEC)
+    first, second = (load_detector(tmp_path / name / "probe") for name in "ab")
+    assert np.array_equal(first.heads[0].direction, second.heads[0].direction)
+    assert np.array_equal(first.scaler_mean, second.scaler_mean)
+    assert first.threshold != second.threshold
+    assert first.intercept != second.intercept
+
+
+@pytest.mark.parametrize("method", ["lr", "mms", "cmms", "lat", "mlp"])
+def test_same_bytes_again_and_in_other_shards(tmp_path, method):
+    spec = SPEC | {"method": method}
+    for name, shards in (("a", 2), ("b", 2), ("c", 5)):
+        train_probe(*make_corpus(tmp_path / name, shards=shards), tmp_path / name / "probe", spec)
+    assert files_of(tmp_path / "a" / "probe") == files_of(tmp_path / "b" / "probe")
+    assert files_of(tmp_path / "a" / "probe") == files_of(tmp_path / "c" / "probe")
+
+
+def test_same_bytes_at_any_thread_count(tmp_path):
+    corpus = make_corpus(tmp_path, games=60, per_game=20, width=256)
+    code = (
+        "import sys, json; from pathlib import Path; from probeline.probes.train import train_probe;"
+        "a, d, q, o, s = json.loads(sys.argv[1]);"
+        "train_probe([Path(x) for x in a], [Path(x) for x in d], Path(q), Path(o), s)"
+    )
+    for threads in ("1", "4"):
+        output = tmp_path / threads
+        arguments = [list(map(str, corpus[0])), list(map(str, corpus[1])), str(corpus[2]), str(output), SPEC]
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(names, threads)
+        subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], env=environment, check=True)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "4")
+
+
+def test_seed_draws_other_resamples(tmp_path):
+    corpus = make_corpus(tmp_path)
+    for seed in (0, 1):
+        train_probe(*corpus, tmp_path / str(seed), SPEC | {"seed": seed})
+    first, second = (read(tmp_path / str(seed))["test"]["metrics"]["auroc"] for seed in (0, 1))
+    assert first["value"] == second["value"]
+    assert first["low"] != second["low"]
+
+
+def test_5_percent_positives(tmp_path):
+    corpus = make_corpus(tmp_path, games=120, positive_rate=0.05, strength=2.5)
+    train_probe(*corpus, tmp_path / "probe", SPEC)
+    test = read(tmp_path / "probe")["test"]
+    assert test["num_positive"] < 0.1 * test["num_negative"]
+    assert test["metrics"]["auroc"]["value"] > 0.9
+    assert test["metrics"]["auprc"]["value"] > 0.5
+    assert test["metrics"]["brier"]["value"] < 0.1  # probabilities are calibrated to the true base rate
+
+
+def test_one_class_is_refused_with_counts_and_nothing_is_written(tmp_path):
+    def all_negative_in_test(sample, values):
+        if sample["split"] == "test":
+            sample["label"] = 0
+
+    corpus = make_corpus(tmp_path, edit=all_negative_in_test, excluded=[0])
+    with pytest.raises(ProbelineError) as caught:
+        train_probe(*corpus, tmp_path / "probe", SPEC)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "Not enough data for trust: no positive sample in test."
+    games = {split_of(f"content-{number}", FRACTIONS, 0): 0 for number in range(40)}
+    for number in range(40):
+        games[split_of(f"content-{number}", FRACTIONS, 0)] += 1
+    assert lines[4].split() == ["test", str(games["test"]), "0", str(games["test"] * 11)]
+    assert lines[5] == "  left out before (too long): 40"
+    assert "Add games" in lines[-1]
+    assert [path.name for path in tmp_path.iterdir() if "probe" in path.name] == []
+
+
+def test_too_few_training_samples_are_refused(tmp_path):
+    with pytest.raises(ProbelineError, match=r"240 training samples, at least 1000 are needed|training samples, at"):
+        train_probe(*make_corpus(tmp_path), tmp_path / "probe", SPEC | {"min_samples": 1000})
+
+
+def test_empty_shards_and_no_samples_at_all(tmp_path):
+    with pytest.raises(ProbelineError, match=r"Not enough data for trust: 0 training samples.*no positive and no neg"):
+        train_probe(*make_corpus(tmp_path, games=0), tmp_path / "probe", SPEC)
+    corpus = make_corpus(tmp_path / "more", games=40, shards=60)  # 20 of them empty
+    train_probe(*corpus, tmp_path / "probe", SPEC)
+    assert read(tmp_path / "probe")["samples"]["used"] == 480
+
+
+def test_bad_numbers_name_sample_and_layer(tmp_path):
+    def spoil(sample, values):
+        if sample["sample"] == "lab/game7#3":
+            values[2, 5] = np.inf
+
+    corpus = make_corpus(tmp_path, edit=spoil)
+    with pytest.raises(ProbelineError, match=r"1 samples .* sample lab/game7#3, layer 3"):
+        train_probe(*corpus, tmp_path / "probe", SPEC | {"layers": [2, 3]})
+    train_probe(*corpus, tmp_path / "probe", SPEC)  # layer 2 is whole
+
+
+def test_activations_of_other_dialogues_are_refused(tmp_path):
+    old, new = make_corpus(tmp_path / "a", games=40), make_corpus(tmp_path / "b", games=41)
+    with pytest.raises(ProbelineError, match=r"not of these dialogues: 12 samples .* lab/game40#0"):
+        train_probe(old[0], new[1], new[2], tmp_path / "probe", SPEC)
+
+
+def test_a_game_in_two_splits_is_refused(tmp_path):
+    def leak(sample, values):
+        if sample["sample"] == "lab/game7#3":
+            sample["split"] = "test" if sample["split"] == "train" else "train"
+
+    with pytest.raises(ProbelineError, match="Game lab/game7 is in the splits"):
+        train_probe(*make_corpus(tmp_path, edit=leak), tmp_path / "probe", SPEC)
+
+
+def test_another_model_is_refused(tmp_path):
+    with pytest.raises(ProbelineError, match="activations of the model tiny, but the probe is for huge"):
+        train_probe(*make_corpus(tmp_path), tmp_path / "probe", SPEC | {"model": "huge"})
+
+
+def test_unknown_names_get_near_misses(tmp_path):
+    corpus = make_corpus(tmp_path)
+    with pytest.raises(ProbelineError, match="Did you mean lr"):
+        train_probe(*corpus, tmp_path / "probe", SPEC | {"method": "lrr"})
+    with pytest.raises(ProbelineError, match="Did you mean bootstrap"):
+        train_probe(*corpus, tmp_path / "probe", SPEC | {"bootstraps": 3})
+    with pytest.raises(ProbelineError, match="no setting 'regularization'"):
+        train_probe(*corpus, tmp_path / "probe", SPEC | {"method": "mms", "regularization": 3})
+
+
+def test_max_samples_keeps_the_shares_of_splits_and_classes(tmp_path):
+    corpus = make_corpus(tmp_path, games=100, positive_rate=0.2)
+    for name, most in (("all", None), ("some", 300), ("again", 300)):
+        train_probe(*corpus, tmp_path / name, SPEC | {"max_samples": most})
+    whole, part = read(tmp_path / "all"), read(tmp_path / "some")
+    assert 290 <= part["samples"]["used"] <= 300
+    assert part["samples"]["used"] + part["samples"]["beyond_max_samples"] == 1200
+    for split in ("train", "validation", "test"):
+        for count in ("num_positive", "num_negative"):
+            assert part[split][count] == whole[split][count] // 4
+    assert files_of(tmp_path / "some") == files_of(tmp_path / "again")
+
+
+def test_too_little_memory_comes_with_advice(tmp_path, monkeypatch):
+    def exhausted(*arguments):
+        raise MemoryError("Unable to allocate 3 TiB")
+
+    monkeypatch.setattr(train, "fit_calibrated", exhausted)
+    with pytest.raises(ProbelineError, match=r"Not enough memory .* 3 TiB.* Name fewer layers"):
+        train_probe(*make_corpus(tmp_path), tmp_path / "probe", SPEC)
+    assert not (tmp_path / "probe").exists()
+
+
+def test_small_test_sides_get_a_caution(tmp_path):
+    for games, cautious in ((16, True), (100, False)):
+        folder = tmp_path / str(games)
+        train_probe(*make_corpus(folder, games=games), folder / "probe", SPEC)
+        assert ("Caution: the test side is small" in read(folder / "probe")["verdict"]) is cautious
+
+
+def test_summary_shows_the_numbers_of_the_files(tmp_path):
+    corpus = make_corpus(tmp_path, excluded=[1])
+    train_probe(*corpus, tmp_path / "probe", SPEC | {"layers": [1, 2]})
+    result = read(tmp_path / "probe")
+    lines = probe_summary(tmp_path / "probe").splitlines()
+    assert lines[0] == "trust: method lr, layers 1 2, model tiny"
+    keys = ("num_games", "num_interactions", "num_positive", "num_negative")
+    for line, split in zip(lines[2:5], ("train", "validation", "test"), strict=True):
+        assert line.split() == [split, *(str(result[split][key]) for key in keys)]
+    text = "\n".join(lines)
+    assert "2 duplicates, 1 quarantined" in text
+    assert "40 too long" in text
+    auroc = result["test"]["metrics"]["auroc"]
+    assert f"probe                {auroc['value']:.3f}  ({auroc['low']:.3f} to {auroc['high']:.3f})" in text
+    assert f"{result['test']['baselines']['text_masked']['auroc']['value']:.3f}" in text
+    assert result["verdict"] in " ".join(text.split())
+    assert lines[-1].strip() == str(tmp_path / "probe")
+    assert max(map(len, lines[:-1])) <= 100
+
+
+def test_summary_starts_without_heavy_libraries():
+    code = (
+        "import sys, probeline.probes.summary;"
+        "print(sorted({'numpy', 'torch', 'sklearn', 'pyarrow'} & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

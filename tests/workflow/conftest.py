@@ -1,0 +1,137 @@
+"""The workflow as a user runs it: a copy of the repository, real commands, real files."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from probeline.logs.simulate_werewolf import simulate_games
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = "tests/config/tiny.yaml"
+PROBE = "results/probes/collusion_mms_l2"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A working copy in which commands run as a user types them."""
+
+    folder: Path
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        # The copy's own library, not the one that the environment was installed from.
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "scripts"), "COLUMNS": "120"}
+        return subprocess.run(
+            words,
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def snakemake(self, *words: str, config: tuple[str, ...] = (TINY,)) -> subprocess.CompletedProcess[str]:
+        base = (sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/config.yaml")
+        return self.command(*base, *config, "--", *words) if words else self.command(*base, *config)
+
+    def run(self, *targets: str, config: tuple[str, ...] = (TINY,)) -> str:
+        """Run to success; the output."""
+        done = self.snakemake(*targets, config=config)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def refused(self, *targets: str, config: tuple[str, ...] = (TINY,)) -> str:
+        """Run to a failure that is said in words; the output."""
+        done = self.snakemake(*targets, config=config)
+        assert done.returncode != 0, done.stdout
+        assert "Traceback" not in done.stdout, done.stdout
+        return done.stdout
+
+    def planned(self, *targets: str, config: tuple[str, ...] = (TINY,)) -> Counter[str]:
+        """Rule → number of jobs that a run would execute now."""
+        done = self.command(
+            *(sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2"),
+            *("--configfile", "config/config.yaml", *config, "--", *targets),
+        )
+        assert done.returncode == 0, done.stdout
+        table = done.stdout.partition("Job stats:")[2].partition("\n\n")[0]
+        jobs = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+        jobs.pop("total", None)
+        if not jobs:
+            assert "Nothing to be done" in done.stdout, done.stdout
+        return Counter(jobs)
+
+    def write(self, path: str, text: str) -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(text)
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        text = (self.folder / path).read_text()
+        assert old in text, f"{path} no longer holds {old!r}"
+        (self.folder / path).write_text(text.replace(old, new))
+
+    def copy(self, folder: Path) -> "Project":
+        """The same project elsewhere, with its results, metadata and times."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+
+def fresh_project(folder: Path) -> Project:
+    """A copy of the repository as a clone would have it: sources only."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("Snakefile", "README.md", "pyproject.toml", "constraints.txt"):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, folder / name)
+    for name in ("rules", "scripts", "config", "profiles", "tests/config"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
+    return Project(folder)
+
+
+def artifacts(folder: Path) -> dict[str, bytes]:
+    """Every file that a run made, by its path."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for top in ("results", "data/processed", "data/simulated", "data/models")
+        for file in sorted((folder / top).rglob("*"))
+        if file.is_file() and file.name != ".snakemake_timestamp"
+    }
+
+
+OWN_LOGS = """\
+corpora:
+  werewolf:
+    root: data/raw/games
+"""
+
+
+@pytest.fixture(scope="session")
+def simulated_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run of everything that the tiny config names, on simulated logs. Not to be edited."""
+    project = fresh_project(tmp_path_factory.mktemp("simulated") / "project")
+    project.run()
+    return project
+
+
+@pytest.fixture(scope="session")
+def own_logs_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run on a user's own root of 24 games. Not to be edited: copy it."""
+    project = fresh_project(tmp_path_factory.mktemp("own") / "project")
+    project.write("own.yaml", OWN_LOGS)
+    simulate_games(7, range(24), project.folder / "data/raw/games")
+    (project.folder / "data/raw/games/manifest.json").unlink()
+    project.run(PROBE, config=(TINY, "own.yaml"))
+    return project
+
+
+@pytest.fixture
+def own_logs(own_logs_run: Project, tmp_path: Path) -> Iterator[Project]:
+    """A finished run on a user's own root, to be edited."""
+    yield own_logs_run.copy(tmp_path / "project")
+    shutil.rmtree(tmp_path / "project")

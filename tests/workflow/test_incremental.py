@@ -1,0 +1,166 @@
+"""Edit → jobs: what an edit affects is rerun, and nothing else."""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import PROBE, TINY, Project, artifacts, fresh_project
+
+pytestmark = pytest.mark.workflow
+
+OWN = (TINY, "own.yaml")
+# From the reading of one shard to the probe.
+ONE_SHARD = Counter(
+    ingest_werewolf=1, collect_corpus=1, build_dialogues=1, extract_activations=1, train_probe=1
+)
+TRAINING = Counter(train_probe=1)
+
+
+def first_game(project: Project) -> Path:
+    return sorted((project.folder / "data/raw/games").rglob("game_stats.json"))[0]
+
+
+def changed_game(project: Project) -> None:
+    file = first_game(project)
+    text = file.read_text()
+    assert '"winner"' in text
+    file.write_text(text.replace('"survived":true', '"survived":false', 1).replace("I ", "I really ", 1))
+
+
+def test_nothing_edited_nothing_done(own_logs_run: Project) -> None:
+    assert own_logs_run.planned(PROBE, config=OWN) == Counter()
+
+
+def test_a_touched_log_reruns_nothing(own_logs: Project) -> None:
+    os.utime(first_game(own_logs))
+    assert own_logs.planned(PROBE, config=OWN) == Counter()
+
+
+def test_a_changed_log_reruns_its_shard_and_what_follows(own_logs: Project) -> None:
+    changed_game(own_logs)
+    assert own_logs.planned(PROBE, config=OWN) == ONE_SHARD
+
+
+def test_an_added_log_reruns_its_shard_and_what_follows(own_logs: Project) -> None:
+    game = first_game(own_logs).parent
+    shutil.copytree(game, game.parent / "game9999")
+    stats = game.parent / "game9999" / "game_stats.json"
+    stats.write_text(stats.read_text().replace('"game_id":', '"game_id":9999', 1))
+    assert own_logs.planned(PROBE, config=OWN) == ONE_SHARD
+
+
+def test_a_removed_log_reruns_its_shard_and_what_follows(own_logs: Project) -> None:
+    shutil.rmtree(first_game(own_logs).parent)
+    assert own_logs.planned(PROBE, config=OWN) == ONE_SHARD
+
+
+def test_another_method_trains_only(own_logs_run: Project) -> None:
+    assert own_logs_run.planned("results/probes/collusion_lr_l2", config=OWN) == TRAINING
+
+
+def test_another_setting_of_the_method_trains_only(own_logs: Project) -> None:
+    own_logs.write("method.yaml", "evaluation: {bootstrap: 300}")
+    assert own_logs.planned(PROBE, config=(*OWN, "method.yaml")) == TRAINING
+
+
+def test_another_layer_of_those_extracted_trains_only(own_logs_run: Project) -> None:
+    assert own_logs_run.planned("results/probes/collusion_mms_l1_3", config=OWN) == TRAINING
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "methods: {lr: {regularization: 50}}",
+        "corpora: {werewolf: {simulated_games: 70}}",
+        "targets: {probes: []}",
+        "probes: {claims_seer: {corpus: werewolf, events: [statement], label: 'mentions(text, \"seer\")', "
+        "context: none, mask: action}}",
+        "models: {other: {hub: some/model, revision: main}}",
+    ],
+)
+def test_an_unrelated_key_reruns_nothing(own_logs: Project, key: str) -> None:
+    own_logs.write("unrelated.yaml", key)
+    assert own_logs.planned(PROBE, config=(*OWN, "unrelated.yaml")) == Counter()
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["scripts/train_probe.py", "scripts/probeline/probes/train.py", "scripts/probeline/files.py"],
+)
+def test_a_comment_or_a_new_mtime_of_code_reruns_nothing(own_logs: Project, script: str) -> None:
+    file = own_logs.folder / script
+    file.write_text(file.read_text() + "\n# A thought.\n")
+    assert own_logs.planned(PROBE, config=OWN) == Counter()
+
+
+EVERY_RULE = Counter(
+    fetch_model=1,
+    ingest_werewolf=3,
+    collect_corpus=1,
+    build_dialogues=3,
+    extract_activations=3,
+    train_probe=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "jobs"),
+    [
+        ("probes/train.py", TRAINING),
+        ("activations/engine.py", Counter(extract_activations=3, train_probe=1)),
+        ("datasets/contexts.py", Counter(build_dialogues=3, extract_activations=3, train_probe=1)),
+        ("files.py", EVERY_RULE),
+        ("logs/simulate_werewolf.py", Counter()),
+        ("lineage/code.py", Counter()),
+        ("cli.py", Counter()),
+    ],
+)
+def test_a_library_function_reruns_the_rules_that_import_it(
+    own_logs: Project, module: str, jobs: Counter[str]
+) -> None:
+    file = own_logs.folder / "scripts/probeline" / module
+    file.write_text(file.read_text() + "\n\ndef another_thought() -> int:\n    return 1\n")
+    assert own_logs.planned(PROBE, config=OWN) == jobs
+
+
+def test_swapped_values_of_two_settings_are_seen(own_logs: Project) -> None:
+    """Snakemake compares params as a set of values; one dict param per rule keeps their names."""
+    own_logs.write("a.yaml", "splits: {train: 0.5, validation: 0.2, test: 0.3}")
+    own_logs.write("b.yaml", "splits: {train: 0.5, validation: 0.3, test: 0.2}")
+    own_logs.run(PROBE, config=(*OWN, "a.yaml"))
+    assert own_logs.planned(PROBE, config=(*OWN, "b.yaml"))["train_probe"] == 1
+
+
+def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_path: Path) -> None:
+    changed_game(own_logs)
+    before = {
+        file: file.stat().st_mtime_ns
+        for file in (own_logs.folder / "results/activations").rglob("*.safetensors")
+    }
+    own_logs.run(PROBE, config=OWN)
+    rewritten = [file for file, mtime in before.items() if file.stat().st_mtime_ns != mtime]
+    assert len(rewritten) == 1
+
+    scratch = fresh_project(tmp_path / "scratch")
+    scratch.write("own.yaml", (own_logs.folder / "own.yaml").read_text())
+    shutil.copytree(own_logs.folder / "data/raw/games", scratch.folder / "data/raw/games")
+    scratch.run(PROBE, config=OWN)
+    made = artifacts(own_logs.folder)
+    assert any(path.endswith("detector.pt") for path in made)
+    assert artifacts(scratch.folder) == made
+
+
+def test_every_rule_with_a_script_carries_its_code_in_one_dict_param(own_logs_run: Project) -> None:
+    rules = "".join(file.read_text() for file in (own_logs_run.folder / "rules").glob("*.smk"))
+    blocks = [block for block in rules.split("\nrule ")[1:] if "script:" in block]
+    scripts = {path.stem for path in (own_logs_run.folder / "scripts").glob("*.py")}
+    common = (own_logs_run.folder / "rules/common.smk").read_text()
+    assert {block.partition(":")[0] for block in blocks} == scripts
+    for block in blocks:
+        name = block.partition(":")[0]
+        params = block.partition("params:")[2].partition("message:")[0].split()
+        assert params[0].startswith("spec=")
+        assert f'code_of("{name}")' in block + common

@@ -1,0 +1,124 @@
+"""From raw logs to a tested probe, as a user runs it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import TINY, Project, artifacts, fresh_project
+
+pytestmark = pytest.mark.workflow
+
+
+def metrics_of(project: Project, probe: str) -> dict:
+    return json.loads((project.folder / "results/probes" / probe / "metrics.json").read_text())
+
+
+def test_a_plain_run_makes_what_the_config_names(simulated_run: Project) -> None:
+    for probe in ("trust_lr_l2", "collusion_mms_l1_2"):
+        made = {file.name for file in (simulated_run.folder / "results/probes" / probe).iterdir()}
+        assert {"detector.pt", "metrics.json", "scores.parquet", "manifest.json"} <= made
+
+
+def test_the_second_run_has_nothing_to_do(simulated_run: Project) -> None:
+    assert "Nothing to be done" in simulated_run.run()
+
+
+def test_metrics_are_of_games_never_seen_beside_what_the_text_gives_away(simulated_run: Project) -> None:
+    import pyarrow.parquet as pq
+
+    metrics = metrics_of(simulated_run, "collusion_mms_l1_2")
+    low, high = metrics["test"]["auroc"]["interval"]
+    assert 0 <= low <= metrics["test"]["auroc"]["value"] <= high <= 1
+    assert {"text_masked", "text_input", "length", "shuffled"} <= metrics["baselines"].keys()
+    assert metrics["verdict"]
+    scores = pq.read_table(
+        simulated_run.folder / "results/probes/collusion_mms_l1_2/scores.parquet"
+    ).to_pylist()
+    games = {split: {row["game"] for row in scores if row["split"] == split} for split in ("train", "test")}
+    assert games["train"]
+    assert games["test"]
+    assert not games["train"] & games["test"]
+
+
+def test_the_counts_of_every_stage_add_up(simulated_run: Project) -> None:
+    folder = simulated_run.folder
+    quality = json.loads((folder / "data/processed/werewolf/quality.json").read_text())
+    assert quality["files"] == 24
+    assert quality["files"] == quality["games"] + quality["duplicates"] + quality["quarantined"]
+    assert quality["prompts_recovered"] == quality["statements_with_log"] > 0
+    assert quality["tallies_matched"] == quality["tallies"] > 0
+    dialogues = [
+        json.loads(file.read_text())
+        for file in (folder / "data/processed/dialogues/collusion").glob("*/manifest.json")
+    ]
+    activations = [
+        json.loads(file.read_text())
+        for file in (folder / "results/activations/collusion").glob("*/manifest.json")
+    ]
+    samples = sum(manifest["samples"] for manifest in dialogues)
+    excluded = sum(sum(manifest["excluded"].values()) for manifest in activations)
+    assert samples == quality["statements"]
+    assert sum(manifest["samples"] for manifest in activations) + excluded == samples
+    metrics = metrics_of(simulated_run, "collusion_mms_l1_2")
+    used = sum(metrics[split]["num_interactions"] for split in ("train", "validation", "test"))
+    assert used == samples - excluded
+
+
+def test_the_last_lines_say_what_was_made(tmp_path: Path, simulated_run: Project) -> None:
+    project = simulated_run.copy(tmp_path / "project")
+    lines = project.run("results/probes/collusion_lr_l3")
+    summary = lines[lines.index("results/probes/collusion_lr_l3", lines.index("100%")) :]
+    metrics = metrics_of(project, "collusion_lr_l3")
+    assert f"{metrics['test']['auroc']['value']:.3f}" in summary
+    assert f"{metrics['baselines']['text_masked']['auroc']['value']:.3f}" in summary
+    assert str(metrics["test"]["num_positive"]) in summary
+
+
+def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(
+    simulated_run: Project, tmp_path: Path
+) -> None:
+    again = fresh_project(tmp_path / "again")
+    done = again.command(
+        *(sys.executable, "-m", "snakemake", "--cores", "1"),
+        *("--configfile", "config/config.yaml", TINY),
+    )
+    assert done.returncode == 0, done.stdout
+    assert artifacts(again.folder) == artifacts(simulated_run.folder)
+
+
+def test_no_artifact_holds_a_path_of_this_machine(simulated_run: Project) -> None:
+    for name, data in artifacts(simulated_run.folder).items():
+        assert str(simulated_run.folder).encode() not in data, name
+        assert str(Path.home()).encode() not in data, name
+
+
+def test_planning_a_run_imports_nothing_heavy(simulated_run: Project) -> None:
+    heavy = ("torch", "transformers", "sklearn", "pandas", "pyarrow", "scipy", "matplotlib")
+    done = simulated_run.command(
+        *(sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--cores", "1"),
+        *("--configfile", "config/config.yaml", TINY),
+    )
+    assert done.returncode == 0, done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stdout.splitlines() if "|" in line}
+    assert "probeline.config" in imported
+    assert not imported & set(heavy)
+
+
+def test_the_number_of_shards_changes_no_sample(simulated_run: Project, tmp_path: Path) -> None:
+    """Sums over shards and every activation stay, bit for bit, however the games are dealt."""
+    from probeline.activations.store import read_activations
+
+    other = simulated_run.copy(tmp_path / "other")
+    other.write("shards.yaml", "shards: 2")
+    other.run("results/probes/collusion_mms_l1_2", config=(TINY, "shards.yaml"))
+
+    def by_sample(project: Project, shards: int) -> dict[str, bytes]:
+        folders = sorted((project.folder / "results/activations/collusion").glob(f"*-of-{shards}"))
+        assert len(folders) == shards
+        read = read_activations(folders, [0, 1, 2, 3, 4])
+        return {sample: values.tobytes() for sample, values in zip(read.samples, read.values, strict=True)}
+
+    assert by_sample(other, 2) == by_sample(simulated_run, 3)
+    assert metrics_of(other, "collusion_mms_l1_2") == metrics_of(simulated_run, "collusion_mms_l1_2")

@@ -1,0 +1,57 @@
+"""Every command of the README works, as printed, on the embedded default."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import REPOSITORY, Project, fresh_project
+
+pytestmark = pytest.mark.workflow
+
+README = (REPOSITORY / "README.md").read_text()
+# Lines that a shell would run; installing is what CI has done before, and these tests are `make test`.
+COMMANDS = re.findall(r"^    ((?:make|source|snakemake|probeline) .*?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+def files_shown(text: str) -> dict[str, str]:
+    """Indented blocks that begin with `# name.yaml`: name → content."""
+    blocks = re.findall(r"^    # (\w+\.yaml)\n((?:(?:    .*)?\n)+?)(?=\n\S|\n    \w)", text, re.MULTILINE)
+    return {name: re.sub(r"^    ", "", body, flags=re.MULTILINE) for name, body in blocks}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone whose environment is installed."""
+    project = fresh_project(tmp_path_factory.mktemp("readme") / "project")
+    shutil.copy2(REPOSITORY / "Makefile", project.folder)
+    (project.folder / ".venv").symlink_to(REPOSITORY / ".venv")
+    return project
+
+
+def test_the_commands_of_the_readme_run_as_printed(clone: Project, tmp_path: Path) -> None:
+    from probeline.logs.simulate_werewolf import simulate_games
+
+    for name, content in files_shown(README).items():
+        clone.write(name, content)
+    simulate_games(3, range(40), clone.folder / "data/raw/my-games")
+    commands = [command for command in COMMANDS if command != "make test"]
+    assert "make probe" in commands
+    assert len(commands) == len(COMMANDS) - 1 >= 10
+    for command in commands:
+        line = command.replace("/tmp/trust", str(tmp_path / "trust"))
+        done = clone.command("bash", "-c", f"source .venv/bin/activate && {line}")
+        assert done.returncode == 0, f"$ {line}\n{done.stdout}"
+    assert (clone.folder / "results/probes/trust_lr_l22/metrics.json").exists()
+    assert (tmp_path / "trust/detector.pt").exists()
+
+
+def test_make_help_lists_every_target(clone: Project) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    listed = clone.command("make", "help").stdout
+    assert targets == set(re.findall(r"^  make ([a-z-]+)", listed, re.MULTILINE))
+
+
+def test_the_second_file_shown_is_the_first_of_its_name() -> None:
+    assert set(files_shown(README)) == {"mine.yaml", "seer.yaml"}
