@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,17 +144,21 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def write_manifest(directory: Path, kind: str, facts: Mapping[str, Any]) -> None:
+def write_manifest(
+    directory: Path, kind: str, facts: Mapping[str, Any], names: Sequence[str] | None = None
+) -> None:
     """Write `manifest.json`: what the artifact is, and size and digest of each of its files.
 
     Args:
         directory: the artifact, complete but for its manifest.
         kind: what it is (`dialogues`, `activations`, `probe`, …).
         facts: what the next stage or a person needs to know about it; JSON values only.
+        names: the artifact's files, where `directory` holds others too; by default all that it holds.
     """
+    paths = [directory / name for name in names] if names is not None else directory.rglob("*")
     files = {
         file.relative_to(directory).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-        for file in sorted(directory.rglob("*"))
+        for file in sorted(paths)
         if file.is_file() and file.name != MANIFEST
     }
     write_json(directory / MANIFEST, {"kind": kind, **facts, "files": files})

@@ -27,7 +27,16 @@ def test_round_trip_scores_the_same_bits(method, tmp_path):
     detector.save(tmp_path / DETECTOR)
     loaded = load_detector(tmp_path)
     assert loaded.scores(values).tobytes() == detector.scores(values).tobytes()
-    for name in ("method", "model", "layers", "hidden_size", "threshold", "slope", "intercept", "regularization"):
+    for name in (
+        "method",
+        "model",
+        "layers",
+        "hidden_size",
+        "threshold",
+        "slope",
+        "intercept",
+        "regularization",
+    ):
         assert getattr(loaded, name) == getattr(detector, name)
 
 
@@ -66,7 +75,8 @@ def test_another_process_reads_the_same_scores(tmp_path):
     detector.save(tmp_path / DETECTOR)
     np.save(tmp_path / "values.npy", values)
     code = (
-        "import sys, numpy as np; from pathlib import Path; from probeline.probes.detector import load_detector;"
+        "import sys, numpy as np; from pathlib import Path;"
+        "from probeline.probes.detector import load_detector;"
         "folder = Path(sys.argv[1]); scores = load_detector(folder).scores(np.load(folder / 'values.npy'));"
         "print(scores.tobytes().hex())"
     )
@@ -144,7 +154,7 @@ def test_refuses_a_file_with_code_without_running_it(tmp_path, zipped):
     if zipped:
         torch.save(content, tmp_path / DETECTOR)
     else:
-        (tmp_path / DETECTOR).write_bytes(pickle.dumps(content))
+        (tmp_path / DETECTOR).write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ProbelineError, match="no detector of tensors and plain values"):
         load_detector(tmp_path)
     assert not (tmp_path / "victim").exists()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probeline.datasets.contexts import check_wording, views_of
-from probeline.datasets.dialogues import build_dialogues
+from probeline.datasets.dialogues import Selector, build_dialogues
 from probeline.errors import ProbelineError
 from probeline.files import read_json, write_parquet
 from probeline.schema import EVENTS, GAMES, SAMPLES, SEQUENCES, make_table
@@ -208,6 +208,22 @@ def test_a_seer_learns_the_role_after_the_check_and_alone(tmp_path):
     assert not any("Dan is a werewolf" in text for text in others)
 
 
+def test_a_call_is_heard_when_it_is_answered(tmp_path):
+    unanswered = ("callout", 1, "Ann", "Eve", "Eve, a word?", {})
+    plot = [*PLOT[:7], unanswered, *PLOT[7:]]
+    events = make_events(plot=plot)
+    public, _, manifest = build(tmp_path / "public", {**EVERYTHING, "context": "public"}, events)
+    assert "a word" not in shown(public["one/game1#public"])
+    assert shown(public["one/game1#public"]).count("Dan, where were you?") == 1
+    assert manifest["counts"]["excluded"] == {"not public": 12}
+    private, _, _ = build(tmp_path / "private", {**EVERYTHING, "context": "private"}, events)
+    assert [name for name, chat in private.items() if "a word" in shown(chat)] == ["one/game1#private-Ann"]
+    asker = private["one/game1#private-Cleo"]
+    number = next(i for i, turn in enumerate(asker) if turn["content"] == "Dan, where were you?")
+    assert asker[number - 1]["content"].endswith("You call on Dan. What do you ask?")
+    assert asker[number + 1]["content"].startswith("Dan: At home.")
+
+
 def test_prompt_is_the_logged_call(tmp_path):
     events = prompted(make_events())
     sequences, samples, manifest = build(tmp_path, {**EVERYTHING, "context": "prompt"}, events)
@@ -267,9 +283,9 @@ def test_what_is_left_out_is_counted_by_reason_and_adds_up(tmp_path):
     _, samples, manifest = build(tmp_path, concept, events)
     counts = manifest["counts"]
     # Statements have no target, and a vote for nobody at the table has no team.
-    assert counts["excluded"] == {"filter": 3, "label undefined": 7, "not public": 6}
+    assert counts["excluded"] == {"filter": 3, "label undefined": 7, "not public": 7}
     assert counts["events"] == counts["samples"] + sum(counts["excluded"].values()) == 18
-    assert counts["samples"] == len(samples) == 2
+    assert counts["samples"] == len(samples) == 1
     _, _, manifest = build(tmp_path / "words", COLLUSION, events)
     assert manifest["counts"]["excluded"] == {"no words": 1}
 
@@ -442,27 +458,27 @@ EVENT = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(EVENT, max_size=10), st.sampled_from(["none", "public", "private"]), st.data())
-def test_spans_hold_exactly_the_words_and_roles_alternate(tmp_path_factory, plot, context, data):
+def test_spans_hold_exactly_the_words_and_roles_alternate(plot, context, data):
     masks = ["action", "prompt_last"] + ([] if context == "public" else ["reasoning", "generation"])
     mask = data.draw(st.sampled_from(masks))
     concept = {**EVERYTHING, "context": context, "mask": mask, "label": "turn == 1"}
     events = make_events(plot=plot)
-    sequences, samples, manifest = build(tmp_path_factory.mktemp("game"), concept, events)
-    assert len(samples) == manifest["counts"]["samples"]
-    for row in samples:
-        messages = sequences[row["sequence"]]
-        assert row["text"] == messages[row["message"]]["content"][row["start"] : row["end"]]
-        event = events[row["event"]]
-        words, reasoning = event["text"].strip(), (event["reasoning"] or "").strip()
-        wanted = {"action": words, "reasoning": reasoning, "generation": f"{reasoning}\n{words}"}
-        assert row["text"] == wanted.get(mask, row["text"].strip())
-    for messages in sequences.values():
-        roles = [message["role"] for message in messages]
+    labels, excluded = Selector("concept", concept).labels(events)
+    assert len(labels) + excluded.total() == sum(row["type"] in EVERYTHING["events"] for row in events)
+    views = views_of(context, mask, make_game(), events, labels, WORDING)
+    assert sorted(number for view in views for number in view.spans) == sorted(labels)
+    for view in views:
+        roles = [message["role"] for message in view.messages]
         assert roles[:2] == ["system", "user"]
         assert all(first != second for first, second in pairwise(roles))
-        assert all(message["content"] == message["content"].strip() != "" for message in messages)
+        assert all(message["content"] == message["content"].strip() != "" for message in view.messages)
+        for number, span in view.spans.items():
+            text = view.messages[span.message]["content"][span.start : span.end]
+            words, reasoning = events[number]["text"].strip(), (events[number]["reasoning"] or "").strip()
+            wanted = {"action": words, "reasoning": reasoning, "generation": f"{reasoning}\n{words}"}
+            assert text == wanted[mask] if mask in wanted else len(text.strip()) == 1
 
 
 @pytest.mark.parametrize(
@@ -495,6 +511,10 @@ def test_missing_wording_is_refused_by_key():
         check_wording({"plural": {}})
     with pytest.raises(ProbelineError, match="none"):
         check_wording({**WORDING, "none": "What do you say?"})
+    with pytest.raises(ProbelineError, match="sections"):
+        check_wording(None)
+    with pytest.raises(ProbelineError, match=r"plural\.seer"):
+        check_wording({**WORDING, "plural": {"seer": 2}})
 
 
 def test_other_wording_keeps_spans_exact():

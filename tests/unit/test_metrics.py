@@ -52,7 +52,9 @@ def test_weights_are_repetitions():
     times = np.random.default_rng(0).integers(0, 4, size=60)
     repeated = [np.repeat(array, times) for array in (labels, scores, probabilities)]
     for (name, metric), other in zip(
-        metrics_of(labels, scores, probabilities, 0.5).items(), metrics_of(*repeated, 0.5).values(), strict=True
+        metrics_of(labels, scores, probabilities, 0.5).items(),
+        metrics_of(*repeated, 0.5).values(),
+        strict=True,
     ):
         assert metric(times[None].astype(float))[0] == pytest.approx(point(other, times.sum())), name
 
@@ -72,7 +74,9 @@ def test_one_class_is_undefined_and_says_so():
 
 def test_one_game_has_no_interval():
     labels = np.array([0, 1], dtype=np.int8)
-    estimate = bootstrap_games(np.array(["a", "a"]), labels, 100, seed=0).estimate(Ranking(labels, SCORES[:2]).auroc)
+    estimate = bootstrap_games(np.array(["a", "a"]), labels, 100, seed=0).estimate(
+        Ranking(labels, SCORES[:2]).auroc
+    )
     assert estimate == {"value": 0.0, "low": None, "high": None, "reason": "an interval needs two games"}
 
 
@@ -110,14 +114,18 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         random = np.random.default_rng(seed)
         games = np.repeat(np.arange(40), 10)
         labels = (random.random(400) < 0.5).astype(np.int8)
-        estimate = bootstrap_games(games, labels, 300, seed).estimate(Ranking(labels, random.normal(size=400)).auroc)
+        estimate = bootstrap_games(games, labels, 300, seed).estimate(
+            Ranking(labels, random.normal(size=400)).auroc
+        )
         covered += estimate["low"] <= 0.5 <= estimate["high"]
     assert covered >= 52
 
 
 def test_blocks_do_not_change_the_values(monkeypatch):
     labels, scores = draws(3000, 0)
-    bootstrap = bootstrap_games(np.arange(3000) // 10, labels, 1500, seed=0)  # 4.5 million weights: two blocks
+    bootstrap = bootstrap_games(
+        np.arange(3000) // 10, labels, 1500, seed=0
+    )  # 4.5 million weights: two blocks
     ranking = Ranking(labels, scores)
     whole = ranking.auroc(bootstrap.counts[:, bootstrap.game])
     assert np.array_equal(bootstrap.values(ranking.auroc), whole)

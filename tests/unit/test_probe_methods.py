@@ -135,7 +135,9 @@ def test_constant_features_do_no_harm():
 def test_one_class_is_not_enough_data():
     values, labels = planted(50, 1)
     train, validation = scaled(values, np.ones_like(labels)), scaled(values, labels)
-    with pytest.raises(ProbelineError, match="Not enough data: the training samples are 50 positives and 0 neg"):
+    with pytest.raises(
+        ProbelineError, match="Not enough data: the training samples are 50 positives and 0 neg"
+    ):
         fit_head("mms", train, validation, {}, seed=0)
 
 

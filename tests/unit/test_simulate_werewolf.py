@@ -40,7 +40,9 @@ class Call:
 
 
 def calls_of(log: str) -> list[Call]:
-    calls = []
+    calls: list[Call] = []
+    if not log:
+        return calls
     parts = re.split(rf"\n{RULE}\n\[LLM Call for (Player\d+)\] \((\w+)\)\n{RULE}\n", log)
     assert parts[0] == ""
     for player, role, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
@@ -219,30 +221,33 @@ def test_day_votes_rebuild_every_tally_and_the_first_voted_wins(games):
     assert checked > 200
 
 
-def test_night_votes_agree_with_the_log_and_fall_on_the_living(games):
+def test_night_votes_are_recorded_and_explain_the_victim(games):
     checked = 0
     for game in games:
         roles = roles_of(game)
         alive = set(roles)
-        votes = [
-            (call.player, call.action)
-            for call in (calls_of(game.log) if game.log else [])
-            if call.phase == "NIGHT" and call.role == "werewolf" and call.responses
-        ]
+        cast = [call for call in calls_of(game.log or "") if call.phase == "NIGHT" and call.responses]
         for entry in game.stats["history"]:
             data = entry["data"]
             if entry["type"] == "night_kill":
-                assert roles[data["victim"]] != "werewolf"
-                for wolf, target in data.get("werewolf_votes", {}).items():
-                    assert roles[wolf] == "werewolf"
-                    assert {wolf, target} <= alive
-                    assert wolf != target
-                    assert game.log is None or (wolf, target) in votes
+                wolves = {name for name in alive if roles[name] == "werewolf"}
+                votes = data.get("werewolf_votes", {})
+                assert votes.keys() in (set(), wolves)
+                if game.log is not None:
+                    calls = [cast.pop(0) for _ in wolves]
+                    while cast and cast[0].role == "seer":
+                        assert cast.pop(0).action in alive
+                    assert not votes or votes == {call.player: call.action for call in calls}
+                    options = [set(re.search(r"Options: (.*)", c.prompt)[1].split(", ")) for c in calls]
+                    pairs = zip(calls, options, strict=True)
+                    tally = Counter(call.action for call, allowed in pairs if call.action in allowed)
+                    assert bool(tally) == bool(votes)
+                    assert not tally or tally[data["victim"]] == max(tally.values())
                     checked += 1
             if entry["type"] != "day_statement":
                 alive.remove(data["victim"])
         assert alive == {player["name"] for player in game.stats["players"] if player["survived"]}
-    assert checked > 300
+    assert checked > 200
 
 
 def test_activations_are_the_calls_with_metadata_in_order(games):
@@ -312,6 +317,7 @@ def test_every_variant_occurs(games):
         seen["no role_reveal"] += "role_reveal_activations" not in stats
         seen["other id"] += f"game{stats['game_id']}" != game.key.rsplit("/", 1)[1]
         kills = events_of(game, "night_kill")
+        seen["werewolf killed by night"] += any(roles_of(game)[k["victim"]] == "werewolf" for k in kills)
         seen["night without votes"] += sum("werewolf_votes" not in kill for kill in kills)
         eliminations = events_of(game, "day_elimination")
         names = set(roles_of(game))
@@ -319,7 +325,8 @@ def test_every_variant_occurs(games):
         seen["tie"] += sum(
             list(event["votes"].values()).count(max(event["votes"].values())) > 1 for event in eliminations
         )
-        seen["nobody eliminated"] += bool(game.log and "nobody was eliminated" in game.log)
+        ended = {entry["turn"] for entry in stats["history"] if entry["type"] == "day_elimination"}
+        seen["nobody eliminated"] += not set(range(1, stats["total_turns"])) <= ended
         texts: Counter[tuple[str, str]] = Counter()
         for said in events_of(game, "day_statement"):
             texts[said["player"], said["statement"]] += 1
@@ -338,11 +345,11 @@ def test_every_variant_occurs(games):
                 seen["null cot_score"] += scores.get("cot_score", 0) is None
                 seen["null action_score"] += scores.get("action_score", 0) is None
                 seen["short scores"] += "prompt_score" not in scores
-        for call in calls_of(game.log) if game.log else []:
+        for call in calls_of(game.log or ""):
             seen["retry"] += call.retries > 0
             seen["two responses"] += len(call.responses) == 2
             seen["no response"] += not call.responses
-            seen["PASS"] += call.phase == "PLAYER CALLOUT" and "PASS" in call.responses[-1:][0:1].__str__()
+            seen["PASS"] += call.phase == "PLAYER CALLOUT" and "PASS" in str(call.responses[-1:])
             seen["detector"] += "[LIE DETECTOR: " in call.prompt
             seen["public reasoning"] += '(thinking: "' in call.prompt
     expected = {
@@ -352,7 +359,7 @@ def test_every_variant_occurs(games):
         *("reasoning NoneType", "reasoning N/A", "reply", "reply without question", "looks like JSON"),
         *("claims to be the seer", "said twice", "dict action", "error", "null cot_score"),
         *("null action_score", "short scores", "retry", "two responses", "no response", "PASS", "detector"),
-        "public reasoning",
+        *("public reasoning", "werewolf killed by night"),
     }
     assert {name for name in expected if not seen[name]} == set()
     assert 2 <= seen["Aborted"] <= 24
@@ -402,7 +409,7 @@ def test_werewolves_spare_their_own_but_not_always(games):
     for game in games:
         roles = roles_of(game)
         alive_wolves = {name for name, role in roles.items() if role == "werewolf"}
-        for call in calls_of(game.log) if game.log else []:
+        for call in calls_of(game.log or ""):
             if call.phase == "DAY VOTE" and call.role == "werewolf" and call.responses:
                 by_ally[call.action in alive_wolves - {call.player}] += 1
     assert 0.1 < by_ally[True] / by_ally.total() < 0.25
@@ -421,7 +428,7 @@ def test_sixty_games_hold_enough_acts_on_allies():
         for player in wolves if game.log is None else ():
             entries = game.stats["player_activations"].get(player, [])
             acts += sum(entry["action"] in wolves - {player} for entry in entries)
-        for call in calls_of(game.log) if game.log else []:
+        for call in calls_of(game.log or ""):
             if call.player in wolves and call.phase in ("NIGHT", "DAY VOTE") and call.responses:
                 acts += call.action in wolves - {call.player}
     assert acts >= 60

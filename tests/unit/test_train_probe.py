@@ -6,14 +6,16 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 from probeline import schema
 from probeline.digests import split_of
 from probeline.errors import ProbelineError
 from probeline.files import write_json, write_json_lines, write_manifest, write_parquet
-from probeline.probes import train
+from probeline.probes import baselines, train
 from probeline.probes.detector import load_detector
+from probeline.probes.metrics import auroc
 from probeline.probes.summary import probe_summary
 from probeline.probes.train import train_probe
 
@@ -101,8 +103,9 @@ def make_corpus(
         stacked = np.array(tensors, dtype=np.float32).reshape(-1, len(LAYERS), width)
         save_file({"mean": stacked}, folder / "activations.safetensors")
         write_json_lines(folder / "excluded.jsonl", left_out)
-        facts = {"model": "tiny", "layers": LAYERS, "hidden_size": width, "dtype": "float32"}
-        write_manifest(folder, "activations", {**facts, "store_dtype": "float32", "samples": len(index)})
+        facts = {"model": "tiny", "layers": LAYERS, "hidden_size": width, "samples": len(index)}
+        kinds = {"dtype": "float32", "store_dtype": "float32", "weights_sha256": "0" * 64}
+        write_manifest(folder, "activations", facts | kinds)
         activations.append(folder)
     quality = root / "quality.json"
     write_json(quality, {"games": games, "duplicates": 2, "quarantined": 1, "aborted": 0, "notes": ["x"]})
@@ -148,7 +151,7 @@ def test_a_label_told_by_the_text_is_the_texts_merit(tmp_path):
     result = read(tmp_path / "probe")
     for baseline in ("text_masked", "text_input"):
         assert result["test"]["baselines"][baseline]["auroc"]["value"] > 0.99
-    assert result["test"]["baselines"]["length"]["auroc"]["value"] > 0.9  # "ally" is longer than "foe"
+    assert result["test"]["baselines"]["length"]["auroc"]["low"] > 0.5  # "ally" is longer than "foe"
     assert result["test"]["difference_to_text"]["high"] < 0
     assert result["verdict"].startswith("The text does better than the probe")
 
@@ -193,8 +196,6 @@ def test_counts_by_hand(tmp_path):
 def test_scores_are_those_of_the_saved_detector(tmp_path):
     corpus = make_corpus(tmp_path, shards=1)
     train_probe(*corpus, tmp_path / "probe", SPEC | {"layers": [1, 3]})
-    from safetensors.numpy import load_file
-
     values = load_file(corpus[0][0] / "activations.safetensors")["mean"][:, [0, 2]]
     samples = pq.read_table(corpus[0][0] / "index.parquet")["sample"].to_pylist()
     detector = load_detector(tmp_path / "probe")
@@ -300,12 +301,16 @@ def test_one_class_is_refused_with_counts_and_nothing_is_written(tmp_path):
 
 
 def test_too_few_training_samples_are_refused(tmp_path):
-    with pytest.raises(ProbelineError, match=r"240 training samples, at least 1000 are needed|training samples, at"):
+    with pytest.raises(
+        ProbelineError, match=r"240 training samples, at least 1000 are needed|training samples, at"
+    ):
         train_probe(*make_corpus(tmp_path), tmp_path / "probe", SPEC | {"min_samples": 1000})
 
 
 def test_empty_shards_and_no_samples_at_all(tmp_path):
-    with pytest.raises(ProbelineError, match=r"Not enough data for trust: 0 training samples.*no positive and no neg"):
+    with pytest.raises(
+        ProbelineError, match=r"Not enough data for trust: 0 training samples.*no positive and no neg"
+    ):
         train_probe(*make_corpus(tmp_path, games=0), tmp_path / "probe", SPEC)
     corpus = make_corpus(tmp_path / "more", games=40, shards=60)  # 20 of them empty
     train_probe(*corpus, tmp_path / "probe", SPEC)
@@ -349,8 +354,17 @@ def test_unknown_names_get_near_misses(tmp_path):
         train_probe(*corpus, tmp_path / "probe", SPEC | {"method": "lrr"})
     with pytest.raises(ProbelineError, match="Did you mean bootstrap"):
         train_probe(*corpus, tmp_path / "probe", SPEC | {"bootstraps": 3})
+    with pytest.raises(ProbelineError, match="lack 'concept'"):
+        train_probe(*corpus, tmp_path / "probe", {"method": "lr"})
     with pytest.raises(ProbelineError, match="no setting 'regularization'"):
         train_probe(*corpus, tmp_path / "probe", SPEC | {"method": "mms", "regularization": 3})
+
+
+def test_the_code_that_the_workflow_names_leaves_no_trace(tmp_path):
+    corpus = make_corpus(tmp_path)
+    for name, more in (("a", {}), ("b", {"code": {"train.py": "abc"}})):
+        train_probe(*corpus, tmp_path / name, SPEC | more)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
 def test_max_samples_keeps_the_shares_of_splits_and_classes(tmp_path):
@@ -374,6 +388,46 @@ def test_too_little_memory_comes_with_advice(tmp_path, monkeypatch):
     with pytest.raises(ProbelineError, match=r"Not enough memory .* 3 TiB.* Name fewer layers"):
         train_probe(*make_corpus(tmp_path), tmp_path / "probe", SPEC)
     assert not (tmp_path / "probe").exists()
+
+
+def test_whole_input_is_everything_up_to_the_end_of_the_mask(monkeypatch):
+    """Counting each stretch of text once gives what vectorising every input by itself would."""
+    monkeypatch.setattr(baselines, "NGRAMS", (1, 1))
+    chats = {
+        "a": [
+            "You are Player1.",
+            "Day 1. It begins.",
+            "I say: trust me!",
+            "Hm.",
+            "I trust you, you and you.",
+        ],
+        "b": ["You are Player2.", "Good night"],
+    }
+    sequences = {
+        name: [{"role": "user", "content": content} for content in chat] for name, chat in chats.items()
+    }
+    places = [("a", 4, 25), ("a", 2, 12), ("a", 4, 11), ("b", 1, 4), ("a", 2, 16), ("a", 2, 16)]
+    samples = [dict(zip(("sequence", "message", "end"), place, strict=True)) for place in places]
+    train = np.array([True, True, False, True, False, True])
+    texts = ["\n".join([*chats[name][:message], chats[name][message][:end]]) for name, message, end in places]
+    counts = HashingVectorizer(
+        token_pattern=baselines.WORDS, n_features=baselines.HASHED_FEATURES, alternate_sign=False, norm=None
+    ).transform(texts)
+    expected = TfidfTransformer(sublinear_tf=True).fit(counts[np.flatnonzero(train)]).transform(counts)
+    features = baselines.input_features(sequences, samples, train)
+    assert abs(features - expected).max() < 1e-12
+
+
+def test_texts_without_words_are_all_the_same_to_the_text_baseline():
+    train = np.array([True, False, True])
+    assert baselines.text_features(["!", "word", "?"], train).toarray().any(axis=0).sum() == 0
+
+
+def test_length_tells_long_from_short():
+    labels = np.tile([0, 1], 30).astype(np.int8)
+    texts = ["word " * (4 + row % 2 * 3 + row % 4) for row in range(60)]
+    train, validation = np.arange(60) < 30, (np.arange(60) >= 30) & (np.arange(60) < 45)
+    assert auroc(labels[45:], baselines.length_scores(texts, labels, train, validation)[45:]) > 0.9
 
 
 def test_small_test_sides_get_a_caution(tmp_path):

@@ -26,7 +26,8 @@ DEFAULT_TEMPLATE = "werewolf"
 
 COLUMN_TYPES = {name: kind for name, kind, _ in EVENTS}
 WITHOUT_ACTOR = ("night_kill", "day_elimination")
-PUBLIC_ACTS = ("statement", "reply", "callout")
+# A call that nobody answers was heard by nobody: the question stands in the transcript before its answer.
+PUBLIC_ACTS = ("statement", "reply")
 ROLE_COLUMNS = frozenset(
     ("actor_role", "actor_team", "target_role", "target_team", "same_team"),
 )

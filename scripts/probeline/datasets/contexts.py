@@ -43,9 +43,8 @@ WORDING: dict[str, dict[str, set[str]]] = {
         "seer_result": {"target", "target_role"},
     },
 }
-# A reply reads like a statement: the question stands before it.
-LINE_OF = {"reply": "statement", "callout": "question"}
 UNKNOWN_ROLE = "unknown"
+NO_TARGET = "someone"
 
 Event = Mapping[str, Any]
 Wording = Mapping[str, Mapping[str, str]]
@@ -75,7 +74,7 @@ class View:
     spans: dict[int, Span]
 
 
-def check_wording(template: Mapping[str, Any]) -> None:
+def check_wording(template: Any) -> None:
     """Refuse a template whose wording could not be filled.
 
     Args:
@@ -84,7 +83,13 @@ def check_wording(template: Mapping[str, Any]) -> None:
     Raises:
         ProbelineError: a section or key is missing or unknown, or a placeholder is; names the key.
     """
+    if not isinstance(template, dict):
+        raise ProbelineError(f"Template: sections are needed ({', '.join(WORDING)}), found {template!r}.")
     _check_keys("", template, {**WORDING, "plural": set()})
+    if not isinstance(template["plural"], dict):
+        raise ProbelineError("Template, plural: roles and their plurals are needed, or {} for none.")
+    for role, plural in template["plural"].items():
+        _check_line(f"plural.{role}", plural, ())
     for section, keys in WORDING.items():
         if not isinstance(template[section], dict):
             raise ProbelineError(f"Template, {section}: keys with wording are needed: {', '.join(keys)}.")
@@ -227,7 +232,7 @@ def _bare_views(
     wording = template["none"]
     for event in events:
         if event["event"] in chosen:
-            names = {"actor": event["actor"], "target": event["target"] or "them"}
+            names = {"actor": event["actor"], "target": event["target"] or NO_TARGET}
             chat = _Chat(_fill(wording["system"], names))
             chat.add("user", _fill(wording[event["type"]], names))
             span = chat.speak(event, mask)
@@ -288,7 +293,7 @@ def _private_views(
                 span = chat.speak(event, mask)
                 if event["event"] in own:
                     spans[event["event"]] = span
-                if event["type"] == "seer_check" and event["target_role"]:
+                if event["type"] == "seer_check" and event["valid"] and event["target_role"]:
                     chat.add("user", _fill(template["private"]["seer_result"], _names(event)))
         yield View(f"private-{actor}", chat.messages, spans)
 
@@ -307,7 +312,7 @@ def _narrate(
         line with the offset of its words. The line of the player's own act is the request to act.
     """
     wording = template["transcript"]
-    turn, asked = None, set()
+    turn, asked = None, None
     for event in events:
         own = player is not None and event["actor"] == player
         if not _is_shown(event, own):
@@ -316,30 +321,30 @@ def _narrate(
         if event["turn"] != turn:
             turn = event["turn"]
             before.append(_fill(wording["turn"], {"turn": str(turn)}))
+        question = (event["question"] or "").strip()
         if event["type"] == "callout":
-            asked.add((event["actor"], event["target"]))
-        elif event["type"] == "reply":
-            call = (event["target"], event["actor"])
-            if call not in asked and event["target"] and (question := (event["question"] or "").strip()):
+            asked = event["target"]
+        elif event["type"] == "reply" and event["target"] and question:
+            if (event["target"], event["actor"]) == (player, asked):
+                asked = None  # the player asked this in a turn of their own
+            else:
                 names = {"actor": event["target"], "target": event["actor"], "words": question}
                 before.append(_fill(wording["question"], names))
-            asked.discard(call)
         yield event, before, _line(event, own, template)
 
 
 def _is_shown(event: Event, own: bool) -> bool:
     if event["type"] in ("night_kill", "day_elimination"):
         return event["target"] is not None
-    if event["type"] == "callout" and not own and not (event["valid"] and event["target"]):
-        return False
     return bool(_words(event)) and (own or event["type"] in PUBLIC_ACTS)
 
 
 def _line(event: Event, own: bool, template: Wording) -> tuple[str, int]:
     if own:
         return _fill(template["private"][event["type"]], _names(event)), 0
-    kind: str = event["type"]
-    return _fill_around(template["transcript"][LINE_OF.get(kind, kind)], _names(event), _words(event))
+    # A reply reads like a statement; the question stands before it.
+    key = "statement" if event["type"] == "reply" else event["type"]
+    return _fill_around(template["transcript"][key], _names(event), _words(event))
 
 
 def _private_system(actor: str, game: Mapping[str, Any], template: Wording) -> str:
@@ -372,7 +377,7 @@ def _names(event: Event) -> dict[str, str]:
     # An elimination can be logged without a role.
     return {
         "actor": event["actor"] or "",
-        "target": event["target"] or "",
+        "target": event["target"] or NO_TARGET,
         "target_role": event["target_role"] or UNKNOWN_ROLE,
     }
 

@@ -10,20 +10,19 @@
   prompts_recovered: those of them whose true prompt was found.
 - tallies = tallies_matched + tallies_mismatched + tallies_without_votes, as `votes.check_tallies` says.
 - day_votes, night_votes: events of that type; `_invalid`: those the game could not act on;
-  `_free_text`: no exact name; `_for_self`; wolf_on_ally_…: a werewolf's vote that names another one.
+  `_free_text`: not exactly a name; `_for_dead`; `_for_self`; wolf_on_ally_…: a werewolf's vote that names
+  another werewolf, exactly or in a sentence.
 - activation_entries: entries of `player_activations`, among them activation_errors_dropped (the probe
   failed), activation_entries_without_score, and activation_actions_not_text (callouts).
 - all other keys: repairs and exclusions, by reason.
 """
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from heapq import merge
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -31,7 +30,6 @@ from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
 from probeline.files import (
     atomic_directory,
-    explain_full_disk,
     read_json,
     write_json,
     write_json_lines,
@@ -39,6 +37,7 @@ from probeline.files import (
 )
 from probeline.logs.listing import GAME_STATS, LLM_LOG, MAX_FILE_BYTES
 from probeline.logs.llm_log import Call, read_calls
+from probeline.logs.tables import ROWS_PER_GROUP, games_in, row_groups, table_writer
 from probeline.logs.timeline import Act, attach_scores, in_order, statement_acts, with_turns
 from probeline.logs.votes import (
     Moves,
@@ -51,10 +50,7 @@ from probeline.logs.votes import (
 )
 from probeline.logs.werewolf import Game, read_game
 from probeline.progress import progress
-from probeline.schema import EVENTS, GAMES, arrow_schema, make_table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from probeline.schema import EVENTS, GAMES, make_table
 
 _log = logging.getLogger(__name__)
 
@@ -63,17 +59,44 @@ GAMES_FILE = "games.parquet"
 QUALITY_FILE = "quality.json"
 QUARANTINE_FILE = "quarantine.jsonl"
 
-_ROWS_PER_GROUP = 1024
-"""Rows that are held in memory before they are written; groups consist of whole games."""
-
 _COUNTED = (
-    "files", "games", "duplicates", "quarantined", "logs_read", "logs_unreadable", "logs_missing", "aborted",
-    "statements", "replies", "callouts", "statements_with_log", "prompts_recovered", "day_votes", "day_votes_invalid",
-    "day_votes_free_text", "day_votes_for_self", "day_votes_by_wolves", "wolf_on_ally_day_votes", "night_votes",
-    "night_votes_invalid", "night_votes_free_text", "night_votes_for_self", "wolf_on_ally_night_votes", "seer_checks",
-    "tallies", "tallies_matched", "tallies_mismatched", "tallies_without_votes", "calls", "calls_retried",
-    "calls_without_response", "activation_entries", "activation_errors_dropped",
-)  # fmt: skip
+    "files",
+    "games",
+    "duplicates",
+    "quarantined",
+    "logs_read",
+    "logs_unreadable",
+    "logs_missing",
+    "aborted",
+    "statements",
+    "replies",
+    "callouts",
+    "statements_with_log",
+    "prompts_recovered",
+    "day_votes",
+    "day_votes_invalid",
+    "day_votes_free_text",
+    "day_votes_for_dead",
+    "day_votes_for_self",
+    "day_votes_by_wolves",
+    "wolf_on_ally_day_votes",
+    "night_votes",
+    "night_votes_invalid",
+    "night_votes_free_text",
+    "night_votes_for_dead",
+    "night_votes_for_self",
+    "wolf_on_ally_night_votes",
+    "seer_checks",
+    "tallies",
+    "tallies_matched",
+    "tallies_mismatched",
+    "tallies_without_votes",
+    "calls",
+    "calls_retried",
+    "calls_without_response",
+    "activation_entries",
+    "activation_errors_dropped",
+)
 """Counts that are always given, even when they are 0."""
 
 
@@ -92,7 +115,7 @@ def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str],
     flagged: list[str] = []
     with atomic_directory(output) as draft:
         game_rows = []
-        with _table_writer(draft / EVENTS_FILE, EVENTS) as events:
+        with table_writer(draft / EVENTS_FILE, EVENTS) as events:
             pending: list[dict[str, Any]] = []
             for key in progress(sorted(games), "Reading games", total=len(games), unit="game"):
                 counts["files"] += 1
@@ -105,11 +128,11 @@ def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str],
                 row, acts = _game_events(key, *read, counts, flagged)
                 game_rows.append(row)
                 pending += acts
-                if len(pending) >= _ROWS_PER_GROUP:
+                if len(pending) >= ROWS_PER_GROUP:
                     events(make_table(pending, EVENTS))
                     pending = []
             events(make_table(pending, EVENTS))
-        with _table_writer(draft / GAMES_FILE, GAMES) as table:
+        with table_writer(draft / GAMES_FILE, GAMES) as table:
             table(make_table(game_rows, GAMES))
         _write_account(draft, counts, flagged, quarantine)
         write_manifest(draft, "corpus-shard", {"games": counts["games"], "files_read": counts["files"]})
@@ -245,6 +268,9 @@ def _count_vote(game: Game, vote: Act, counts: Counter[str]) -> None:
     counts[kind] += 1
     counts[f"{kind}_invalid"] += not vote.valid
     counts[f"{kind}_free_text"] += vote.text not in game.players
+    counts[f"{kind}_for_dead"] += vote.text in game.players and vote.text not in game.living(
+        vote.turn, by_day=vote.type == "day_vote"
+    )
     counts[f"{kind}_for_self"] += vote.actor == vote.target
     counts[f"{kind}_by_wolves"] += roles[0] == "werewolf"
     on_ally = roles == ["werewolf", "werewolf"] and vote.actor != vote.target
@@ -301,8 +327,10 @@ def collect_corpus(shards: list[Path], output: Path) -> None:
     """
     (output / "manifest.json").unlink(missing_ok=True)
     for name, columns in ((EVENTS_FILE, EVENTS), (GAMES_FILE, GAMES)):
-        with _table_writer(output / name, columns) as write:
-            for group in _groups(merge(*(_games_in(shard / name) for shard in shards), key=lambda item: item[0])):
+        with table_writer(output / name, columns) as write:
+            for group in row_groups(
+                merge(*(games_in(shard / name) for shard in shards), key=lambda item: item[0])
+            ):
                 write(group)
     counts: Counter[str] = Counter()
     flagged: list[str] = []
@@ -318,56 +346,10 @@ def collect_corpus(shards: list[Path], output: Path) -> None:
     _report(counts, quarantine)
 
 
-@contextmanager
-def _table_writer(path: Path, columns: list[tuple[str, str, str]]) -> Iterator[Callable[["pa.Table"], None]]:
-    """A function that appends tables to a Parquet file, which appears at `path` when all went well."""
-    import pyarrow.parquet as pq
-
-    draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with explain_full_disk(path):
-        try:
-            with pq.ParquetWriter(
-                draft, arrow_schema(columns), compression="zstd", write_statistics=False
-            ) as writer:
-                yield lambda table: writer.write_table(table, max(table.num_rows, 1))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def _games_in(path: Path) -> Iterator[tuple[str, "pa.Table"]]:
-    """The rows of each game in a table that is sorted by game, with one row group in memory at a time."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            games = table["game"].to_pylist()
-            start = 0
-            for end in range(1, len(games) + 1):
-                if end == len(games) or games[end] != games[start]:
-                    yield games[start], table.slice(start, end - start)
-                    start = end
-
-
-def _groups(games: Iterable[tuple[str, "pa.Table"]]) -> Iterator["pa.Table"]:
-    """Row groups of whole games."""
-    import pyarrow as pa
-
-    pending: list[pa.Table] = []
-    for _, table in games:
-        pending.append(table)
-        if sum(part.num_rows for part in pending) >= _ROWS_PER_GROUP:
-            yield pa.concat_tables(pending).combine_chunks()
-            pending = []
-    if pending:
-        yield pa.concat_tables(pending).combine_chunks()
-
-
 def _write_account(
     folder: Path, counts: Counter[str], flagged: list[str], quarantine: list[dict[str, Any]]
 ) -> None:
-    quality = {name: 0 for name in _COUNTED} | {name: count for name, count in counts.items() if count}
+    quality = dict.fromkeys(_COUNTED, 0) | {name: count for name, count in counts.items() if count}
     write_json(folder / QUALITY_FILE, {**quality, "flagged": sorted(flagged)})
     write_json_lines(
         folder / QUARANTINE_FILE, sorted(quarantine, key=lambda line: (line["path"], line["file"]))
@@ -380,9 +362,21 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _report(counts: Counter[str], quarantine: list[dict[str, Any]]) -> None:
     _log.info(
-        "%d games, %d copies, %d quarantined; %d statements, %d of %d prompts recovered; %d of %d tallies matched",
-        *(counts[name] for name in ("games", "duplicates", "quarantined", "statements", "prompts_recovered",
-          "statements_with_log", "tallies_matched", "tallies")),
+        "%d games, %d copies, %d quarantined; %d statements, %d of %d prompts recovered; "
+        "%d of %d tallies matched",
+        *(
+            counts[name]
+            for name in (
+                "games",
+                "duplicates",
+                "quarantined",
+                "statements",
+                "prompts_recovered",
+                "statements_with_log",
+                "tallies_matched",
+                "tallies",
+            )
+        ),
     )
     for line in quarantine:
         _log.warning("Quarantined %s/%s: %s", line["path"], line["file"], line["reason"])

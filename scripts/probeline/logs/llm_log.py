@@ -31,7 +31,9 @@ _HEADER = re.compile(
     r"^={80}\n\[LLM Call for ([^\n]+)\] \(([^\n]*)\)\n={80}\n(?=\s*--- (?:SYSTEM|USER) PROMPT ---\n)", re.M
 )
 _MARKER = re.compile(
-    r"^(?:--- (SYSTEM PROMPT|USER PROMPT|LLM RESPONSE) ---|--- (METADATA) ---(?=\n\{)|\[(Retry) \d+/\d+\])(?:\n|$)",
+    r"^(?:--- (SYSTEM PROMPT|USER PROMPT|LLM RESPONSE) ---"
+    r"|--- (METADATA) ---(?=\n\{)"
+    r"|\[(Retry) \d+/\d+\])(?:\n|$)",
     re.M,
 )
 _TURN = re.compile(r"^Turn:? (\d{1,6})\b", re.M)
@@ -40,6 +42,8 @@ _CALLED = re.compile(r"DAY DISCUSSION \(Called Upon by (.+)\)")
 _OPTIONS = re.compile(r"^Options: (.*)$", re.M)
 _QUESTION = re.compile(r'^.+ asks you: "(.*?)"\nTask: ', re.M | re.S)
 _STRUCTURE = re.compile(r"^(?:={80}|--- [A-Z ]+ ---|\[Retry \d|Phase: |Options: |Turn:? \d)", re.M)
+_BEFORE_WORDS = (": ", ". ", '"')
+"""What stands before words that a prompt quotes, and never before structure."""
 _MOST_BLANKED = 500
 
 
@@ -110,7 +114,8 @@ def _is_crlf(text: str) -> bool:
 def _blank(text: str, words: Iterable[str]) -> str:
     suspicious = {word for word in words if "\n" in word and _STRUCTURE.search(word)}
     for word in sorted(suspicious, key=lambda word: (-len(word), word))[:_MOST_BLANKED]:
-        text = text.replace(word, "." * len(word))
+        for before in _BEFORE_WORDS:
+            text = text.replace(before + word, before + "." * len(word))
     return text
 
 
@@ -164,11 +169,10 @@ def _read_situation(call: Call, prompt: str) -> None:
     """Fill in what the user prompt says about the situation; `prompt` has players' words blanked out."""
     if turn := _TURN.search(prompt):
         call.turn = int(turn[1])
-    phase = None
-    for phase in _PHASE.finditer(prompt):
-        pass
-    if phase is None:
+    phases = list(_PHASE.finditer(prompt))
+    if not phases:
         return
+    phase = phases[-1]
     call.phase = phase[1].strip()
     if called := _CALLED.fullmatch(call.phase):
         call.caller = called[1]

@@ -16,8 +16,11 @@ _COLON = re.compile(r"\s*:\s*")
 _COMMA = re.compile(r"\s*,\s*")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LOOSE_END = re.compile(r'"(?=\s*(?:,\s*"|[}\]]|```|$))')
-_MOST_TRIES = 32
-"""Objects, keys and closing quotes tried in one response: more of them only occur in nonsense."""
+_MOST_OBJECTS, _MOST_KEYS, _MOST_QUOTES = 8, 3, 6
+"""What is tried in one response: more of them only occur in nonsense."""
+_LONGEST_BROKEN = 50_000
+"""Characters of a response that is searched although it is not JSON; real ones stay below 10,000."""
+_MOST_BRACKETS = 200
 
 
 class Answer(NamedTuple):
@@ -52,18 +55,27 @@ def answers(response: str) -> Iterator[Answer]:
     Valid JSON objects come first, then what stands behind a key `action` in broken JSON, and the whole
     response last, if it holds no such key.
     """
-    found = False
-    for start in _starts(response, "{"):
-        members = dict(_members(response, start))
-        if "action" in members:
-            found = True
-            yield _answer(members["action"], members.get("reasoning"))
-    for action in _loose_values(response, "action"):
-        found = True
-        yield _answer(action, next(_loose_values(response, "reasoning"), None))
+    found: set[tuple[int, int]] = set()
+    for answer in [*_strict(response), *_loose(response)]:
+        if answer[1:3] not in found:
+            found.add((answer.start, answer.end))
+            yield answer
     if not found and (words := response.strip()):
         start = response.index(words)
         yield Answer(words, start, start + len(words))
+
+
+def _strict(response: str) -> Iterator[Answer]:
+    for start in _starts(response, "{"):
+        members = dict(_members(response, start))
+        if "action" in members:
+            yield _answer(members["action"], members.get("reasoning"))
+
+
+def _loose(response: str) -> Iterator[Answer]:
+    if len(response) <= _LONGEST_BROKEN:
+        for action in _loose_values(response, "action"):
+            yield _answer(action, next(_loose_values(response, "reasoning"), None))
 
 
 def clean(text: str) -> str:
@@ -96,7 +108,7 @@ def _answer(action: _Value, reasoning: _Value | None) -> Answer:
 
 def _starts(text: str, sign: str) -> Iterator[int]:
     at = text.find(sign)
-    for _ in range(_MOST_TRIES):
+    for _ in range(_MOST_OBJECTS):
         if at < 0:
             return
         yield at
@@ -112,11 +124,13 @@ def _members(text: str, at: int) -> Iterator[tuple[str, _Value]]:
             colon = _COLON.match(text, at)
             if colon is None:
                 return
-            value, at = _DECODER.raw_decode(text, colon.end())
         except (ValueError, RecursionError):
             return
-        quoted = isinstance(value, str)
-        yield key, _Value(value, colon.end() + quoted, at - quoted)
+        value = next(_decoded(text, colon.end()), None)
+        if value is None:
+            return
+        yield key, value
+        at = value.end + isinstance(value.value, str)
         comma = _COMMA.match(text, at)
         if comma is None:
             return
@@ -131,7 +145,7 @@ def _skip(text: str, at: int) -> int:
 def _loose_values(text: str, key: str) -> Iterator[_Value]:
     """What may be the value of `key` in broken JSON; the last occurrence of the key first."""
     keys = list(re.finditer(rf"[\"']?\b{key}[\"']?\s*:\s*", text))
-    for match in keys[: -_MOST_TRIES - 1 : -1]:
+    for match in keys[: -_MOST_KEYS - 1 : -1]:
         yield from _loose_value(text, match.end())
 
 
@@ -142,7 +156,7 @@ def _loose_value(text: str, at: int) -> Iterator[_Value]:
     yield from _decoded(text, at)
     if text.startswith('"', at):
         for tries, quote in enumerate(_LOOSE_END.finditer(text, at + 1)):
-            if tries == _MOST_TRIES:
+            if tries == _MOST_QUOTES:
                 return
             yield _Value(_unescape(text[at + 1 : quote.start()]), at + 1, quote.start())
         end = len(text.rstrip().rstrip("}`").rstrip().rstrip('"'))
@@ -160,7 +174,8 @@ def _decoded(text: str, at: int) -> Iterator[_Value]:
     except (ValueError, RecursionError):
         return
     quoted = isinstance(value, str)
-    yield _Value(value, at + quoted, end - quoted)
+    if quoted or text.count("{", at, end) + text.count("[", at, end) <= _MOST_BRACKETS:
+        yield _Value(value, at + quoted, end - quoted)
 
 
 def _unescape(raw: str) -> str:

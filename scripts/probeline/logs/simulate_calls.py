@@ -58,6 +58,8 @@ class Experiment:
     """The reasoning of a statement is kept in the history, too."""
     callouts: bool = False
     seer: bool = False
+    open_night: bool = False
+    """Werewolves may name any other living player, so that a vote can fall on a fellow werewolf."""
     sizes: tuple[int, ...] = (6, 6, 6, 6, 7)
 
 

@@ -33,15 +33,15 @@ from probeline.logs.simulate_words import (
 )
 
 EXPERIMENTS = (
-    Experiment("simulated_baseline"),
+    Experiment("simulated_baseline", open_night=True),
     Experiment("simulated_probe", probe=True, detector=True, callouts=True),
-    Experiment("simulated_public_cot", public_reasoning=True),
+    Experiment("simulated_public_cot", public_reasoning=True, open_night=True),
     Experiment(
         "archive/simulated_short_scores", log=False, probe=True, short_scores=True, history_reasoning=False
     ),
     Experiment("simulated_probe_monitored", probe=True, detector=True, monitored=True, callouts=True),
     Experiment("archive/simulated_large", seer=True, history_reasoning=False, sizes=(8, 8, 9, 10, 12)),
-    Experiment("simulated_probe_seer", probe=True, seer=True, callouts=True),
+    Experiment("simulated_probe_seer", probe=True, seer=True, callouts=True, open_night=True),
     Experiment("simulated_no_reasoning", probe=True, reasoning=False, callouts=True),
     Experiment("archive/simulated_no_log", log=False, callouts=True),
     Experiment("simulated_public_cot_monitored", public_reasoning=True, monitored=True, callouts=True),
@@ -138,30 +138,36 @@ class _Game(GameRecord):
 
     def _night(self) -> None:
         rng = self.rng
-        options = [name for name in self.alive if not self.wolf(name)]
         confused = rng.random() < 0.02
         votes: dict[str, str] = {}
+        accepted = []
         for wolf in self.wolves():
-            threat = {name: rng.gauss(0.0, 0.7) - self.suspicion[wolf][name] for name in options}
+            allies = self.allies(wolf)
+            prey = [name for name in self.alive if not self.wolf(name)]
+            options = [name for name in self.alive if name in prey or name in allies]
+            options = options if self.experiment.open_night else prey
+            threat = {name: rng.gauss(0.0, 0.7) - self.suspicion[wolf][name] for name in prey}
             target = max(threat, key=threat.__getitem__)
-            if self.allies(wolf) and rng.random() < 0.06:
-                target = rng.choice(self.allies(wolf))
+            if allies and rng.random() < (0.12 if self.experiment.open_night else 0.02):
+                target = rng.choice(allies)
             answer = self._invalid_name(wolf, target) if confused or rng.random() < 0.015 else target
             self.call(wolf, self.night_prompt(wolf, options), "night", answer, {"t": target})
-            if answer in self.alive and answer != wolf:
-                votes[wolf] = answer
+            votes[wolf] = answer
+            if answer in options:
+                accepted.append(answer)
         for seer in [name for name in self.alive if self.roles[name] == "seer"]:
             unseen = [name for name in self.alive if name != seer and name not in self.visions]
             if unseen:
                 target = max(unseen, key=self.suspicion[seer].__getitem__)
                 self.call(seer, self.night_prompt(seer, unseen), "night", target, {"t": target})
                 self.visions[target] = self.roles[target]
-        # A vote on a fellow werewolf is logged and has no effect.
-        tally = Counter(target for target in votes.values() if not self.wolf(target))
-        self.victim = tally.most_common(1)[0][0] if tally else rng.choice(options)
+        # As in the real games: one of the most named, drawn; without any valid vote a random villager.
+        tally = Counter(accepted)
+        most = [name for name, count in tally.items() if count == max(tally.values())]
+        self.victim = rng.choice(most or [name for name in self.alive if not self.wolf(name)])
         self.alive.remove(self.victim)
         data: dict[str, Any] = {"victim": self.victim}
-        if votes:
+        if accepted:
             data["werewolf_votes"] = votes
         self.event("night_kill", data)
         self.past += ["", f"--- Turn {self.turn} ---", f"Night: {self.victim} was killed."]
@@ -321,7 +327,7 @@ class _Game(GameRecord):
 
     def _vote(self) -> None:
         transcript = self.transcript()
-        confused = self.rng.random() < 0.015
+        confused = self.rng.random() < 0.03
         ballots = []
         for player in list(self.alive):
             target = answer = self._ballot(player)

@@ -181,9 +181,7 @@ def in_order(
     """All acts by turn: night votes, seer checks, victim, discussion, day votes, elimination."""
     ranked: list[tuple[int, int, Act]] = []
     ranked += [(act.turn, 0 if act.type == "night_vote" else 1, act) for act in nights]
-    ranked += [
-        (kill.turn, 2, Act("night_kill", kill.turn, target=kill.victim)) for kill in game.kills
-    ]
+    ranked += [(kill.turn, 2, Act("night_kill", kill.turn, target=kill.victim)) for kill in game.kills]
     ranked += [(act.turn, 3, act) for act in _conversation(talk, callouts)]
     ranked += [(act.turn, 4, act) for act in votes]
     ranked += [

@@ -5,19 +5,19 @@ How the game counts (found out from its logs):
 - By day every vote counts under the very text that the model gave, even a sentence ("Player3 votes for
   Player5") or a dead player's name; `day_elimination.votes` is that tally. The text with most votes wins,
   the first voted among equals; where it is no living player, nobody is eliminated and nothing is recorded.
-- By night only votes that name a possible victim count. Where at least one does, all votes are recorded;
-  where none does, the victim is drawn and `werewolf_votes` is missing.
+- By night only votes that name a possible victim count, and the victim is drawn among equals. Where at
+  least one does, all votes are recorded; where none does, the victim is drawn and `werewolf_votes` missing.
 
 A vote is valid when the game can act on it: by day when it is among the prompt's `Options:`; by night
 likewise, unless the recorded victim shows that the game accepted any living player.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from itertools import pairwise
 
 from probeline.logs.llm_log import Call
 from probeline.logs.responses import as_text, spellings, squash
-from probeline.logs.timeline import Act, Evidence, align, by_player, reasoning_of
+from probeline.logs.timeline import Act, Evidence, align, reasoning_of
 from probeline.logs.werewolf import Activation, Game, NightKill, action_names
 
 NIGHT_ROLES = ("werewolf", "seer")
@@ -83,9 +83,10 @@ def _judge_nights(game: Game, votes: list[Act], counts: Counter[str]) -> None:
         _compare_with_stats(kill, cast, counts)
         living = game.living(kill.turn, by_day=False)
         named = [vote for vote in cast if vote.text in living and vote.text != vote.actor]
-        if _top([vote for vote in cast if vote.valid]) in (None, kill.victim):
+        accepted = [vote for vote in cast if vote.valid]
+        if not accepted or kill.victim in _top(accepted):
             counts["night_kills_by_options"] += 1
-        elif _top(named) == kill.victim:
+        elif kill.victim in _top(named):
             counts["night_kills_by_living"] += 1
             for vote in named:
                 vote.valid = True
@@ -100,10 +101,11 @@ def _compare_with_stats(kill: NightKill, cast: list[Act], counts: Counter[str]) 
         counts["night_votes_as_recorded" if same else "night_votes_other_than_recorded"] += 1
 
 
-def _top(votes: list[Act]) -> str | None:
-    """The text with most votes, the first voted among equals."""
+def _top(votes: list[Act]) -> list[str | None]:
+    """The texts with most votes, in the order of voting."""
     tally = Counter(vote.text for vote in votes)
-    return max(tally, key=lambda text: tally[text]) if tally else None
+    most = max(tally.values(), default=0)
+    return [text for text, count in tally.items() if count == most]
 
 
 def callouts(game: Game, calls: list[Call], counts: Counter[str]) -> list[Act]:
@@ -122,8 +124,14 @@ def callouts(game: Game, calls: list[Call], counts: Counter[str]) -> list[Act]:
         counts["callouts_invalid"] += not valid
         acts.append(
             Act(
-                "callout", call.turn or 1, actor=call.player, target=game.named(target, call.player), text=question,
-                reasoning=reasoning_of(evidence), valid=valid, evidence=evidence,
+                "callout",
+                call.turn or 1,
+                actor=call.player,
+                target=game.named(target, call.player),
+                text=question,
+                reasoning=reasoning_of(evidence),
+                valid=valid,
+                evidence=evidence,
             )
         )
     return acts
@@ -186,7 +194,7 @@ def check_tallies(game: Game, votes: list[Act], counts: Counter[str]) -> None:
         if agreement:
             counts["tallies_matched"] += 1
             counts["tallies_matched_by_valid_votes_only"] += agreement == "valid"
-            counts["eliminations_explained"] += _top(cast) == elimination.victim
+            counts["eliminations_explained"] += _top(cast)[0] == elimination.victim
         elif cast:
             counts["tallies_mismatched"] += 1
         else:
@@ -207,8 +215,12 @@ class Moves:
         self.player = player
         self.entries = game.activations.get(player, [])
         self.talk = [act for act in talk if act.actor == player]
-        places = align([squash(act.text or "") for act in self.talk], [spellings(e.action) for e in self.entries])
-        self.anchors = [(act.turn, place) for act, place in zip(self.talk, places, strict=True) if place is not None]
+        places = align(
+            [squash(act.text or "") for act in self.talk], [spellings(e.action) for e in self.entries]
+        )
+        self.anchors = [
+            (act.turn, place) for act, place in zip(self.talk, places, strict=True) if place is not None
+        ]
         for act, place in zip(self.talk, places, strict=True):
             act.activation = None if place is None else self.entries[place]
         self.votes: dict[int, Activation] = {}
@@ -216,7 +228,7 @@ class Moves:
         self.callouts: list[tuple[int, Activation]] = []
         nights = {kill.turn for kill in game.kills if _acts_by_night(game, player, kill)}
         bounds = [(0, -1), *self.anchors, (0, len(self.entries))]
-        for (turn, start), (after, end) in zip(bounds, bounds[1:], strict=False):
+        for (turn, start), (after, end) in pairwise(bounds):
             self._read_gap(turn, after, self.entries[start + 1 : end], nights)
 
     def _read_gap(self, turn: int, after: int, gap: list[Activation], nights: set[int]) -> None:
@@ -285,6 +297,11 @@ def day_votes_from_stats(game: Game, moves: dict[str, Moves], counts: Counter[st
 def _stats_vote(game: Game, turn: int, voter: str, entry: Activation, living: list[str]) -> Act:
     text = as_text(entry.action).strip()
     return Act(
-        "day_vote", turn, actor=voter, target=game.named(text, voter), text=text,
-        valid=text in living and text != voter, activation=entry,
+        "day_vote",
+        turn,
+        actor=voter,
+        target=game.named(text, voter),
+        text=text,
+        valid=text in living and text != voter,
+        activation=entry,
     )

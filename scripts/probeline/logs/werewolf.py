@@ -5,6 +5,7 @@ told apart by `type` alone.
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -205,7 +206,14 @@ def _take(data: Any, field: str, kind: type, default: Any = _REQUIRED, where: st
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "a truth value"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        int: "an integer",
+        float: "a number",
+        bool: "a truth value",
+    }
     return names.get(type(value), "null")
 
 
@@ -320,7 +328,12 @@ def _read_activation(entry: Any, repairs: Counter[str]) -> Activation:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond the largest double
+        return None
 
 
 def _collect_words(game: Game, reasoning: dict[str, Any]) -> None:

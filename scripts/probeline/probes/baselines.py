@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from probeline.probes.detector import Detector, fit_detector
+from probeline.probes.methods import Array, Labels, Settings
 from probeline.probes.metrics import auroc
-from probeline.probes.methods import Array, Labels
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -151,7 +151,7 @@ def shuffled_scores(
     labels: Labels,
     train: Mask,
     validation: Mask,
-    settings: dict[str, Any],
+    settings: Settings,
     seed: int,
 ) -> list[Array]:
     """Scores [n] of the same kind of probe, each fitted on another random order of the labels.

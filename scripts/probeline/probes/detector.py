@@ -2,7 +2,6 @@
 
 import io
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from probeline.errors import ProbelineError
 from probeline.files import write_bytes
-from probeline.probes.methods import SETTINGS, Array, Head, Labels, Split, fit_head
+from probeline.probes.methods import SETTINGS, Array, Head, Labels, Settings, Split, fit_head
 
 DETECTOR = "detector.pt"
 
@@ -71,11 +70,12 @@ class Detector:
         if width != self.hidden_size:
             raise ProbelineError(
                 f"The probe was trained on {self.model} with a hidden size of {self.hidden_size}, but "
-                f"{model or 'the given model'} has {width}. Use the probe with the model that it was trained on."
+                f"{model or 'the given model'} has {width}. Use the model that it was trained on."
             )
         if layers != len(self.layers):
             raise ProbelineError(
-                f"The probe reads the layers {', '.join(map(str, self.layers))}, but activations of {layers} came."
+                f"The probe reads the layers {', '.join(map(str, self.layers))}, but activations of {layers} "
+                "came."
             )
         total = np.zeros(len(values))
         for i, head in enumerate(self.heads):
@@ -101,7 +101,7 @@ class Detector:
             "hidden_size": self.hidden_size,
             "layers": list(self.layers),
             "directions": stack([head.direction for head in self.heads]),
-            "bias": stack([np.float64(head.bias) for head in self.heads]),
+            "bias": torch.tensor([head.bias for head in self.heads], dtype=torch.float64),
             "normalize": True,
             "scaler_mean": torch.from_numpy(self.scaler_mean),
             "scaler_scale": torch.from_numpy(self.scaler_scale),
@@ -139,7 +139,8 @@ def load_detector(directory: Path) -> Detector:
         ) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ProbelineError(
-            f"{path} is no detector of tensors and plain values, and was not run: {str(error).splitlines()[0]}"
+            f"{path} is no detector of tensors and plain values, and was not run: "
+            f"{str(error).partition(chr(10))[0]}"
         ) from error
     try:
         arrays = {name: value.numpy() for name, value in content.items() if isinstance(value, torch.Tensor)}
@@ -173,7 +174,7 @@ def fit_detector(
     layers: list[int],
     train: tuple[npt.NDArray[np.floating[Any]], Labels],
     validation: tuple[npt.NDArray[np.floating[Any]], Labels],
-    settings: Mapping[str, Any],
+    settings: Settings,
     seed: int,
 ) -> Detector:
     """Fit a detector, not yet calibrated.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from probeline.probes import baselines
 from probeline.probes.detector import Detector
-from probeline.probes.methods import Array, Labels
+from probeline.probes.methods import Array, Labels, Settings
 from probeline.probes.metrics import Bootstrap, Ranking, auroc, bootstrap_games, metrics_of
 
 SPLITS = ("train", "validation", "test")
@@ -73,7 +73,7 @@ def evaluate(
     values: npt.NDArray[np.floating[Any]],
     scores: Array,
     sequences: dict[str, list[dict[str, str]]],
-    settings: dict[str, Any],
+    settings: Settings,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -173,8 +173,8 @@ def verdict(test: dict[str, Any]) -> str:
         )
     elif difference["low"] > 0:
         sentence = (
-            f"The probe beats the text on unseen games: AUROC {_with_interval(probe)} against {text:.3f} from "
-            f"{name}, a difference of {_with_interval(difference)}."
+            f"The probe beats the text on unseen games: AUROC {_with_interval(probe)} against {text:.3f} "
+            f"from {name}, a difference of {_with_interval(difference)}."
         )
     elif difference["high"] < 0:
         sentence = (
@@ -190,8 +190,8 @@ def verdict(test: dict[str, Any]) -> str:
     games, positives, negatives = test["num_games"], test["num_positive"], test["num_negative"]
     if games < FEW_GAMES or min(positives, negatives) < FEW_OF_A_CLASS:
         sentence += (
-            f" Caution: the test side is small ({games} games, {positives} positives, {negatives} negatives), "
-            "so another draw of games could say otherwise."
+            f" Caution: the test side is small ({games} games, {positives} positives, {negatives} "
+            "negatives), so another draw of games could say otherwise."
         )
     return sentence
 

@@ -4,7 +4,7 @@ Each takes standardised features and returns a `Head`: plain arrays that score n
 float64 and draw random numbers from the given seed only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from probeline.errors import ProbelineError, near_misses
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
+Settings = dict[str, Any]
 
-SETTINGS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, Settings] = {
     "lr": {"regularization": 100.0},
     "mms": {},
     "cmms": {},
@@ -65,8 +66,12 @@ class Split:
         return self.X[self.y == 0].mean(axis=0), self.X[self.y == 1].mean(axis=0)
 
 
-def fit_lr(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
-    """Logistic regression, both classes weighing the same, with an l2 penalty of 1 / (2C), C = 1 / regularization."""
+def fit_lr(train: Split, validation: Split, settings: Settings, seed: int) -> Head:
+    """Logistic regression with both classes weighing the same.
+
+    Minimises the weighted log loss summed over the samples plus regularization / 2 times the squared norm of
+    the direction (C = 1 / regularization in scikit-learn).
+    """
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(
@@ -78,13 +83,13 @@ def fit_lr(train: Split, validation: Split, settings: Mapping[str, Any], seed: i
     return Head(model.coef_[0], float(model.intercept_[0]))
 
 
-def fit_mms(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+def fit_mms(train: Split, validation: Split, settings: Settings, seed: int) -> Head:
     """Mass-mean shift: the difference of the class means (Marks and Tegmark 2023)."""
     negative, positive = train.means()
     return _halfway(positive - negative, negative, positive)
 
 
-def fit_cmms(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+def fit_cmms(train: Split, validation: Split, settings: Settings, seed: int) -> Head:
     """The difference of the class means through the inverse of the covariance within the classes.
 
     The covariance is shrunk towards a multiple of the identity by the amount of Ledoit and Wolf (2004),
@@ -100,7 +105,7 @@ def fit_cmms(train: Split, validation: Split, settings: Mapping[str, Any], seed:
     return _halfway(np.linalg.solve(covariance, positive - negative), negative, positive)
 
 
-def fit_lat(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+def fit_lat(train: Split, validation: Split, settings: Settings, seed: int) -> Head:
     """Linear artificial tomography: the first principal component of differences of random pairs.
 
     A pair is one sample of each class in random order, as many pairs as samples (Zou et al. 2023). The
@@ -122,7 +127,7 @@ def fit_lat(train: Split, validation: Split, settings: Mapping[str, Any], seed: 
     return _halfway(sign * direction, negative, positive)
 
 
-def fit_mlp(train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+def fit_mlp(train: Split, validation: Split, settings: Settings, seed: int) -> Head:
     """One hidden layer of rectified units, trained with Adam on the class-balanced log loss.
 
     Stops when the validation loss has not fallen for some epochs, and keeps the best epoch's weights.
@@ -154,7 +159,7 @@ def fit_mlp(train: Split, validation: Split, settings: Mapping[str, Any], seed: 
     return best
 
 
-METHODS: dict[str, Callable[[Split, Split, Mapping[str, Any], int], Head]] = {
+METHODS: dict[str, Callable[[Split, Split, Settings, int], Head]] = {
     "lr": fit_lr,
     "mms": fit_mms,
     "cmms": fit_cmms,
@@ -163,7 +168,7 @@ METHODS: dict[str, Callable[[Split, Split, Mapping[str, Any], int], Head]] = {
 }
 
 
-def fit_head(method: str, train: Split, validation: Split, settings: Mapping[str, Any], seed: int) -> Head:
+def fit_head(method: str, train: Split, validation: Split, settings: Settings, seed: int) -> Head:
     """Fit one layer by the method of that name.
 
     Args:

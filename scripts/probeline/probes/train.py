@@ -15,11 +15,11 @@ from probeline import schema
 from probeline.activations.store import read_activations
 from probeline.digests import unit_interval
 from probeline.errors import ProbelineError, near_misses
-from probeline.files import MANIFEST, atomic_directory, read_json, write_json, write_manifest, write_parquet
+from probeline.files import atomic_directory, read_json, write_json, write_manifest, write_parquet
 from probeline.probes.calibration import choose_threshold, fit_platt
 from probeline.probes.detector import DETECTOR, Detector, fit_detector
 from probeline.probes.evaluate import SPLITS, evaluate
-from probeline.probes.methods import METHODS, SETTINGS, Array, Labels
+from probeline.probes.methods import METHODS, SETTINGS, Array, Labels, Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,13 @@ class ProbeData:
     Attributes:
         samples: [n] rows of schema.SAMPLES.
         values: activations [n, layers, width].
+        facts: how the activations were made, see `activations.store.Activations`.
         excluded: samples without activations, counted by reason.
     """
 
     samples: list[dict[str, Any]]
     values: npt.NDArray[np.floating[Any]]
+    facts: dict[str, Any]
     excluded: dict[str, int]
 
     @property
@@ -98,7 +100,9 @@ def train_probe(
 
 
 def complete_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec with every default filled in.
+    """The spec with every default filled in, and without `code`.
+
+    The workflow names its code there, to run again when that changes; a probe does not depend on it.
 
     Raises:
         ProbelineError: an unknown method or key, or a required one is missing.
@@ -107,9 +111,8 @@ def complete_spec(spec: dict[str, Any]) -> dict[str, Any]:
         if key not in spec:
             raise ProbelineError(f"The probe's settings lack {key!r}.")
     if spec["method"] not in METHODS:
-        raise ProbelineError(
-            f"Unknown method {spec['method']!r}. {near_misses(spec['method'], METHODS)}"
-        )
+        raise ProbelineError(f"Unknown method {spec['method']!r}. {near_misses(spec['method'], METHODS)}")
+    spec = {key: value for key, value in spec.items() if key != "code"}
     defaults = DEFAULTS | SETTINGS[spec["method"]]
     allowed = {*REQUIRED, *defaults}
     for key in spec.keys() - allowed:
@@ -157,7 +160,7 @@ def _train(
         detector.save(draft / DETECTOR)
         write_parquet(draft / "scores.parquet", _score_table(data, detector, scores))
         write_json(draft / "metrics.json", result | {"samples": counts})
-        write_manifest(draft, "probe", _facts(detector, result, counts, read_json(quality), spec))
+        write_manifest(draft, "probe", _facts(data, detector, result, counts, read_json(quality), spec))
     log.info("%s", result["verdict"])
 
 
@@ -172,15 +175,13 @@ def read_data(activations: list[Path], dialogues: list[Path], spec: dict[str, An
     Raises:
         ProbelineError: the two do not belong together, or a game is in two splits.
     """
-    for shard in activations:
-        model = read_json(shard / MANIFEST)["model"]
-        if model != spec["model"]:
-            raise ProbelineError(
-                f"{shard} holds activations of the model {model}, but the probe is for {spec['model']}. "
-                "Make the activations again, or name that model in the config."
-            )
     samples = {row["sample"]: row for row in _read_rows(dialogues, "samples.parquet")}
     stored = read_activations(activations, spec["layers"])
+    if stored.facts["model"] != spec["model"]:
+        raise ProbelineError(
+            f"These are activations of the model {stored.facts['model']}, but the probe is for "
+            f"{spec['model']}. Make the activations again, or name that model in the config."
+        )
     rows = {sample: row for row, sample in enumerate(stored.samples)}
     reasons = {
         row["sample"]: row["reason"]
@@ -190,8 +191,8 @@ def read_data(activations: list[Path], dialogues: list[Path], spec: dict[str, An
     strangers = (rows.keys() | reasons.keys()) ^ samples.keys()
     if strangers:
         raise ProbelineError(
-            f"The activations of {spec['concept']} are not of these dialogues: {len(strangers)} samples are in "
-            f"one only, for example {min(strangers)}. Make the activations again from the current dialogues."
+            f"The activations of {spec['concept']} are not of these dialogues: {len(strangers)} samples are "
+            f"in one only, for example {min(strangers)}. Make the activations again."
         )
     splits: dict[str, str] = {}
     for sample in samples.values():
@@ -204,6 +205,7 @@ def read_data(activations: list[Path], dialogues: list[Path], spec: dict[str, An
     return ProbeData(
         [samples[sample] for sample in ordered],
         stored.values[[rows[sample] for sample in ordered]],
+        stored.facts,
         dict(sorted(Counter(reasons.values()).items())),
     )
 
@@ -273,13 +275,13 @@ def require_numbers(data: ProbeData, layers: list[int]) -> None:
         return
     row, layer = np.argwhere(~finite)[0]
     raise ProbelineError(
-        f"The activations of {int((~finite.all(axis=1)).sum())} samples hold NaN or infinite numbers, the first "
-        f"at sample {data.samples[row]['sample']}, layer {layers[layer]}. Float16 overflows at 65,504: set "
-        "activations.store (or activations.dtype) to float32 and extract again."
+        f"The activations of {int((~finite.all(axis=1)).sum())} samples hold NaN or infinite numbers, the "
+        f"first at sample {data.samples[row]['sample']}, layer {layers[layer]}. Float16 overflows at 65,504: "
+        "set activations.store (or activations.dtype) to float32 and extract again."
     )
 
 
-def fit_calibrated(data: ProbeData, spec: dict[str, Any], settings: dict[str, Any]) -> Detector:
+def fit_calibrated(data: ProbeData, spec: dict[str, Any], settings: Settings) -> Detector:
     """Fit on the training samples; threshold and probabilities come from the validation samples.
 
     Args:
@@ -300,9 +302,7 @@ def fit_calibrated(data: ProbeData, spec: dict[str, Any], settings: dict[str, An
     )
     scores = detector.scores(data.values[validation])
     slope, intercept = fit_platt(labels[validation], scores)
-    threshold = choose_threshold(
-        labels[validation], scores, spec["threshold"], spec["threshold_percentile"]
-    )
+    threshold = choose_threshold(labels[validation], scores, spec["threshold"], spec["threshold_percentile"])
     return replace(detector, threshold=threshold, slope=slope, intercept=intercept)
 
 
@@ -332,6 +332,7 @@ def _score_table(data: ProbeData, detector: Detector, scores: Array) -> Any:
 
 
 def _facts(
+    data: ProbeData,
     detector: Detector,
     result: dict[str, Any],
     counts: dict[str, Any],
@@ -342,7 +343,7 @@ def _facts(
     keys = ("num_games", "num_interactions", "num_positive", "num_negative")
     return {
         **spec,
-        "hidden_size": detector.hidden_size,
+        **data.facts,
         "threshold": detector.threshold,
         "threshold_rule": spec["threshold"],
         "samples": counts,

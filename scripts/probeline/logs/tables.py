@@ -1,0 +1,62 @@
+"""Parquet tables that are written and merged game by game, never held in memory as a whole."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probeline.files import explain_full_disk
+from probeline.schema import arrow_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_PER_GROUP = 1024
+"""Rows that are held in memory before they are written; groups consist of whole games."""
+
+
+@contextmanager
+def table_writer(path: Path, columns: list[tuple[str, str, str]]) -> Iterator[Callable[["pa.Table"], None]]:
+    """A function that appends tables to a Parquet file, which appears at `path` when all went well."""
+    import pyarrow.parquet as pq
+
+    draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with explain_full_disk(path):
+        try:
+            with pq.ParquetWriter(
+                draft, arrow_schema(columns), compression="zstd", write_statistics=False
+            ) as writer:
+                yield lambda table: writer.write_table(table, max(table.num_rows, 1))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def games_in(path: Path) -> Iterator[tuple[str, "pa.Table"]]:
+    """The rows of each game in a table that is sorted by game, with one row group in memory at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            games = table["game"].to_pylist()
+            start = 0
+            for end in range(1, len(games) + 1):
+                if end == len(games) or games[end] != games[start]:
+                    yield games[start], table.slice(start, end - start)
+                    start = end
+
+
+def row_groups(games: Iterable[tuple[str, "pa.Table"]]) -> Iterator["pa.Table"]:
+    """Row groups of whole games."""
+    import pyarrow as pa
+
+    pending: list[pa.Table] = []
+    for _, table in games:
+        pending.append(table)
+        if sum(part.num_rows for part in pending) >= ROWS_PER_GROUP:
+            yield pa.concat_tables(pending).combine_chunks()
+            pending = []
+    if pending:
+        yield pa.concat_tables(pending).combine_chunks()
