@@ -106,8 +106,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(reports, indent=2, sort_keys=True))
         return
-    for corpus, report in reports.items():
-        print(format_check(corpus, report))
+    for report in reports.values():
+        print(format_check(report))
 
 
 def _merged(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:

@@ -286,6 +286,10 @@ def test_what_is_left_out_is_counted_by_reason_and_adds_up(tmp_path):
     assert counts["excluded"] == {"filter": 3, "label undefined": 7, "not public": 7}
     assert counts["events"] == counts["samples"] + sum(counts["excluded"].values()) == 18
     assert counts["samples"] == len(samples) == 1
+    # A filter that cannot be answered takes nothing.
+    concept = {**EVERYTHING, "label": "valid", "filter": "same_team", "context": "none"}
+    _, samples, _ = build(tmp_path / "null", concept, events)
+    assert {row["same_team"] for row in samples} == {True}
     _, _, manifest = build(tmp_path / "words", COLLUSION, events)
     assert manifest["counts"]["excluded"] == {"no words": 1}
 
@@ -515,6 +519,13 @@ def test_missing_wording_is_refused_by_key():
         check_wording(None)
     with pytest.raises(ProbelineError, match=r"plural\.seer"):
         check_wording({**WORDING, "plural": {"seer": 2}})
+
+
+def test_words_that_occur_in_the_speakers_name_are_not_confused_with_it():
+    events = make_events(plot=[("statement", 1, "Ann", None, "Ann", {})])
+    [view] = views_of("public", "action", make_game(), events, {0}, WORDING)
+    assert view.messages[1]["content"] == "Turn 1\nAnn: Ann"
+    assert view.spans[0].start == len("Turn 1\nAnn: ")
 
 
 def test_other_wording_keeps_spans_exact():

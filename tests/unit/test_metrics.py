@@ -125,7 +125,7 @@ def test_blocks_do_not_change_the_values(monkeypatch):
     labels, scores = draws(3000, 0)
     bootstrap = bootstrap_games(
         np.arange(3000) // 10, labels, 1500, seed=0
-    )  # 4.5 million weights: two blocks
+    )  # 4.5 million weights: several blocks
     ranking = Ranking(labels, scores)
     whole = ranking.auroc(bootstrap.counts[:, bootstrap.game])
     assert np.array_equal(bootstrap.values(ranking.auroc), whole)

@@ -154,7 +154,7 @@ def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_pat
 
 
 def test_every_rule_with_a_script_carries_its_code_in_one_dict_param(own_logs_run: Project) -> None:
-    rules = "".join(file.read_text() for file in (own_logs_run.folder / "rules").glob("*.smk"))
+    rules = "\n" + "".join(file.read_text() for file in (own_logs_run.folder / "rules").glob("*.smk"))
     blocks = [block for block in rules.split("\nrule ")[1:] if "script:" in block]
     scripts = {path.stem for path in (own_logs_run.folder / "scripts").glob("*.py")}
     common = (own_logs_run.folder / "rules/common.smk").read_text()

@@ -216,14 +216,9 @@ class _Chat:
         words, reasoning = _words(event), (event["reasoning"] or "").strip()
         lead = f"{reasoning}\n" if reasoning and mask in ("reasoning", "generation") else ""
         turn = self.add("assistant", lead + words)
-        match mask:
-            case "reasoning":
-                return Span(turn.message, turn.start, turn.start + len(reasoning))
-            case "generation":
-                return turn
-            case "prompt_last":
-                return self.before(turn)
-        return Span(turn.message, turn.start + len(lead), turn.end)
+        if mask == "reasoning":
+            return Span(turn.message, turn.start, turn.start + len(reasoning))
+        return self.before(turn) if mask == "prompt_last" else turn
 
 
 def _bare_views(

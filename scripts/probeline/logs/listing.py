@@ -40,12 +40,28 @@ def list_games(root: Path) -> list[str]:
     if not root.is_dir():
         raise _no_games(root, "it is not a folder" if root.exists() else "it does not exist")
     games = []
-    for folder, _, files in os.walk(root):
+    for folder, _, files in os.walk(root, onerror=_unreadable):
         if GAME_STATS in files or _GAME_FOLDER.fullmatch(folder.rpartition(os.sep)[2]):
-            games.append(Path(folder).relative_to(root).as_posix())
+            games.append(_key(root, folder))
     if not games:
         raise _no_games(root, "it holds no game")
     return sorted(games)
+
+
+def _unreadable(error: OSError) -> None:
+    raise ProbelineError(
+        f"The folder {error.filename} cannot be read ({error.strerror}). "
+        "Allow reading it, or move it elsewhere."
+    ) from error
+
+
+def _key(root: Path, folder: str) -> str:
+    key = Path(folder).relative_to(root).as_posix()
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise ProbelineError(f"The folder name {key!r} under {root} is not UTF-8. Rename it.") from error
+    return key
 
 
 def _no_games(root: Path, why: str) -> ProbelineError:

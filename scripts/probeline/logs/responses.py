@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 _DECODER = json.JSONDecoder(strict=False)  # models put raw line breaks into strings
 _SPACE = re.compile(r"\s*")
 _COLON = re.compile(r"\s*:\s*")
-_COMMA = re.compile(r"\s*,\s*")
+_AFTER_MEMBER = re.compile(r"\s*(?:(,)\s*|\}|$)")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LOOSE_END = re.compile(r'"(?=\s*(?:,\s*"|[}\]]|```|$))')
 _MOST_OBJECTS, _MOST_KEYS, _MOST_QUOTES = 8, 3, 6
@@ -129,12 +129,13 @@ def _members(text: str, at: int) -> Iterator[tuple[str, _Value]]:
         value = next(_decoded(text, colon.end()), None)
         if value is None:
             return
+        after = _AFTER_MEMBER.match(text, value.end + isinstance(value.value, str))
+        if after is None:
+            return  # an unescaped quote inside the value ended it too early
         yield key, value
-        at = value.end + isinstance(value.value, str)
-        comma = _COMMA.match(text, at)
-        if comma is None:
+        if after[1] is None:
             return
-        at = comma.end()
+        at = after.end()
 
 
 def _skip(text: str, at: int) -> int:

@@ -18,7 +18,7 @@ from itertools import pairwise
 from probeline.logs.llm_log import Call
 from probeline.logs.responses import as_text, spellings, squash
 from probeline.logs.timeline import Act, Evidence, align, reasoning_of
-from probeline.logs.werewolf import Activation, Game, NightKill, action_names
+from probeline.logs.werewolf import Activation, Game, NightKill, action_names, is_pass
 
 NIGHT_ROLES = ("werewolf", "seer")
 
@@ -116,8 +116,7 @@ def callouts(game: Game, calls: list[Call], counts: Counter[str]) -> list[Act]:
             continue
         evidence, names = _readable_callout(call)
         if names is None:
-            passed = "PASS" in squash(as_text(evidence.answer.action)).upper()
-            counts["callouts_passed" if passed else "callouts_unreadable"] += 1
+            counts["callouts_passed" if is_pass(evidence.answer.action) else "callouts_unreadable"] += 1
             continue
         target, question = names
         valid = target in game.players and target != call.player
@@ -140,7 +139,7 @@ def callouts(game: Game, calls: list[Call], counts: Counter[str]) -> list[Act]:
 def _readable_callout(call: Call) -> tuple[Evidence, tuple[str, str] | None]:
     """The first reading that names a target; the likeliest one where none does."""
     first = Evidence(call, *call.readings[0])
-    if isinstance(first.answer.action, str) and "PASS" in first.answer.action.upper():
+    if is_pass(first.answer.action):
         return first, None
     for response, answer in call.readings:
         if names := action_names(answer.action):
@@ -270,7 +269,7 @@ def _acts_by_night(game: Game, player: str, kill: NightKill) -> bool:
 
 def _is_callout(entry: Activation) -> bool:
     action = entry.action
-    return not isinstance(action, str) or action.lstrip().startswith("{") or squash(action).upper() == "PASS"
+    return not isinstance(action, str) or action.lstrip().startswith("{") or is_pass(action)
 
 
 def day_votes_from_stats(game: Game, moves: dict[str, Moves], counts: Counter[str]) -> list[Act]:

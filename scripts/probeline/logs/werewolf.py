@@ -359,9 +359,16 @@ def action_names(action: Any) -> tuple[str, str] | None:
             action = orjson.loads(action)
         except orjson.JSONDecodeError:
             return None
-    if not isinstance(action, dict):
+    if not isinstance(action, dict) or is_pass(action):
         return None
     target, question = action.get("target"), action.get("question")
-    if not isinstance(target, str) or squash(target).upper() in ("PASS", ""):
+    if not isinstance(target, str) or not target.strip():
         return None
     return clean(target).strip(), clean(question) if isinstance(question, str) else ""
+
+
+def is_pass(action: Any) -> bool:
+    """The player was asked whether to call on somebody and did not want to."""
+    if isinstance(action, dict):
+        action = action.get("target")
+    return isinstance(action, str) and squash(action).strip(" .!\"'").upper() == "PASS"

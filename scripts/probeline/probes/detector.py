@@ -56,6 +56,18 @@ class Detector:
         """Width of the residual stream that it reads."""
         return self.scaler_mean.shape[1]
 
+    def require_width(self, width: int, model: str) -> None:
+        """Refuse a model with another hidden size.
+
+        Raises:
+            ProbelineError: names both models and both sizes.
+        """
+        if width != self.hidden_size:
+            raise ProbelineError(
+                f"The probe was trained on {self.model} with a hidden size of {self.hidden_size}, but "
+                f"{model} has {width}. Use the model that it was trained on."
+            )
+
     def scores(self, values: npt.NDArray[np.floating[Any]], model: str | None = None) -> Array:
         """Scores [n] of activations [n, layers, width]: larger means label 1.
 
@@ -67,11 +79,7 @@ class Detector:
             ProbelineError: another width or number of layers than the probe was trained on.
         """
         _, layers, width = values.shape
-        if width != self.hidden_size:
-            raise ProbelineError(
-                f"The probe was trained on {self.model} with a hidden size of {self.hidden_size}, but "
-                f"{model or 'the given model'} has {width}. Use the model that it was trained on."
-            )
+        self.require_width(width, model or "the given model")
         if layers != len(self.layers):
             raise ProbelineError(
                 f"The probe reads the layers {', '.join(map(str, self.layers))}, but activations of {layers} "

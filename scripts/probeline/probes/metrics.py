@@ -124,7 +124,7 @@ class Bootstrap:
 
     def values(self, metric: Metric) -> Array:
         """The metric on every kept resample, in blocks of bounded memory."""
-        block = max(1, 4_000_000 // len(self.game))
+        block = max(1, 1_000_000 // len(self.game))
         pieces = [
             metric(self.counts[start : start + block][:, self.game])
             for start in range(0, len(self.counts), block)
