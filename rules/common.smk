@@ -37,8 +37,9 @@ STARTED = time.time()
 ROOT = Path(workflow.basedir)
 
 in_words(check_config)(config, ROOT / SCHEMA)
-for target in workflow.dag_settings.targets if workflow.dag_settings else []:
-    in_words(check_target)(str(target), config)
+# Snakemake knows its targets only after parsing, and then says just MissingRuleException.
+for word in sys.argv[1:]:
+    in_words(check_target)(word, config)
 
 SHARDS = [shard_name(index, config["shards"]) for index in range(config["shards"])]
 

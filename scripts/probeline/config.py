@@ -74,9 +74,9 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
     """Faults that a schema cannot express."""
     from probeline.datasets.concepts import check_concept
 
-    faults = []
     if config["model"] not in config["models"]:
-        faults.append(f"model is {config['model']!r}. {near_misses(config['model'], config['models'])}")
+        return [f"model is {config['model']!r}. {near_misses(config['model'], config['models'])}"]
+    faults = []
     shares = {name: config["splits"][name] for name in ("train", "validation", "test")}
     if abs(sum(shares.values()) - 1) > 1e-9:
         faults.append(f"splits must sum to 1; they are {shares}, which is {sum(shares.values()):g}.")

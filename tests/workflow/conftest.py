@@ -51,7 +51,7 @@ class Project:
         """Run to a failure that is said in words; the output."""
         done = self.snakemake(*targets, config=config)
         assert done.returncode != 0, done.stdout
-        assert "Traceback" not in done.stdout, done.stdout
+        assert "Traceback (most recent call last)" not in done.stdout, done.stdout
         return done.stdout
 
     def planned(self, *targets: str, config: tuple[str, ...] = (TINY,)) -> Counter[str]:

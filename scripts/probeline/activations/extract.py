@@ -128,8 +128,8 @@ def _check_layers(layers: Sequence[int] | None, model: str, depth: int) -> list[
     wrong = sorted(layer for layer in set(layers) if not 0 <= layer <= depth)
     if wrong or not layers:
         raise ProbelineError(
-            f"The model {model} has no layer {', '.join(map(str, wrong)) or 'in an empty list'}: it has depth "
-            f"{depth}, so activations.layers may hold 0 (the embeddings) to {depth}."
+            f"activations.layers: the model {model} has no layer {', '.join(map(str, wrong)) or '(none given)'}. "
+            f"Its depth is {depth}: allowed are 0 (the embeddings) to {depth}."
         )
     return sorted(set(layers))
 

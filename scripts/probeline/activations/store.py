@@ -88,7 +88,8 @@ def _read_shard(shard: Path, columns: list[int], width: int) -> tuple[list[str],
                     f"{file} holds {mean.get_shape()[0]} samples, but its index.parquet {index.num_rows}. "
                     f"Delete {shard} to have it made again."
                 )
-            for position, column in enumerate(columns):
+            # A slice of no rows is an error to safetensors.
+            for position, column in enumerate(columns if index.num_rows else []):
                 values[:, position] = mean[:, column]
     except SafetensorError as error:
         raise ProbelineError(f"{file} is damaged ({error}). Delete {shard} to have it made again.") from error

@@ -154,7 +154,9 @@ def _loose_value(text: str, at: int) -> Iterator[_Value]:
     if text.startswith('"{', at):
         # The prompt's own example quotes an object without escaping its quotes; models copy that.
         yield from _decoded(text, at + 1)
-    yield from _decoded(text, at)
+    for value in _decoded(text, at):
+        if _AFTER_MEMBER.match(text, value.end + isinstance(value.value, str)):
+            yield value
     if text.startswith('"', at):
         for tries, quote in enumerate(_LOOSE_END.finditer(text, at + 1)):
             if tries == _MOST_QUOTES:

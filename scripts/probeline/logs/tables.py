@@ -23,6 +23,7 @@ def table_writer(path: Path, columns: list[tuple[str, str, str]]) -> Iterator[Ca
 
     draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with explain_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with pq.ParquetWriter(
                 draft, arrow_schema(columns), compression="zstd", write_statistics=False

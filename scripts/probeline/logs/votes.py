@@ -84,12 +84,14 @@ def _judge_nights(game: Game, votes: list[Act], counts: Counter[str]) -> None:
         living = game.living(kill.turn, by_day=False)
         named = [vote for vote in cast if vote.text in living and vote.text != vote.actor]
         accepted = [vote for vote in cast if vote.valid]
-        if not accepted or kill.victim in _top(accepted):
+        if kill.victim in _top(accepted):
             counts["night_kills_by_options"] += 1
         elif kill.victim in _top(named):
             counts["night_kills_by_living"] += 1
             for vote in named:
                 vote.valid = True
+        elif not accepted:
+            counts["night_kills_drawn"] += 1
         else:
             counts["night_kills_unexplained"] += 1
 

@@ -76,6 +76,9 @@ def fetch_model(source: Mapping[str, Any], output: Path) -> None:
         )
     with atomic_directory(output) as draft:
         kinds[kind](source, draft)
+        for weights in draft.glob("*.safetensors"):
+            # safetensors keeps its files to their owner; the model is as public as its config.
+            weights.chmod((draft / "config.json").stat().st_mode)
         facts = _describe(draft)
         if source.get("depth", facts["depth"]) != facts["depth"]:
             raise ProbelineError(

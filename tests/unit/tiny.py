@@ -1,0 +1,90 @@
+"""Tiny random models and hand-made shards of dialogues for the tests of rendering and extraction."""
+
+from pathlib import Path
+from typing import Any
+
+from probeline.files import write_parquet
+from probeline.models.fetch import fetch_model
+from probeline.schema import SAMPLES, SEQUENCES, make_table
+
+RANDOM = {
+    "architecture": "llama",
+    "layers": 3,
+    "width": 32,
+    "heads": 2,
+    "vocabulary": 512,
+    "max_length": 512,
+    "seed": 0,
+}
+
+
+def make_model(folder: Path, **changes: Any) -> Path:
+    fetch_model({"random": RANDOM | changes}, folder)
+    return folder
+
+
+def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def game_chats(game: str, rounds: int) -> dict[str, list[dict[str, str]]]:
+    """Two players' views of one game, each with one assistant turn per round."""
+    views = {}
+    for player in ("Ann", "Ben"):
+        turns = [("system", f"You are {player} in {game}.")]
+        for number in range(rounds):
+            turns.append(("user", f"Round {number}: what do you say about {game}?"))
+            turns.append(("assistant", f"{player} trusts number {number}, " + "and waits " * number))
+        views[f"{game}#{player}"] = chat(*turns)
+    return views
+
+
+def write_dialogues(folder: Path, chats: dict[str, list[dict[str, str]]], **masks: tuple[int, int, int]) -> Path:
+    """A shard with one sample per assistant message, or with the masks (message, start, end) given.
+
+    The game of a sequence is its id up to `#`.
+    """
+    rows = []
+    for sequence, messages in chats.items():
+        places = [
+            (f"{sequence}#{index}", index, 0, len(message["content"]))
+            for index, message in enumerate(messages)
+            if message["role"] == "assistant"
+        ]
+        if masks:
+            places = [(sample, *mask) for sample, mask in masks.items()]
+        rows += [_sample(sequence, messages, *place) for place in places]
+    folder.mkdir(parents=True)
+    write_parquet(folder / "samples.parquet", make_table(rows, SAMPLES))
+    sequences = [
+        {"sequence": sequence, "game": sequence.split("#")[0], "messages": messages}
+        for sequence, messages in chats.items()
+    ]
+    write_parquet(folder / "sequences.parquet", make_table(sequences, SEQUENCES))
+    return folder
+
+
+def _sample(
+    sequence: str, messages: list[dict[str, str]], sample: str, message: int, start: int, end: int
+) -> dict[str, Any]:
+    return {
+        "sample": sample,
+        "sequence": sequence,
+        "game": sequence.split("#")[0],
+        "content": "0" * 64,
+        "experiment": "baseline",
+        "split": "train",
+        "label": 1,
+        "type": "statement",
+        "turn": 1,
+        "event": message,
+        "actor": "Ann",
+        "actor_role": "villager",
+        "target": None,
+        "same_team": None,
+        "message": message,
+        "start": start,
+        "end": end,
+        "text": messages[message]["content"][start:end],
+        "logged_score": None,
+    }
