@@ -1,30 +1,46 @@
-"""Progress of long work, readable on a terminal, in a log file and in CI."""
+"""Progress of long work: lines in the job's log and on the terminal, where several jobs run side by side."""
 
-import sys
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 10
+
+log = logging.getLogger(__name__)
 
 
 def progress(
     items: Iterable[Item], title: str, total: int | None = None, unit: str = "item"
 ) -> Iterator[Item]:
-    """Iterate over `items`, showing count, rate and remaining time on stderr.
+    """Iterate over `items`, logging count, rate and remaining time now and then.
 
-    A bar on a terminal is redrawn ten times a second; elsewhere a line is printed every 30 seconds,
-    so that logs stay short. Work that ends sooner prints nothing there.
+    Work that takes only seconds logs nothing.
     """
-    terminal = sys.stderr.isatty()
     yield from tqdm(
         items,
         desc=title,
         total=total,
         unit=unit,
         leave=False,
-        mininterval=0.1 if terminal else 30,
-        delay=0 if terminal else 30,
-        dynamic_ncols=True,
+        file=_LogLines(),
+        mininterval=SECONDS_BETWEEN_LINES,
+        maxinterval=SECONDS_BETWEEN_LINES,
+        delay=SECONDS_BETWEEN_LINES,
+        ascii=True,
+        ncols=100,
+        bar_format="{desc}: {n_fmt} of {total_fmt} ({percentage:.0f} %), {rate_fmt}, {remaining} left",
     )
+
+
+class _LogLines:
+    """A stream that makes a log line of each bar: bars of parallel jobs would overwrite each other."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            log.info("%s", line)
+
+    def flush(self) -> None:
+        pass

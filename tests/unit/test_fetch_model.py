@@ -3,14 +3,15 @@ import sys
 import zipfile
 
 import pytest
-from tests.unit import tiny
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from probeline.digests import sha256_bytes, sha256_file
 from probeline.errors import ProbelineError
 from probeline.files import read_json
 from probeline.models import fetch
 from probeline.models.fetch import fetch_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tests.unit import tiny
 
 
 def left_over(folder):
@@ -49,7 +50,7 @@ def test_another_depth_than_expected_is_refused(tmp_path):
 
 
 def test_a_source_without_a_place_is_refused(tmp_path):
-    with pytest.raises(ProbelineError, match="version.*Allowed: package, hub, path, random"):
+    with pytest.raises(ProbelineError, match=r"version.*Allowed: package, hub, path, random"):
         fetch_model({"version": "1"}, tmp_path / "model")
 
 
@@ -91,7 +92,7 @@ def test_a_hub_model_must_be_pinned_to_a_commit(tmp_path, revision):
 def test_a_hub_out_of_reach_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source = {"hub": "probeline-tests/none", "revision": "0" * 40}
-    with pytest.raises(ProbelineError, match="could not be downloaded.*path: <folder>"):
+    with pytest.raises(ProbelineError, match=r"could not be downloaded.*path: <folder>"):
         fetch_model(source, tmp_path / "model")
 
 

@@ -1,7 +1,8 @@
 import pytest
-from tests.unit import tiny
-from probeline.models.render import UnrenderableChatError, render_chat, token_span
 from transformers import AutoTokenizer
+
+from probeline.models.render import UnrenderableChatError, render_chat, token_span
+from tests.unit import tiny
 
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"

@@ -39,7 +39,11 @@ def game_chats(game: str, rounds: int) -> dict[str, list[dict[str, str]]]:
     return views
 
 
-def write_dialogues(folder: Path, chats: dict[str, list[dict[str, str]]], **masks: tuple[int, int, int]) -> Path:
+def write_dialogues(
+    folder: Path,
+    chats: dict[str, list[dict[str, str]]],
+    masks: dict[str, tuple[int, int, int]] | None = None,
+) -> Path:
     """A shard with one sample per assistant message, or with the masks (message, start, end) given.
 
     The game of a sequence is its id up to `#`.
@@ -53,7 +57,7 @@ def write_dialogues(folder: Path, chats: dict[str, list[dict[str, str]]], **mask
         ]
         if masks:
             places = [(sample, *mask) for sample, mask in masks.items()]
-        rows += [_sample(sequence, messages, *place) for place in places]
+        rows += [_sample(sequence, *place) for place in places]
     folder.mkdir(parents=True)
     write_parquet(folder / "samples.parquet", make_table(rows, SAMPLES))
     sequences = [
@@ -64,9 +68,7 @@ def write_dialogues(folder: Path, chats: dict[str, list[dict[str, str]]], **mask
     return folder
 
 
-def _sample(
-    sequence: str, messages: list[dict[str, str]], sample: str, message: int, start: int, end: int
-) -> dict[str, Any]:
+def _sample(sequence: str, sample: str, message: int, start: int, end: int) -> dict[str, Any]:
     return {
         "sample": sample,
         "sequence": sequence,
@@ -85,6 +87,6 @@ def _sample(
         "message": message,
         "start": start,
         "end": end,
-        "text": messages[message]["content"][start:end],
+        "text": "not read by the extraction",
         "logged_score": None,
     }

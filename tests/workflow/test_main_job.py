@@ -29,9 +29,9 @@ def test_metrics_are_of_games_never_seen_beside_what_the_text_gives_away(simulat
     import pyarrow.parquet as pq
 
     metrics = metrics_of(simulated_run, "collusion_mms_l1_2")
-    low, high = metrics["test"]["auroc"]["interval"]
-    assert 0 <= low <= metrics["test"]["auroc"]["value"] <= high <= 1
-    assert {"text_masked", "text_input", "length", "shuffled"} <= metrics["baselines"].keys()
+    auroc = metrics["test"]["metrics"]["auroc"]
+    assert 0 <= auroc["low"] <= auroc["value"] <= auroc["high"] <= 1
+    assert {"text_masked", "text_input", "length", "shuffled"} <= metrics["test"]["baselines"].keys()
     assert metrics["verdict"]
     scores = pq.read_table(
         simulated_run.folder / "results/probes/collusion_mms_l1_2/scores.parquet"
@@ -70,10 +70,11 @@ def test_the_counts_of_every_stage_add_up(simulated_run: Project) -> None:
 def test_the_last_lines_say_what_was_made(tmp_path: Path, simulated_run: Project) -> None:
     project = simulated_run.copy(tmp_path / "project")
     lines = project.run("results/probes/collusion_lr_l3")
-    summary = lines[lines.index("results/probes/collusion_lr_l3", lines.index("100%")) :]
+    summary = lines[lines.index("(100%) done") :]
+    assert "results/probes/collusion_lr_l3" in summary
     metrics = metrics_of(project, "collusion_lr_l3")
-    assert f"{metrics['test']['auroc']['value']:.3f}" in summary
-    assert f"{metrics['baselines']['text_masked']['auroc']['value']:.3f}" in summary
+    assert f"{metrics['test']['metrics']['auroc']['value']:.3f}" in summary
+    assert f"{metrics['test']['baselines']['text_masked']['auroc']['value']:.3f}" in summary
     assert str(metrics["test"]["num_positive"]) in summary
 
 

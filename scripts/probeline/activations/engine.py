@@ -72,6 +72,7 @@ class ActivationEngine:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # it lists the head, which is left out on purpose
         torch.set_num_threads(threads)
         self.layers = tuple(layers)
         self.tokens = 0
@@ -81,7 +82,14 @@ class ActivationEngine:
             # On a processor all of these operations repeat bit for bit at a fixed thread count.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-        loaded = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), local_files_only=True)
+        loaded, report = AutoModel.from_pretrained(
+            model, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ProbelineError(
+                f"The model {model} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}, …): random "
+                "numbers would stand in for them. Delete it to have it fetched again."
+            )
         config, blocks = loaded.config.get_text_config(), _decoder_blocks(loaded)
         # The deeper blocks are gone before anything is moved or run; layer 0 is read on entry to the first.
         del blocks[max(1, self.layers[-1]) :]

@@ -15,6 +15,7 @@ from probeline.files import (
     MANIFEST,
     atomic_directory,
     read_json,
+    write_bytes,
     write_json_lines,
     write_manifest,
     write_parquet,
@@ -81,7 +82,7 @@ def extract_activations(
         ProbelineError: the model lacks a layer, the shard contradicts itself, or a mean is not finite in
             the number types asked for.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     facts = read_json(model / MANIFEST)
     chosen = _check_layers(layers, model.name, facts["depth"])
@@ -99,7 +100,7 @@ def extract_activations(
             ", ".join(f"{count} for {reason}" for reason, count in sorted(excluded.items())),
         )
     with atomic_directory(output) as draft:
-        save_file({"mean": mean}, draft / "activations.safetensors")
+        write_bytes(draft / "activations.safetensors", save({"mean": mean}))
         write_parquet(draft / "index.parquet", make_table(plan.index, ACTIVATION_INDEX))
         write_json_lines(draft / "excluded.jsonl", plan.excluded)
         write_manifest(
@@ -128,8 +129,8 @@ def _check_layers(layers: Sequence[int] | None, model: str, depth: int) -> list[
     wrong = sorted(layer for layer in set(layers) if not 0 <= layer <= depth)
     if wrong or not layers:
         raise ProbelineError(
-            f"activations.layers: the model {model} has no layer {', '.join(map(str, wrong)) or '(none given)'}. "
-            f"Its depth is {depth}: allowed are 0 (the embeddings) to {depth}."
+            f"The model {model} has no layer {', '.join(map(str, wrong)) or '(none given)'}. Its depth is "
+            f"{depth}: activations.layers may hold 0 (the embeddings) to {depth}."
         )
     return sorted(set(layers))
 

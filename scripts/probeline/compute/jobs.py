@@ -40,12 +40,11 @@ def job(log: str, threads: int = 1) -> Iterator[None]:
 
 def _log_to(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[logging.StreamHandler(sys.stderr), logging.FileHandler(path, mode="w", encoding="utf-8")],
-        force=True,
-    )
+    file, terminal = logging.FileHandler(path, mode="w", encoding="utf-8"), logging.StreamHandler(sys.stderr)
+    # Jobs run side by side: on the terminal each line says whose it is, `trust/shard-0-of-4: …`.
+    job_name = Path(*path.with_suffix("").parts[2:])
+    terminal.setFormatter(logging.Formatter(f"{job_name}: %(message)s"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[file, terminal], force=True)
     # Libraries speak up only when something is wrong.
     for name in ("httpx", "transformers", "torch", "matplotlib", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)

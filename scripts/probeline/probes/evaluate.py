@@ -13,6 +13,7 @@ from probeline.probes.metrics import Bootstrap, Ranking, auroc, bootstrap_games,
 
 SPLITS = ("train", "validation", "test")
 FEW_GAMES, FEW_OF_A_CLASS = 10, 20
+FEWEST_GAMES = 5  # below, a bootstrap over games is no guide
 
 TEXT_BASELINES = {"text_masked": "the masked text", "text_input": "the whole input's text"}
 
@@ -162,6 +163,11 @@ def verdict(test: dict[str, Any]) -> str:
     difference = test["difference_to_text"]
     text = test["baselines"][difference["baseline"]]["auroc"]["value"]
     name = TEXT_BASELINES[difference["baseline"]]
+    if test["num_games"] < FEWEST_GAMES:
+        return (
+            f"No verdict: {test['num_games']} test games are too few for one. AUROC {probe['value']:.3f}, "
+            f"{text:.3f} from {name}; an interval over so few games understates how uncertain they are."
+        )
     if probe["low"] is None or difference["low"] is None:
         reason = probe.get("reason") or difference.get("reason")
         sentence = f"No verdict: AUROC {probe['value']:.3f} without an interval ({reason})."
