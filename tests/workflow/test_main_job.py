@@ -97,7 +97,8 @@ def test_no_artifact_holds_a_path_of_this_machine(simulated_run: Project) -> Non
 
 
 def test_planning_a_run_imports_nothing_heavy(simulated_run: Project) -> None:
-    heavy = ("torch", "transformers", "sklearn", "pandas", "pyarrow", "scipy", "matplotlib")
+    # Snakemake itself imports pandas where it is installed.
+    heavy = {"torch", "transformers", "sklearn", "scipy", "safetensors", "tokenizers"}
     done = simulated_run.command(
         *(sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--cores", "1"),
         *("--configfile", "config/config.yaml", TINY),
@@ -105,7 +106,7 @@ def test_planning_a_run_imports_nothing_heavy(simulated_run: Project) -> None:
     assert done.returncode == 0, done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stdout.splitlines() if "|" in line}
     assert "probeline.config" in imported
-    assert not imported & set(heavy)
+    assert not imported & heavy
 
 
 def test_the_number_of_shards_changes_no_sample(simulated_run: Project, tmp_path: Path) -> None:

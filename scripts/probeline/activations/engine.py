@@ -83,12 +83,16 @@ class ActivationEngine:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         loaded, report = AutoModel.from_pretrained(
-            model, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+            model,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         if report["missing_keys"]:
             raise ProbelineError(
-                f"The model {model} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}, …): random "
-                "numbers would stand in for them. Delete it to have it fetched again."
+                f"The model {model} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}, …): "
+                "random numbers would stand in for them. Delete it to have it fetched again."
             )
         config, blocks = loaded.config.get_text_config(), _decoder_blocks(loaded)
         # The deeper blocks are gone before anything is moved or run; layer 0 is read on entry to the first.

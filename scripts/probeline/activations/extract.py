@@ -148,7 +148,7 @@ def _plan(dialogues: Path, model: Path, max_length: int) -> _Plan:
 
     from probeline.activations.engine import SpannedSequence
 
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     table = pq.read_table(dialogues / "sequences.parquet", columns=["sequence", "messages"])
     chats = {row["sequence"]: row["messages"] for row in table.to_pylist()}
     members: dict[str, list[Sample]] = {}

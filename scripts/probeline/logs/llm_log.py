@@ -40,11 +40,13 @@ _TURN = re.compile(r"^Turn:? (\d{1,6})\b", re.M)
 _PHASE = re.compile(r"^Phase: (.*)$", re.M)
 _CALLED = re.compile(r"DAY DISCUSSION \(Called Upon by (.+)\)")
 _OPTIONS = re.compile(r"^Options: (.*)$", re.M)
-_QUESTION = re.compile(r'^.+ asks you: "(.*?)"\nTask: ', re.M | re.S)
+_QUESTION = re.compile(r'\n[^\n]+? asks you: "((?s:.*?))"\nTask: ')
 _STRUCTURE = re.compile(r"^(?:={80}|--- [A-Z ]+ ---|\[Retry \d|Phase: |Options: |Turn:? \d)", re.M)
 _BEFORE_WORDS = (": ", ". ", '"')
 """What stands before words that a prompt quotes, and never before structure."""
 _MOST_BLANKED = 500
+MAX_CALLS = 20_000
+"""A log with more calls (the largest real ones have a few hundred) is not that of one game."""
 
 
 @dataclass(slots=True)
@@ -90,7 +92,7 @@ def read_calls(text: str, words: Iterable[str] = ()) -> list[Call]:
         words: everything that players said or thought in the game, as far as it is known from elsewhere.
 
     Raises:
-        ProbelineError: the text holds no call.
+        ProbelineError: the text holds no call, or absurdly many.
     """
     text = text.removeprefix("\ufeff")
     if _is_crlf(text):
@@ -99,6 +101,8 @@ def read_calls(text: str, words: Iterable[str] = ()) -> list[Call]:
     headers = list(_HEADER.finditer(outline))
     if not headers:
         raise ProbelineError("it holds no block that starts with [LLM Call for …]")
+    if len(headers) > MAX_CALLS:
+        raise ProbelineError(f"it holds {len(headers)} calls, more than {MAX_CALLS}")
     ends = [header.start() for header in headers[1:]] + [len(text)]
     return [
         _read_call(text, outline, index, header, end)
@@ -176,7 +180,7 @@ def _read_situation(call: Call, prompt: str) -> None:
     call.phase = phase[1].strip()
     if called := _CALLED.fullmatch(call.phase):
         call.caller = called[1]
-        if question := _QUESTION.search(call.user, phase.end()):
+        if question := _QUESTION.match(call.user, phase.end()):
             call.question = question[1]
     if options := _OPTIONS.search(prompt, phase.end()):
         call.options = [name.strip() for name in options[1].split(",") if name.strip()]

@@ -340,8 +340,10 @@ def _describe(folder: Path) -> dict[str, Any]:
 
     _quiet_transformers()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Left open, the question whether to run a model's own code would be asked on the terminal.
+        safely = {"local_files_only": True, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(folder, **safely).get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safely)
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise ProbelineError(
             f"transformers cannot read this model's config or tokenizer: {error}. Code that a model brings "
