@@ -44,6 +44,7 @@ rule collect_corpus:
         games="data/processed/{corpus}/games.parquet",
         quality="data/processed/{corpus}/quality.json",
         quarantine="data/processed/{corpus}/quarantine.jsonl",
+        manifest="data/processed/{corpus}/manifest.json",
     log:
         "logs/collect_corpus/{corpus}.log",
     benchmark:

@@ -371,7 +371,7 @@ def test_a_bad_file_is_quarantined_with_its_reason(tmp_path, data, reason):
     adds_up(quality)
 
 
-def test_a_folder_without_stats_and_a_huge_file_are_quarantined(tmp_path, monkeypatch):
+def test_a_folder_without_stats_is_listed_and_a_huge_file_is_quarantined(tmp_path, monkeypatch):
     (tmp_path / "corpus" / "game1").mkdir(parents=True)
     played_game().write(tmp_path / "corpus" / "game2")
     monkeypatch.setattr("probeline.logs.ingest.MAX_FILE_BYTES", 1000)
@@ -380,7 +380,8 @@ def test_a_folder_without_stats_and_a_huge_file_are_quarantined(tmp_path, monkey
     assert quarantine[0]["reason"] == "no game_stats.json"
     assert quarantine[0]["sha256"] is None
     assert "more than 1000" in quarantine[1]["reason"]
-    assert quality["quarantined"] == quality["files"] == 2
+    assert quality["folders_without_stats"] == 1
+    assert quality["quarantined"] == quality["files"] == 1
 
 
 def test_python_only_json_is_mended(tmp_path):
@@ -444,7 +445,8 @@ def test_the_corpus_does_not_depend_on_the_shards(tmp_path):
     merged = pq.read_table(tmp_path / "out4" / "events.parquet")
     assert merged["game"].to_pylist() == sorted(merged["game"].to_pylist())
     quality = json.loads(contents[0]["quality.json"])
-    assert (quality["files"], quality["games"], quality["quarantined"]) == (31, 29, 1)
+    assert (quality["files"], quality["games"], quality["quarantined"]) == (30, 29, 0)
+    assert quality["folders_without_stats"] == 1
 
 
 def test_an_empty_shard_has_all_files_and_the_schema(tmp_path):

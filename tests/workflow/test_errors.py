@@ -29,7 +29,7 @@ def test_a_missing_root(project: Project) -> None:
     assert "No game data found" in words
     assert "data/raw/nowhere" in words
     assert "**/gameN/game_stats.json" in words
-    assert "corpora.werewolf.root" in words
+    assert "set corpora.<corpus>.root" in words
 
 
 def test_an_empty_root(project: Project) -> None:

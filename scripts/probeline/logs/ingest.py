@@ -2,9 +2,10 @@
 
 `quality.json` counts, over the games of a shard or a corpus:
 
-- files = games + duplicates + quarantined: each game folder is read, left out as the copy of another, or
-  listed in `quarantine.jsonl` with the reason. Logs are counted apart: games = logs_read + logs_unreadable
-  + logs_missing; an unreadable log is listed in `quarantine.jsonl` too, its game is kept.
+- files = games + duplicates + quarantined: each `game_stats.json` is read, left out as the copy of another,
+  or listed in `quarantine.jsonl` with the reason. Listed there too, but counted apart:
+  folders_without_stats, game folders that hold none; logs_unreadable, whose games are kept (games =
+  logs_read + logs_unreadable + logs_missing).
 - aborted: games not played to their end. flagged: games whose log contradicts a tally, as a list.
 - statements: statements and replies of all games; statements_with_log: of games whose log was read;
   prompts_recovered: those of them whose true prompt was found.
@@ -64,6 +65,7 @@ _COUNTED = (
     "games",
     "duplicates",
     "quarantined",
+    "folders_without_stats",
     "logs_read",
     "logs_unreadable",
     "logs_missing",
@@ -118,6 +120,10 @@ def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str],
         with table_writer(draft / EVENTS_FILE, EVENTS) as events:
             pending: list[dict[str, Any]] = []
             for key in progress(sorted(games), "Reading games", total=len(games), unit="game"):
+                if not (root / key / GAME_STATS).is_file():
+                    counts["folders_without_stats"] += 1
+                    quarantine.append(_quarantined(root, key, root / key / GAME_STATS))
+                    continue
                 counts["files"] += 1
                 if key in duplicates:
                     counts["duplicates"] += 1
@@ -164,15 +170,13 @@ def _read_folder(
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise ProbelineError(f"no {path.name}")
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise ProbelineError(f"the file has {size} bytes, more than {MAX_FILE_BYTES}")
     return path.read_bytes()
 
 
-def _quarantined(root: Path, key: str, path: Path, error: Exception) -> dict[str, Any]:
-    reason = str(error)
+def _quarantined(root: Path, key: str, path: Path, error: Exception | None = None) -> dict[str, Any]:
+    reason = f"no {path.name}" if error is None else str(error)
     if isinstance(error, UnicodeDecodeError):
         reason = f"the file is not UTF-8 ({error.reason} at byte {error.start})"
     elif isinstance(error, OSError):
