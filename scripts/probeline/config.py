@@ -58,6 +58,8 @@ def _in_words(error: Any) -> str:
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{key} lacks {', '.join(missing)}."
+    if error.validator == "pattern" and "description" in error.schema:
+        return f"{key} is {error.instance!r}. Expected: {error.schema['description']}"
     if error.validator == "oneOf" and isinstance(error.instance, dict):
         # Report against the alternative that shares most keys with what was written.
         best = max(

@@ -78,7 +78,7 @@ def test_another_layer_of_those_extracted_trains_only(own_logs_run: Project) -> 
         "targets: {probes: []}",
         "probes: {claims_seer: {corpus: werewolf, events: [statement], label: 'mentions(text, \"seer\")', "
         "context: none, mask: action}}",
-        "models: {other: {hub: some/model, revision: main}}",
+        "models: {other: {hub: some/model, revision: 0123456789012345678901234567890123456789}}",
     ],
 )
 def test_an_unrelated_key_reruns_nothing(own_logs: Project, key: str) -> None:

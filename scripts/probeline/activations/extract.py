@@ -59,7 +59,7 @@ def extract_activations(
     dtype: str,
     store_dtype: str,
     threads: int,
-    token_budget: int = 4096,
+    token_budget: int = 2048,
 ) -> None:
     """Write the mean residual stream over each sample's masked tokens, for every layer asked for.
 
@@ -243,7 +243,7 @@ def _run(
         with np.errstate(over="ignore"):  # becomes infinite, which is looked for
             mean[rows] = means
         if not np.isfinite(mean[rows]).all():
-            faulty = "activations.dtype" if not np.isfinite(means).all() else "activations.store_dtype"
+            faulty = "activations.dtype" if not np.isfinite(means).all() else "activations.store"
             raise ProbelineError(
                 f"Activations of the game {game} are beyond the range of {faulty}: set it to float32."
             )
