@@ -292,7 +292,7 @@ def test_float16_that_would_overflow_is_refused(tmp_path, dialogues, model, monk
     assert load_file(half / "activations.safetensors")["mean"].dtype == np.float16
     measure = ActivationEngine.game_means
     monkeypatch.setattr(ActivationEngine, "game_means", lambda self, game: 1e9 * measure(self, game))
-    with pytest.raises(ProbelineError, match=r"game g1 .*activations\.store_dtype: set it to float32"):
+    with pytest.raises(ProbelineError, match=r"game g1 .*activations\.store: set it to float32"):
         extract(dialogues, model, tmp_path / "out", store_dtype="float16")
     assert not (tmp_path / "out").exists()
 
