@@ -50,6 +50,7 @@ format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/snakefmt Snakefile rules
 
 bench: $(READY) ## our figures beside the alternatives', in one run
+	$(BIN)/snakemake --cores $(CORES) --quiet all -- data/models/smollm2-135m/manifest.json
 	$(BIN)/python tests/bench/bench_extraction.py
 
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay

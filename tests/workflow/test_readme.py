@@ -53,5 +53,12 @@ def test_make_help_lists_every_target(clone: Project) -> None:
     assert targets == set(re.findall(r"^  make ([a-z-]+)", listed, re.MULTILINE))
 
 
-def test_the_second_file_shown_is_the_first_of_its_name() -> None:
+def test_both_files_shown_are_tried() -> None:
     assert set(files_shown(README)) == {"mine.yaml", "seer.yaml"}
+
+
+def test_the_picture_shows_the_rules_as_they_are(clone: Project) -> None:
+    graph = clone.command(".venv/bin/snakemake", "--rulegraph", "mermaid-js", "--forceall").stdout
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
+    edges = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", graph)}
+    assert edges == set(re.findall(r"^    (\w+) --> (\w+)$", README, re.MULTILINE))
