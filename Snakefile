@@ -29,4 +29,4 @@ onstart:
 
 
 onsuccess:
-    print(run_summary(), file=sys.stderr)
+    print_summary()

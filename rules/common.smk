@@ -1,6 +1,7 @@
 # Names, parameters and code identity that the rules share; no rules.
 # Parsed by every command, also by `snakemake -n`: nothing here may import anything heavy.
 
+import os
 import sys
 import time
 from functools import cache, wraps
@@ -8,13 +9,28 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+# What is digested is what runs, here and in the jobs: this checkout's library, not the one that the
+# environment was made from.
+SOURCES = Path(workflow.basedir) / "scripts"
+sys.path.insert(0, str(SOURCES))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")])
+)
+
 from probeline.activations.precision import processor_has_bfloat16
-from probeline.config import SCHEMA, check_config, check_target, is_simulated
+from probeline.config import (
+    SCHEMA,
+    check_config,
+    check_target,
+    is_simulated,
+    local_model_files,
+)
 from probeline.digests import shard_name, shard_of
 from probeline.errors import ProbelineError
 from probeline.lineage.code import code_closure
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.logs.listing import find_duplicates, game_files, list_games
+from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
 from probeline.probes.summary import probe_summary
 from probeline.stat_cache import StatCache
@@ -34,9 +50,8 @@ def in_words(function):
 
 
 STARTED = time.time()
-ROOT = Path(workflow.basedir)
 
-in_words(check_config)(config, ROOT / SCHEMA)
+in_words(check_config)(config, SOURCES.parent / SCHEMA)
 # Snakemake knows its targets only after parsing, and then says just MissingRuleException.
 for word in sys.argv[1:]:
     in_words(check_target)(word, config)
@@ -56,67 +71,70 @@ wildcard_constraints:
 @cache
 def code_of(rule_name):
     """Content digests of a rule's script and of all local code that it imports."""
-    return code_closure(ROOT / "scripts" / f"{rule_name}.py", ROOT / "scripts")
+    return code_closure(SOURCES / f"{rule_name}.py", SOURCES)
 
 
 @cache
 @in_words
 def games_by_shard(corpus):
-    """Shard → the games dealt to it; keys of the user's own logs, indices of simulated ones."""
+    """Shard → the games dealt to it, sorted keys."""
     corpus_config = config["corpora"][corpus]
     games = {shard: [] for shard in SHARDS}
     if is_simulated(corpus, corpus_config):
-        named = [
-            (simulated_game_key(i), i) for i in range(corpus_config["simulated_games"])
-        ]
+        keys = map(simulated_game_key, range(corpus_config["simulated_games"]))
     else:
-        named = [(game, game) for game in list_games(Path(corpus_config["root"]))]
-    for key, game in named:
-        games[SHARDS[shard_of(key, len(SHARDS))]].append(game)
+        keys = list_games(root_of(corpus), corpus)
+    for key in sorted(keys):
+        games[SHARDS[shard_of(key, len(SHARDS))]].append(key)
     return games
+
+
+def root_of(corpus):
+    return Path(config["corpora"][corpus]["root"]).expanduser()
 
 
 @cache
 @in_words
 def duplicates_of(corpus):
     """Game → the copy of it that is kept, over the whole corpus."""
-    root = Path(config["corpora"][corpus]["root"])
     games = sorted(game for shard in games_by_shard(corpus).values() for game in shard)
-    return find_duplicates(root, games, StatCache(Path(".probeline/stat-cache.sqlite")))
+    cache_of_digests = StatCache(Path(".probeline/stat-cache.sqlite"))
+    return find_duplicates(root_of(corpus), games, cache_of_digests)
 
 
 def simulated_spec(wildcards):
+    dealt = set(games_by_shard(wildcards.corpus)[wildcards.shard])
+    count = config["corpora"][wildcards.corpus]["simulated_games"]
     return {
         "seed": config["seed"],
-        "indices": games_by_shard(wildcards.corpus)[wildcards.shard],
+        "indices": [i for i in range(count) if simulated_game_key(i) in dealt],
         "code": code_of("simulate_logs"),
     }
 
 
 def raw_logs_of(wildcards):
     """The logs of one shard, file by file; for a simulated corpus the manifest of the shard."""
-    corpus_config = config["corpora"][wildcards.corpus]
-    if is_simulated(wildcards.corpus, corpus_config):
-        return f"{corpus_config['root']}/{wildcards.shard}/manifest.json"
-    root = Path(corpus_config["root"])
+    root = root_of(wildcards.corpus)
+    if is_simulated(wildcards.corpus, config["corpora"][wildcards.corpus]):
+        return f"{root}/{wildcards.shard}/manifest.json"
     games = games_by_shard(wildcards.corpus)[wildcards.shard]
-    return [str(file) for game in games for file in game_files(root, game)]
+    files = [file for game in games for file in game_files(root, game)]
+    # Snakemake cannot digest what it may not read: such a log is quarantined by the job. And it
+    # takes braces in a path for wildcards.
+    readable = [str(file) for file in files if os.access(file, os.R_OK)]
+    return [file.replace("{", "{{").replace("}", "}}") for file in readable]
 
 
 def ingest_spec(wildcards):
-    corpus_config = config["corpora"][wildcards.corpus]
     games = games_by_shard(wildcards.corpus)[wildcards.shard]
-    if is_simulated(wildcards.corpus, corpus_config):
-        return {
-            "root": f"{corpus_config['root']}/{wildcards.shard}",
-            "games": sorted(simulated_game_key(index) for index in games),
-            "duplicates": {},
-            "code": code_of("ingest_werewolf"),
-        }
-    duplicates = duplicates_of(wildcards.corpus)
+    simulated = is_simulated(wildcards.corpus, config["corpora"][wildcards.corpus])
+    root = root_of(wildcards.corpus)
+    duplicates = {} if simulated else duplicates_of(wildcards.corpus)
     return {
-        "root": corpus_config["root"],
-        "games": games,
+        "root": str(root / wildcards.shard if simulated else root),
+        "shard": SHARDS.index(wildcards.shard),
+        "shards": len(SHARDS),
+        "games": identity(games),
         "duplicates": {game: duplicates[game] for game in games if game in duplicates},
         "code": code_of("ingest_werewolf"),
     }
@@ -131,6 +149,20 @@ def template_of(wildcards):
     concept = config["probes"][wildcards.concept]
     name = concept.get("template", config["corpora"][concept["corpus"]]["format"])
     return f"config/templates/{name}.yaml"
+
+
+def model_files_of(wildcards):
+    """The files of a model that lies in a folder of the user's: weights edited there are seen."""
+    return in_words(local_model_files)(config["models"][wildcards.model])
+
+
+def model_spec(wildcards):
+    source = config["models"][wildcards.model]
+    # The depth is checked against the model, and makes no other model of it.
+    return {
+        "source": {key: value for key, value in source.items() if key != "depth"},
+        "code": code_of("fetch_model"),
+    }
 
 
 def dialogues_spec(wildcards):
@@ -191,11 +223,12 @@ def probe_spec(wildcards):
     }
 
 
-def run_summary():
+def print_summary():
     """The last lines of a run: headline figures of every probe that it made."""
     made = [
         manifest.parent
         for manifest in sorted(Path("results/probes").glob("*/manifest.json"))
         if manifest.stat().st_mtime >= STARTED
     ]
-    return "\n\n".join(probe_summary(probe) for probe in made)
+    if made:
+        print("\n\n".join(probe_summary(probe) for probe in made), file=sys.stderr)

@@ -1,4 +1,6 @@
 rule fetch_model:
+    input:
+        folder=model_files_of,
     output:
         model=directory("data/models/{model}"),
         manifest="data/models/{model}/manifest.json",
@@ -8,10 +10,7 @@ rule fetch_model:
         "benchmarks/fetch_model/{model}.tsv"
     threads: 1
     params:
-        spec=lambda wildcards: {
-            "source": config["models"][wildcards.model],
-            "code": code_of("fetch_model"),
-        },
+        spec=model_spec,
     message:
         "Fetch the model {wildcards.model} at its pinned version."
     script:

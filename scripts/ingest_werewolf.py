@@ -7,6 +7,9 @@ from probeline.compute.jobs import job
 with job(snakemake.log[0]):
     # Imported here: the job has set the number of threads by now.
     from probeline.logs.ingest import ingest_werewolf
+    from probeline.logs.shards import games_of_shard
 
     spec = snakemake.params.spec
-    ingest_werewolf(spec["games"], Path(spec["root"]), spec["duplicates"], Path(snakemake.output.tables))
+    root = Path(spec["root"])
+    games = games_of_shard(root, snakemake.wildcards.corpus, spec["shard"], spec["shards"], spec["games"])
+    ingest_werewolf(games, root, spec["duplicates"], Path(snakemake.output.tables))

@@ -1,6 +1,7 @@
 """The command line: what people do beside running the workflow itself."""
 
 import argparse
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -11,12 +12,13 @@ from typing import Any
 
 from probeline.errors import ProbelineError, near_misses
 
+DEFAULT_CONFIG = Path("config/config.yaml")
 EPILOG = """\
 The work itself is done by Snakemake, in the folder of the Snakefile:
 
   snakemake --cores 4 results/probes/trust_lr_l22     raw logs to a tested probe
   snakemake --cores 4                                 everything that the config names
-  snakemake --cores 4 --configfile config/config.yaml mine.yaml     with your own settings on top
+  snakemake --cores 4 --configfile mine.yaml          with your own settings on top
 """
 
 
@@ -38,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("probeline"))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     check = commands.add_parser(
@@ -45,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         help="what the logs hold and what each concept would get; needs no model",
         description="Read the logs that the config names (only what changed is read again) and say what they "
         "hold: interactions by type and role, and what each concept would get in each split.",
-        epilog="example: probeline check --configfile config/config.yaml mine.yaml",
+        epilog="example: probeline check --configfile mine.yaml",
     )
     check.add_argument(
-        "--configfile", nargs="+", type=Path, default=[Path("config/config.yaml")], metavar="FILE"
+        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
     )
     check.add_argument("--cores", type=int, default=2, help="cores for reading the logs (default 2)")
     check.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
@@ -82,32 +85,54 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    import yaml
 
     from probeline.datasets.check import data_check, format_check
 
-    config: dict[str, Any] = {}
-    for file in options.configfile:
-        if not file.exists():
-            raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
-        config = _merged(config, yaml.safe_load(file.read_text()))
+    config = _config([DEFAULT_CONFIG, *options.configfile])
     targets = [f"data/processed/{corpus}/quality.json" for corpus in config["corpora"]]
-    command = [sys.executable, "-m", "snakemake", "--quiet", "all", "--cores", str(options.cores)]
-    command += ["--configfile", *map(str, options.configfile), "--", *targets]
-    run = subprocess.run(command, stdout=sys.stderr)
+    command = [sys.executable, "-m", "snakemake", "--quiet", "progress", "rules", "host"]
+    command += ["--cores", str(options.cores)]
+    if options.configfile:
+        command += ["--configfile", *map(str, options.configfile)]
+    run = subprocess.run([*command, "--", *targets], stdout=sys.stderr)
     if run.returncode:
         raise ProbelineError("the logs could not be read; what is wrong stands above.")
     reports = {}
     for corpus in config["corpora"]:
         concepts = {name: c for name, c in config["probes"].items() if c["corpus"] == corpus}
         reports[corpus] = data_check(
-            Path("data/processed") / corpus, concepts, config["splits"], config["seed"]
+            Path("data/processed") / corpus,
+            concepts,
+            config["splits"],
+            config["seed"],
+            config["evaluation"]["min_samples"],
         )
     if options.json:
         print(json.dumps(reports, indent=2, sort_keys=True))
         return
     for report in reports.values():
         print(format_check(report))
+
+
+def _config(files: Sequence[Path]) -> dict[str, Any]:
+    """The settings in `files`, later ones laid over earlier ones, checked."""
+    import yaml
+
+    from probeline.config import SCHEMA, check_config
+
+    config: dict[str, Any] = {}
+    for file in files:
+        if not file.exists():
+            raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
+        try:
+            settings = yaml.safe_load(file.read_text()) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ProbelineError(f"{file} is not valid YAML: {error}") from error
+        if not isinstance(settings, dict):
+            raise ProbelineError(f"{file} holds no settings: expected `key: value` lines.")
+        config = _merged(config, settings)
+    check_config(config, SCHEMA)
+    return config
 
 
 def _merged(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
@@ -144,10 +169,16 @@ def _get(options: argparse.Namespace) -> None:
     if options.output.exists():
         raise ProbelineError(f"{options.output} exists; name a folder that does not.")
     with atomic_directory(options.output) as draft:
-        shutil.copytree(source, draft, dirs_exist_ok=True)
+        shutil.copyfile(source / MANIFEST, draft / MANIFEST)
         for name, facts in read_json(draft / MANIFEST)["files"].items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, draft / name)
             if sha256_file(draft / name) != facts["sha256"]:
                 raise ProbelineError(
                     f"{source / name} is not what its manifest says: it was changed after it was made."
                 )
     print(f"{source} copied to {options.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

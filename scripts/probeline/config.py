@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from probeline.errors import ProbelineError, near_misses
+from probeline.files import MANIFEST, read_json
 
 SCHEMA = Path("config/schemas/config.schema.yaml")
+MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
 class ProbeName(NamedTuple):
@@ -58,7 +60,8 @@ def _in_words(error: Any) -> str:
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{key} lacks {', '.join(missing)}."
-    if error.validator == "pattern" and "description" in error.schema:
+    described = error.validator in ("pattern", "oneOf", "type", "maximum") and "description" in error.schema
+    if described and not isinstance(error.instance, dict):
         return f"{key} is {error.instance!r}. Expected: {error.schema['description']}"
     if error.validator == "oneOf" and isinstance(error.instance, dict):
         # Report against the alternative that shares most keys with what was written.
@@ -96,6 +99,9 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
         if is_simulated(name, corpus) and "simulated_games" not in corpus:
             faults.append(f"corpora.{name} lacks simulated_games, the number of games to simulate.")
     depth = model_depth(config)
+    declared = config["models"][config["model"]].get("depth", depth)
+    if declared != depth:
+        faults.append(f"models.{config['model']}.depth is {declared}, but that model has {depth} blocks.")
     layers = config["activations"]["layers"]
     if depth is not None and layers != "all":
         faults += [
@@ -125,14 +131,41 @@ def model_depth(config: Mapping[str, Any]) -> int | None:
     model = config["models"][config["model"]]
     if "random" in model:
         return int(model["random"]["layers"])
-    if "depth" in model:
-        return int(model["depth"])
-    manifest = Path("data/models") / config["model"] / "manifest.json"
-    if manifest.exists():
-        from probeline.files import read_json
+    found = _depth_found(config["model"], model)
+    return int(model["depth"]) if found is None and "depth" in model else found
 
-        return int(read_json(manifest)["depth"])
+
+def _depth_found(name: str, model: Mapping[str, Any]) -> int | None:
+    """What the model itself says, where it lies on this machine."""
+    if "path" in model:
+        file = Path(model["path"]).expanduser() / "config.json"
+        said = read_json(file) if file.exists() else {}
+        depth = said.get("num_hidden_layers", said.get("n_layer"))
+        return None if depth is None else int(depth)
+    manifest = Path("data/models") / name / MANIFEST
+    if manifest.exists():
+        fetched = read_json(manifest)
+        # The name may have stood for another model then.
+        if all(model.get(key) == value for key, value in fetched["source"].items()):
+            return int(fetched["depth"])
     return None
+
+
+def local_model_files(model: Mapping[str, Any]) -> list[str]:
+    """The files of a model that lies in a folder of the user's; none for one that is fetched.
+
+    Raises:
+        ProbelineError: the folder does not hold a model.
+    """
+    if "path" not in model:
+        return []
+    folder = Path(model["path"]).expanduser()
+    if not (folder / "config.json").exists():
+        raise ProbelineError(
+            f"No model found in {folder}: expected config.json, *.safetensors and a tokenizer. "
+            "Set models.<name>.path to a folder that a Hugging Face model was saved to."
+        )
+    return [str(file) for file in sorted(folder.iterdir()) if file.suffix in MODEL_SUFFIXES]
 
 
 def parse_probe_name(name: str, config: Mapping[str, Any]) -> ProbeName:

@@ -1,7 +1,9 @@
 """Writing that is whole or not there at all, and the manifest of every artifact."""
 
 import errno
+import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -45,19 +47,36 @@ def _existing(path: Path) -> Path:
     return next(parent for parent in [path, *path.absolute().parents] if parent.exists())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never a part of it."""
+@contextmanager
+def draft_beside(path: Path) -> Iterator[Path]:
+    """Yield a free path beside `path`, on its filesystem; whatever lies there at the end is removed.
+
+    One job at a time makes an artifact, so older drafts are what killed jobs have left: they go first.
+    """
     with explain_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        for abandoned in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+            _remove(abandoned)
+        draft = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
         try:
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
+            yield draft
         finally:
-            draft.unlink(missing_ok=True)
+            _remove(draft)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new one, never a part of it."""
+    with draft_beside(path) as draft:
+        draft.write_bytes(data)
+        _fsync(draft)
+        draft.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,16 +109,9 @@ def write_parquet(path: Path, table: "pa.Table") -> None:
     """Write a table with fixed settings: equal tables, equal bytes."""
     import pyarrow.parquet as pq
 
-    with explain_full_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        try:
-            pq.write_table(
-                table.replace_schema_metadata(None), draft, compression="zstd", write_statistics=False
-            )
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    with draft_beside(path) as draft:
+        pq.write_table(table.replace_schema_metadata(None), draft, compression="zstd", write_statistics=False)
+        draft.replace(path)
 
 
 @contextmanager
@@ -109,31 +121,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     The draft lies on the same filesystem and is flushed before the rename, so that after a power
     failure or a kill `path` is the complete old artifact, the complete new one, or absent.
     """
-    draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    _remove_abandoned_drafts(path)
-    with explain_full_disk(path):
-        draft.mkdir(parents=True)
-        try:
-            yield draft
-            for file in sorted(draft.rglob("*")):
-                if file.is_file():
-                    _fsync(file)
-            if path.is_dir():
-                # Snakemake creates declared directories before the job; a rename needs them away.
-                shutil.rmtree(path)
-            draft.rename(path)
-            _fsync(path.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _remove_abandoned_drafts(path: Path) -> None:
-    """Remove what processes that were killed have left beside `path`."""
-    for draft in path.parent.glob(f".{path.name}.tmp-*"):
-        try:
-            os.kill(int(draft.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(draft)
+    with draft_beside(path) as draft, draft_beside(path) as replaced:
+        draft.mkdir()
+        yield draft
+        for file in sorted(draft.rglob("*")):
+            if file.is_file():
+                _fsync(file)
+        if path.is_dir():
+            # Snakemake creates declared directories before the job. A rename keeps the old one whole.
+            path.rename(replaced)
+        draft.rename(path)
+        _fsync(path.parent)
 
 
 def _fsync(path: Path) -> None:

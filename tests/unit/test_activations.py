@@ -16,7 +16,7 @@ from probeline.activations.extract import extract_activations
 from probeline.activations.precision import processor_has_bfloat16
 from probeline.activations.store import read_activations
 from probeline.errors import ProbelineError
-from probeline.files import read_json
+from probeline.files import read_json, write_json
 from tests.unit import tiny
 
 CHATS = {
@@ -169,11 +169,78 @@ def test_out_of_gpu_memory_halves_the_batches_of_that_game(model, monkeypatch, c
     np.testing.assert_allclose(engine.game_means(sequences), expected, rtol=1e-4, atol=1e-6)
     assert sizes[-2:] == [2, 2]
     assert "out of memory" in caplog.text
+    assert engine.smallest_token_budget == 64
     engine.game_means(sequences[:1])
     assert sizes[-1] == 1
     limit = 16
     with pytest.raises(ProbelineError, match="does not hold one sequence of 32 tokens"):
         engine.game_means(sequences)
+
+
+def test_batches_are_not_made_smaller_when_a_single_sequence_does_not_fit(model, monkeypatch):
+    engine = ActivationEngine(model, [2], "float32", 1, 4096, "cpu")
+    sequences = [random_sequence(length, (5, length), seed=length) for length in (64, 10, 9, 8)]
+    sizes = []
+
+    def no_memory(batch, means):
+        sizes.append((len(batch), len(batch[0][0])))
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine, "_run", no_memory)
+    with pytest.raises(ProbelineError, match="does not hold one sequence of 64 tokens"):
+        engine.game_means(sequences)
+    # Budgets that would give the same batches are passed over, and none is tried below one sequence.
+    assert sizes == [(4, 64), (2, 64), (1, 64)]
+
+
+def on_cuda(model, budget=300, dtype="float32"):
+    return ActivationEngine(model, [0, 1, 2, 3], dtype, 1, budget, "cuda")
+
+
+GAMES = [
+    [
+        random_sequence(12 + 9 * seed, (3, 10), (8, 12 + 9 * seed), seed=seed + 10 * game)
+        for seed in range(count)
+    ]
+    for game, count in enumerate((4, 1, 6))
+]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_agrees_with_the_processor(model):
+    processor = ActivationEngine(model, [0, 1, 2, 3], "float32", 1, 300, "cpu")
+    gpu = on_cuda(model)
+    assert processor.device_name == "cpu"
+    assert gpu.device_name == torch.cuda.get_device_name()
+    for game in GAMES:
+        np.testing.assert_allclose(gpu.game_means(game), processor.game_means(game), rtol=1e-3, atol=1e-5)
+    assert gpu.tokens == processor.tokens
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adding_a_game_changes_no_bit_on_cuda(model, dtype):
+    alone = on_cuda(model, dtype=dtype).game_means(GAMES[2])
+    engine = on_cuda(model, dtype=dtype)
+    after_others = [engine.game_means(game) for game in GAMES][2]
+    assert np.isfinite(alone).all()
+    assert after_others.tobytes() == alone.tobytes()
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_shard_made_on_cuda_says_so_and_does_not_mix_with_the_processors(
+    tmp_path, dialogues, model, monkeypatch
+):
+    gpu = extract(dialogues, model, tmp_path / "gpu")
+    assert read_json(gpu / "manifest.json")["device"] == torch.cuda.get_device_name()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    processor = extract(dialogues, model, tmp_path / "cpu")
+    with pytest.raises(ProbelineError, match="device is cpu in"):
+        read_activations([gpu, processor], [0])
 
 
 # A shard
@@ -195,6 +262,8 @@ def test_a_shard_is_complete_and_repeats_byte_for_byte(tmp_path, dialogues, mode
     manifest = read_json(first / "manifest.json")
     facts = {"kind": "activations", "model": "llama", "layers": [0, 1, 2, 3], "hidden_size": 32}
     facts |= {"dtype": "float32", "store_dtype": "float32", "samples": 18, "games": 3, "excluded": {}}
+    facts |= {"threads": 1, "token_budget": 2048, "smallest_token_budget": 2048}
+    facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     assert facts.items() <= manifest.items()
     assert str(tmp_path) not in (first / "manifest.json").read_text()
     assert f"18 samples of 3 games: {manifest['tokens']} tokens" in caplog.text
@@ -319,6 +388,29 @@ print(read_activations([output], [3]).values.shape, "torch" in sys.modules)
     ]
 
 
+# A limit on the size of files makes the kernel refuse the write, as a full disk does, on any machine.
+WRITES_TOO_MUCH = """
+import resource, signal, sys
+from pathlib import Path
+from probeline.activations.extract import extract_activations
+from probeline.errors import ProbelineError
+dialogues, model, output = map(Path, sys.argv[1:])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+try:
+    extract_activations(dialogues, model, output, None, "float32", "float32", 1)
+except ProbelineError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path, dialogues, model):
+    command = [sys.executable, "-c", WRITES_TOO_MUCH, dialogues, model, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "The disk is full" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["dialogues"]
+
+
 # Reading back
 
 
@@ -341,10 +433,32 @@ def test_a_layer_that_was_not_extracted_is_named(tmp_path, dialogues, model):
         read_activations([shard], [0, 1, 3])
 
 
-def test_shards_that_disagree_are_refused(tmp_path, dialogues, model):
-    shards = [extract(dialogues, model, tmp_path / dtype, dtype=dtype) for dtype in ("float32", "bfloat16")]
-    with pytest.raises(ProbelineError, match=r"dtype is bfloat16 in .*bfloat16, but float32 in"):
+@pytest.mark.parametrize(
+    ("fact", "one", "other"),
+    [("dtype", "float32", "bfloat16"), ("threads", 1, 2), ("token_budget", 2048, 64)],
+)
+def test_shards_that_disagree_are_refused(tmp_path, dialogues, model, fact, one, other):
+    empty = extract(tiny.write_dialogues(tmp_path / "d", {}), model, tmp_path / "empty", **{fact: other})
+    shards = [extract(dialogues, model, tmp_path / str(value), **{fact: value}) for value in (one, other)]
+    with pytest.raises(ProbelineError, match=rf"{fact} is {other} in .*{other}, but {one} in"):
         read_activations(shards, [0])
+    with pytest.raises(ProbelineError, match=rf"{fact} is {other} in .*empty, but {one} in"):
+        read_activations([empty, shards[0]], [0])
+
+
+def test_shards_of_different_devices_are_refused_but_empty_ones_have_none(tmp_path, dialogues, model):
+    shard = extract(dialogues, model, tmp_path / "out")
+    empty = extract(tiny.write_dialogues(tmp_path / "d", {}), model, tmp_path / "empty")
+    assert read_json(empty / "manifest.json")["device"] is None
+    device = read_json(shard / "manifest.json")["device"]
+    for shards in ([empty, shard], [shard, empty]):
+        assert read_activations(shards, [0]).facts["device"] == device
+    assert read_activations([empty], [0]).facts["device"] is None
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(shard, elsewhere)
+    write_json(elsewhere / "manifest.json", read_json(shard / "manifest.json") | {"device": "NVIDIA H200"})
+    with pytest.raises(ProbelineError, match=rf"device is NVIDIA H200 in .*elsewhere, but {device} in .*out"):
+        read_activations([empty, shard, elsewhere], [0])
 
 
 def test_damaged_shards_are_named(tmp_path, dialogues, model):

@@ -16,7 +16,7 @@ def corpus(tmp_path):
 
 def test_interactions_are_counted_by_type_and_role(corpus):
     folder, _, _ = corpus
-    report = data_check(folder, {}, SPLITS, 0)
+    report = data_check(folder, {}, SPLITS, 0, 1)
     assert report["corpus"] == "werewolf"
     assert report["games"] == {
         "games": 12,
@@ -44,7 +44,7 @@ def test_interactions_are_counted_by_type_and_role(corpus):
 def test_a_concept_gets_what_its_dialogues_would_hold(corpus, tmp_path):
     folder, events, games = corpus
     concepts = {"trust": TRUST, "collusion": COLLUSION}
-    report = data_check(folder, concepts, SPLITS, 0)["concepts"]
+    report = data_check(folder, concepts, SPLITS, 0, 1)["concepts"]
     for name, concept in concepts.items():
         _, _, manifest = build(tmp_path / name, concept, events, games)
         counts = {key: value for key, value in manifest["counts"].items() if key != "sequences"}
@@ -56,15 +56,26 @@ def test_a_concept_gets_what_its_dialogues_would_hold(corpus, tmp_path):
 def test_a_split_without_a_class_is_a_problem(corpus):
     folder, _, _ = corpus
     concept = {**TRUST, "filter": 'actor_team == "village" and valid'}
-    problems = data_check(folder, {"trust": concept}, SPLITS, 0)["concepts"]["trust"]["problems"]
+    problems = data_check(folder, {"trust": concept}, SPLITS, 0, 1)["concepts"]["trust"]["problems"]
     assert len(problems) == 3
     assert problems[0].startswith("Not enough data: train has 0 positive")
+
+
+def test_fewer_training_samples_than_a_probe_needs_are_a_problem(corpus):
+    folder, _, _ = corpus
+    samples = data_check(folder, {"trust": TRUST}, SPLITS, 0, 0)["concepts"]["trust"]["splits"]["train"][
+        "samples"
+    ]
+    for least, words in ((samples, []), (samples + 1, [f"{samples} training", f"{samples + 1} are needed"])):
+        problems = data_check(folder, {"trust": TRUST}, SPLITS, 0, least)["concepts"]["trust"]["problems"]
+        assert len(problems) == bool(words)
+        assert all(word in problems[0] for word in [*words, "evaluation.min_samples"][: 3 * len(problems)])
 
 
 def test_the_tables_hold_the_counts_and_nothing_a_terminal_obeys(tmp_path):
     roles = {"Ann": "villager", "Bob": "werewolf", "Cleo": "\x1b[31mseer", "Dan": "[bold]wolf"}
     folder = write_shard(tmp_path / "mine", make_events(roles=roles), [make_game(roles=roles)])
-    text = format_check(data_check(folder, {"trust": TRUST}, SPLITS, 0))
+    text = format_check(data_check(folder, {"trust": TRUST}, SPLITS, 0, 1))
     assert "\x1b" not in text
     assert "?[31mseer" in text
     assert "[bold]wolf" in text
@@ -75,13 +86,13 @@ def test_the_tables_hold_the_counts_and_nothing_a_terminal_obeys(tmp_path):
 
 
 def test_the_share_of_an_empty_split_is_not_a_number(tmp_path):
-    text = format_check(data_check(write_shard(tmp_path / "no", [], []), {"trust": TRUST}, SPLITS, 0))
+    text = format_check(data_check(write_shard(tmp_path / "no", [], []), {"trust": TRUST}, SPLITS, 0, 1))
     assert "none" in text
     assert "0 games of 0 experiments" in text
 
 
 def test_a_missing_corpus_and_a_faulty_concept_are_named(tmp_path, corpus):
     with pytest.raises(ProbelineError, match=r"games\.parquet does not exist"):
-        data_check(tmp_path / "nowhere", {}, SPLITS, 0)
+        data_check(tmp_path / "nowhere", {}, SPLITS, 0, 1)
     with pytest.raises(ProbelineError, match=r"probes\.trust\.label"):
-        data_check(corpus[0], {"trust": {**TRUST, "label": "same_tem"}}, SPLITS, 0)
+        data_check(corpus[0], {"trust": {**TRUST, "label": "same_tem"}}, SPLITS, 0, 1)

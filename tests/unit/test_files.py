@@ -81,3 +81,13 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(tmp_path: Path) -> None
     assert "The disk is full" in run.stdout
     assert "Free some space" in run.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_drafts_of_killed_jobs_are_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".artifact.tmp-1234").mkdir()
+    (tmp_path / ".artifact.tmp-1234" / "half").touch()
+    (tmp_path / ".metrics.json.tmp-99").write_text("{")
+    with atomic_directory(tmp_path / "artifact") as draft:
+        (draft / "data").touch()
+    write_json(tmp_path / "metrics.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "metrics.json"]

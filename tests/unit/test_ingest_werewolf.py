@@ -13,13 +13,14 @@ from probeline.logs.listing import game_content, list_games
 from probeline.logs.simulate_werewolf import simulate_game
 from probeline.logs.timeline import align
 from probeline.schema import EVENTS, GAMES, arrow_schema
+from tests.unit.test_listing import forbid
 from tests.unit.werewolf_games import PLAYERS, SYSTEM, PlayedGame, answer, block, played_game, prompt
 
 
 def ingest(root: Path, duplicates=None):
     """Events, games, quality and quarantine of all games under `root`."""
     output = root.parent / f"{root.name}.out"
-    ingest_werewolf(list_games(root), root, duplicates or {}, output)
+    ingest_werewolf(list_games(root, "mine"), root, duplicates or {}, output)
     return (
         pq.read_table(output / "events.parquet").to_pylist(),
         pq.read_table(output / "games.parquet").to_pylist(),
@@ -384,6 +385,50 @@ def test_a_folder_without_stats_is_listed_and_a_huge_file_is_quarantined(tmp_pat
     assert quality["quarantined"] == quality["files"] == 1
 
 
+@pytest.mark.parametrize("name", ["game_stats.json", "llm_log.txt"])
+def test_a_file_that_must_not_be_read_is_quarantined(tmp_path, monkeypatch, name):
+    for game in ("game1", "game2"):
+        played_game().write(tmp_path / "corpus" / game)
+    listed = list_games(tmp_path / "corpus", "mine")
+    forbid(monkeypatch, tmp_path / "corpus" / "game1" / name)
+    ingest_werewolf(listed, tmp_path / "corpus", {}, tmp_path / "out")
+    (line,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
+    reason = "the file could not be read (Permission denied)"
+    assert line == {"path": "game1", "file": name, "reason": reason, "sha256": None}
+    quality = json.loads((tmp_path / "out" / "quality.json").read_text())
+    kept = name == "llm_log.txt"
+    assert quality["games"] == 1 + kept
+    assert (quality["quarantined"], quality["logs_unreadable"]) == (not kept, kept)
+    adds_up(quality)
+
+
+def test_quarantine_is_told_once_and_with_nothing_a_terminal_obeys(tmp_path, caplog):
+    name = "exp\x1b[2J"
+    (tmp_path / "corpus" / name / "game1").mkdir(parents=True)
+    played_game().write(tmp_path / "corpus" / name / "game2")
+    (tmp_path / "corpus" / name / "game2" / "game_stats.json").write_text('{"players": "\x9b2J"}')
+    shard = tmp_path / "out" / "shards" / "one"
+    with caplog.at_level("INFO"):
+        ingest_werewolf(list_games(tmp_path / "corpus", "mine"), tmp_path / "corpus", {}, shard)
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert told[0] == "Quarantined exp?[2J/game1/game_stats.json: no game_stats.json"
+        assert told[1].startswith("Quarantined exp?[2J/game2/game_stats.json: ")
+        caplog.clear()
+        collect_corpus([shard], tmp_path / "out")
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"2 in quarantine: see {tmp_path / 'out' / 'quarantine.jsonl'}"]
+    lines = [json.loads(line) for line in (shard / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == [f"{name}/game1", f"{name}/game2"]
+
+
+def test_a_corpus_of_one_folder_is_a_game_without_an_experiment(tmp_path):
+    played_game().write(tmp_path / "corpus")
+    ingest_werewolf(["."], tmp_path / "corpus", {}, tmp_path / "out")
+    (game,) = pq.read_table(tmp_path / "out" / "games.parquet").to_pylist()
+    assert (game["game"], game["experiment"]) == (".", "")
+    assert set(pq.read_table(tmp_path / "out" / "events.parquet")["game"].to_pylist()) == {"."}
+
+
 def test_python_only_json_is_mended(tmp_path):
     folder = played_game().write(tmp_path / "corpus" / "game1")
     text = json.dumps(played_game().stats).replace("I suspect Bob.", "\\ud83d!\\u0000")
@@ -411,7 +456,7 @@ def simulated(root: Path, count: int) -> list[str]:
         (folder / "game_stats.json").write_text(json.dumps(game.stats))
         if game.log is not None:
             (folder / "llm_log.txt").write_text(game.log)
-    return list_games(root)
+    return list_games(root, "mine")
 
 
 def test_simulated_games_are_understood_completely(tmp_path):
@@ -427,7 +472,7 @@ def test_simulated_games_are_understood_completely(tmp_path):
 def test_the_corpus_does_not_depend_on_the_shards(tmp_path):
     games = simulated(tmp_path / "corpus", 30)
     (tmp_path / "corpus" / "game99").mkdir()
-    games = list_games(tmp_path / "corpus")
+    games = list_games(tmp_path / "corpus", "mine")
     copies = {games[3]: games[2]}
     contents = []
     for shards in (1, 4):

@@ -1,3 +1,5 @@
+import datetime
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -11,6 +13,19 @@ GEMMA = (
 SYSTEM_LAST = (
     "{% for m in messages if m['role'] != 'system' %}[{{ m['content'] }}]{% endfor %}"
     "{% for m in messages if m['role'] == 'system' %}({{ m['content'] }}){% endfor %}"
+)
+# As in Llama 3.2: the day is an argument, today without it.
+LLAMA = (
+    "{{- bos_token }}\n{%- if not date_string is defined %}\n    {%- if strftime_now is defined %}\n"
+    "        {%- set date_string = strftime_now('%d %b %Y') %}\n    {%- else %}\n"
+    "        {%- set date_string = '26 Jul 2024' %}\n    {%- endif %}\n{%- endif %}\n"
+    "{{- 'Today Date: ' + date_string + '\n' }}\n"
+    "{%- for m in messages %}\n    {{- '<' + m['role'] + '>' + m['content'] | trim + '<eot>' }}\n"
+    "{%- endfor %}\n"
+)
+ALWAYS_TODAY = (
+    "{% macro head() %}{{ strftime_now(format='%-d %B %Y, %A, %Y-%m-%d %H:%M') }}{% endmacro %}"
+    "({{ head() }})\n{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
 )
 CHAT = tiny.chat(
     ("system", "You are Ann."),
@@ -50,6 +65,45 @@ def test_every_message_is_found_at_its_own_place(tokenizer, template):
 def test_tokens_are_those_of_the_template_itself(tokenizer):
     rendered = render_chat(tokenizer, CHAT)
     assert list(rendered.input_ids) == tokenizer.apply_chat_template(CHAT)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("template", "start"),
+    [
+        (LLAMA, "<|endoftext|>Today Date: 26 Jul 2024\n<system>You are Ann.<eot>"),
+        (ALWAYS_TODAY, "(26 July 2024, Friday, 2024-07-26 00:00)\n[You are Ann.]"),
+    ],
+)
+def test_the_input_does_not_change_with_the_clock(tokenizer, monkeypatch, template, start):
+    tokenizer.chat_template = template
+    texts = []
+    for day in (datetime.datetime(2025, 1, 1, 9, 30), datetime.datetime(2031, 12, 24, 18, 5)):
+
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, tz=None, day=day):
+                return day
+
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+        with_clock = tokenizer.apply_chat_template(CHAT, tokenize=False)
+        assert str(day.year) in with_clock
+        rendered = render_chat(tokenizer, CHAT)
+        texts.append(rendered.text)
+        span = token_span(rendered, 4, 0, len(CHAT[4]["content"]))
+        assert masked_text(tokenizer, rendered, span).strip(" ]<") == "I trust Ben"
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(start)
+    assert texts[0].count("\n") == with_clock.count("\n")
+
+
+@pytest.mark.parametrize("front", ["\n", "  ", "\n\n  "])
+def test_a_stopped_clock_leaves_the_white_space_of_a_template(tokenizer, front):
+    body = (
+        front
+        + "{% if false %}{{ strftime_now('%Y') }}{% endif %}\n {% for m in messages %}\n{{ m['content'] }}!"
+    )
+    tokenizer.chat_template = body + "{% endfor %}"
+    assert render_chat(tokenizer, CHAT).text == tokenizer.apply_chat_template(CHAT, tokenize=False)
 
 
 def test_repeated_text_is_told_apart_by_its_message(tokenizer):

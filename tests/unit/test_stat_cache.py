@@ -1,6 +1,9 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from probeline import stat_cache
 from probeline.digests import sha256_file
 from probeline.stat_cache import StatCache
 
@@ -34,3 +37,37 @@ def test_an_edit_of_equal_size_with_its_mtime_put_back_is_seen(tmp_path: Path) -
     [after] = cache.values("digest", [file], sha256_file)
     assert after != before
     assert after == sha256_file(file)
+
+
+def test_a_file_that_cannot_be_read_has_no_value_and_is_tried_again(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b", "missing")]
+    for file in files[:2]:
+        file.write_text(file.name)
+    cache = StatCache(tmp_path / "cache.sqlite")
+
+    def refuse_b(path: Path) -> str:
+        if path.name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return sha256_file(path)
+
+    assert cache.values("digest", files, refuse_b) == [sha256_file(files[0]), None, None]
+    assert cache.values("digest", files, sha256_file) == [*map(sha256_file, files[:2]), None]
+
+
+def test_an_interruption_costs_one_batch_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stat_cache, "BATCH", 3)
+    files = [tmp_path / f"log{number}" for number in range(8)]
+    for file in files:
+        file.write_text(file.name)
+
+    def interrupted(path: Path) -> str:
+        if path == files[7]:
+            raise KeyboardInterrupt
+        return sha256_file(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        StatCache(tmp_path / "cache.sqlite").values("digest", files, interrupted)
+    announced: list[int] = []
+    values = StatCache(tmp_path / "cache.sqlite").values("digest", files, sha256_file, announced.append)
+    assert values == [sha256_file(file) for file in files]
+    assert announced == [2]

@@ -22,6 +22,7 @@ from probeline.probes.train import train_probe
 LAYERS = [1, 2, 3]
 SPEC = {"concept": "trust", "method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
 FRACTIONS = {"train": 0.5, "validation": 0.25, "test": 0.25}
+LOST = {"duplicates": 2, "quarantined": 1, "folders_without_stats": 3, "logs_unreadable": 1}
 
 
 def make_corpus(
@@ -105,10 +106,11 @@ def make_corpus(
         write_json_lines(folder / "excluded.jsonl", left_out)
         facts = {"model": "tiny", "layers": LAYERS, "hidden_size": width, "samples": len(index)}
         kinds = {"dtype": "float32", "store_dtype": "float32", "weights_sha256": "0" * 64}
-        write_manifest(folder, "activations", facts | kinds)
+        run = {"device": "cpu", "threads": 1, "token_budget": 2048}
+        write_manifest(folder, "activations", facts | kinds | run)
         activations.append(folder)
     quality = root / "quality.json"
-    write_json(quality, {"games": games, "duplicates": 2, "quarantined": 1, "aborted": 0, "notes": ["x"]})
+    write_json(quality, {"games": games, **LOST, "aborted": 5, "flagged": ["x"]})
     return activations, dialogues, quality
 
 
@@ -186,7 +188,7 @@ def test_counts_by_hand(tmp_path):
         "different_team": len(votes) - sum(row["label"] for row in votes),
     }
     assert manifest["kind"] == "probe"
-    assert manifest["quality"] == {"games": 40, "duplicates": 2, "quarantined": 1, "aborted": 0}
+    assert manifest["quality"] == {"games": 40, **LOST, "aborted": 5}
     assert manifest["hidden_size"] == 16
     assert manifest["layers"] == [2]
     assert manifest["headline"]["verdict"] == result["verdict"]
@@ -453,7 +455,9 @@ def test_summary_shows_the_numbers_of_the_files(tmp_path):
     for line, split in zip(lines[2:5], ("train", "validation", "test"), strict=True):
         assert line.split() == [split, *(str(result[split][key]) for key in keys)]
     text = "\n".join(lines)
-    assert "2 duplicates, 1 quarantined" in text
+    losses = "2 copies of other games, 1 game in quarantine, 3 game folders without game_stats.json, 1 "
+    assert f"logs left out: {losses}llm_log.txt that could not be read" in " ".join(text.split())
+    assert "aborted" not in text  # their statements are among the samples
     assert "40 too long" in text
     auroc = result["test"]["metrics"]["auroc"]
     assert f"probe                {auroc['value']:.3f}  ({auroc['low']:.3f} to {auroc['high']:.3f})" in text

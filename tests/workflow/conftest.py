@@ -1,6 +1,5 @@
 """The workflow as a user runs it: a copy of the repository, real commands, real files."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -26,20 +25,13 @@ class Project:
     folder: Path
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        # The copy's own library, not the one that the environment was installed from.
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "scripts"), "COLUMNS": "120"}
         return subprocess.run(
-            words,
-            cwd=self.folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            words, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
     def snakemake(self, *words: str, config: tuple[str, ...] = (TINY,)) -> subprocess.CompletedProcess[str]:
-        base = (sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/config.yaml")
-        return self.command(*base, *config, "--", *words) if words else self.command(*base, *config)
+        base = (sys.executable, "-m", "snakemake", "--cores", "2")
+        return self.command(*base, *words, "--configfile", *config)
 
     def run(self, *targets: str, config: tuple[str, ...] = (TINY,)) -> str:
         """Run to success; the output."""
@@ -57,8 +49,8 @@ class Project:
     def planned(self, *targets: str, config: tuple[str, ...] = (TINY,)) -> Counter[str]:
         """Rule → number of jobs that a run would execute now."""
         done = self.command(
-            *(sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2"),
-            *("--configfile", "config/config.yaml", *config, "--", *targets),
+            *(sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", *targets),
+            *("--configfile", *config),
         )
         assert done.returncode == 0, done.stdout
         table = done.stdout.partition("Job stats:")[2].partition("\n\n")[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import PROBE, TINY, Project, fresh_project
+from probeline.logs.simulate_werewolf import simulate_games
+from tests.workflow.conftest import OWN_LOGS, PROBE, TINY, Project, fresh_project
 
 pytestmark = pytest.mark.workflow
 
@@ -29,7 +31,7 @@ def test_a_missing_root(project: Project) -> None:
     assert "No game data found" in words
     assert "data/raw/nowhere" in words
     assert "**/gameN/game_stats.json" in words
-    assert "set corpora.<corpus>.root" in words
+    assert "corpora.werewolf.root" in words
 
 
 def test_an_empty_root(project: Project) -> None:
@@ -68,8 +70,8 @@ def test_one_class_only(own_logs: Project) -> None:
     concept = "{corpus: werewolf, events: [statement], label: turn > 1000, context: none, mask: action}"
     own_logs.write("concept.yaml", f"probes: {{never: {concept}}}")
     words = own_logs.refused("results/probes/never_mms_l2", config=(*OWN, "concept.yaml"))
-    assert "Not enough data for never" in words
-    assert "train" in words
+    assert "Not enough data for never: no positive sample in train" in words
+    assert re.search(r"split +games +positive +negative\n.*train +\d+ +0 +\d+\n", words)
     assert not (own_logs.folder / "results/probes/never_mms_l2").exists()
 
 
@@ -128,11 +130,8 @@ def test_two_runs_in_one_folder(project: Project) -> None:
 def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
     """After kill -9 the same command goes on, without unlocking or cleaning by hand."""
     project = fresh_project(tmp_path / "project")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/config.yaml", TINY]
-    environment = os.environ | {"PYTHONPATH": str(project.folder / "scripts")}
-    process = subprocess.Popen(
-        command, cwd=project.folder, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", TINY]
+    process = subprocess.Popen(command, cwd=project.folder, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list((project.folder / "results/activations").glob("*/*/manifest.json")):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -143,3 +142,37 @@ def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
     project.run()
     assert project.planned() == {}
     assert not list(project.folder.rglob(".*.tmp-*"))
+
+
+def test_a_log_in_a_folder_with_an_unusual_name(tmp_path: Path) -> None:
+    """Snakemake takes braces in a path for wildcards."""
+    project = fresh_project(tmp_path / "project")
+    simulate_games(1, range(3), tmp_path / "games")
+    game = next((tmp_path / "games").rglob("game_stats.json")).parent
+    shutil.copytree(game, project.folder / "data/raw/exp{1} ünï/game1")
+    project.write("own.yaml", OWN_LOGS.replace("data/raw/games", "data/raw"))
+    project.run("data/processed/werewolf/quality.json", config=OWN)
+    quality = json.loads((project.folder / "data/processed/werewolf/quality.json").read_text())
+    assert quality["games"] == 1
+
+
+def test_check_says_what_is_wrong_with_the_logs(project: Project) -> None:
+    project.write("missing.yaml", "corpora: {werewolf: {root: data/raw/nowhere}}")
+    project.write("empty.yaml", "")
+    project.write("broken.yaml", "corpora: {")
+    probeline = (sys.executable, "-m", "probeline.cli", "check", "--configfile")
+    done = project.command(*probeline, TINY, "missing.yaml")
+    assert done.returncode == 1
+    assert "No game data found in data/raw/nowhere" in done.stdout
+    assert "broken.yaml is not valid YAML" in project.command(*probeline, "broken.yaml").stdout
+    done = project.command(*probeline, TINY, "empty.yaml")
+    assert done.returncode == 0, done.stdout
+    assert "collusion" in done.stdout
+
+
+def test_the_library_beside_the_snakefile_is_what_runs(own_logs: Project) -> None:
+    """Also where the environment was made from another checkout."""
+    own_logs.edit("scripts/probeline/probes/train.py", "def train_probe(", "1 / 0\n\n\ndef train_probe(")
+    done = own_logs.snakemake(PROBE, config=OWN)
+    assert done.returncode != 0
+    assert "ZeroDivisionError" in done.stdout

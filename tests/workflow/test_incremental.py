@@ -1,9 +1,12 @@
 """Edit → jobs: what an edit affects is rerun, and nothing else."""
 
+import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +26,39 @@ def first_game(project: Project) -> Path:
     return sorted((project.folder / "data/raw/games").rglob("game_stats.json"))[0]
 
 
-def changed_game(project: Project) -> None:
-    file = first_game(project)
-    text = file.read_text()
-    assert '"winner"' in text
-    file.write_text(text.replace('"survived":true', '"survived":false', 1).replace("I ", "I really ", 1))
+def edit_stats(file: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    stats = json.loads(file.read_text())
+    edit(stats)
+    file.write_text(json.dumps(stats))
+
+
+def change_a_statement(project: Project) -> None:
+    """Other words in one statement of one game, in the statistics and in the log."""
+
+    def reword(stats: dict[str, Any]) -> None:
+        said = next(event for event in stats["history"] if event["type"] == "day_statement")
+        said["data"]["statement"] += " That is all I have."
+
+    edit_stats(first_game(project), reword)
+
+
+def add_a_game(project: Project) -> None:
+    """Another game, in a new folder."""
+    game = first_game(project).parent
+    shutil.copytree(game, game.parent / "game9999")
+    edit_stats(game.parent / "game9999/game_stats.json", lambda stats: stats.update(game_id=9999))
+
+
+def remove_a_game(project: Project) -> None:
+    shutil.rmtree(first_game(project).parent)
+
+
+def change_a_log(project: Project) -> None:
+    log = sorted((project.folder / "data/raw/games").rglob("llm_log.txt"))[0]
+    log.write_text(log.read_text().replace("Task:", "Your task:"))
+
+
+EDITS = [change_a_statement, add_a_game, remove_a_game, change_a_log]
 
 
 def test_nothing_edited_nothing_done(own_logs_run: Project) -> None:
@@ -39,22 +70,27 @@ def test_a_touched_log_reruns_nothing(own_logs: Project) -> None:
     assert own_logs.planned(PROBE, config=OWN) == Counter()
 
 
-def test_a_changed_log_reruns_its_shard_and_what_follows(own_logs: Project) -> None:
-    changed_game(own_logs)
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_of_the_logs_reruns_one_shard_and_what_follows(
+    own_logs: Project, edit: Callable[[Project], None]
+) -> None:
+    edit(own_logs)
     assert own_logs.planned(PROBE, config=OWN) == ONE_SHARD
 
 
-def test_an_added_log_reruns_its_shard_and_what_follows(own_logs: Project) -> None:
-    game = first_game(own_logs).parent
-    shutil.copytree(game, game.parent / "game9999")
-    stats = game.parent / "game9999" / "game_stats.json"
-    stats.write_text(stats.read_text().replace('"game_id":', '"game_id":9999', 1))
-    assert own_logs.planned(PROBE, config=OWN) == ONE_SHARD
+def test_reformatting_a_log_does_not_make_another_game_of_it(own_logs: Project) -> None:
+    """The shard is read again; the split of the game, from its canonical content, stays."""
+    edit_stats(first_game(own_logs), lambda stats: None)
+    own_logs.run(PROBE, config=OWN)
+    quality = json.loads((own_logs.folder / "data/processed/werewolf/quality.json").read_text())
+    assert (quality["files"], quality["games"]) == (24, 24)
 
 
-def test_a_removed_log_reruns_its_shard_and_what_follows(own_logs: Project) -> None:
-    shutil.rmtree(first_game(own_logs).parent)
-    assert own_logs.planned(PROBE, config=OWN) == ONE_SHARD
+def test_a_changed_template_rebuilds_the_dialogues(own_logs: Project) -> None:
+    own_logs.edit("config/templates/werewolf.yaml", "Transcript", "The transcript")
+    assert own_logs.planned(PROBE, config=OWN) == Counter(
+        build_dialogues=3, extract_activations=3, train_probe=1
+    )
 
 
 def test_another_method_trains_only(own_logs_run: Project) -> None:
@@ -135,14 +171,15 @@ def test_swapped_values_of_two_settings_are_seen(own_logs: Project) -> None:
 
 
 def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_path: Path) -> None:
-    changed_game(own_logs)
-    before = {
-        file: file.stat().st_mtime_ns
-        for file in (own_logs.folder / "results/activations").rglob("*.safetensors")
-    }
-    own_logs.run(PROBE, config=OWN)
-    rewritten = [file for file, mtime in before.items() if file.stat().st_mtime_ns != mtime]
-    assert len(rewritten) == 1
+    for edit in EDITS:
+        before = {
+            file: file.stat().st_mtime_ns
+            for file in (own_logs.folder / "results/activations").rglob("*.safetensors")
+        }
+        edit(own_logs)
+        own_logs.run(PROBE, config=OWN)
+        rewritten = [file for file, mtime in before.items() if file.stat().st_mtime_ns != mtime]
+        assert len(rewritten) == 1, edit.__name__
 
     scratch = fresh_project(tmp_path / "scratch")
     scratch.write("own.yaml", (own_logs.folder / "own.yaml").read_text())

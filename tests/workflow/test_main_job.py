@@ -84,7 +84,7 @@ def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(
     again = fresh_project(tmp_path / "again")
     done = again.command(
         *(sys.executable, "-m", "snakemake", "--cores", "1"),
-        *("--configfile", "config/config.yaml", TINY),
+        *("--configfile", TINY),
     )
     assert done.returncode == 0, done.stdout
     assert artifacts(again.folder) == artifacts(simulated_run.folder)
@@ -101,7 +101,7 @@ def test_planning_a_run_imports_nothing_heavy(simulated_run: Project) -> None:
     heavy = {"torch", "transformers", "sklearn", "scipy", "safetensors", "tokenizers"}
     done = simulated_run.command(
         *(sys.executable, "-X", "importtime", "-m", "snakemake", "--dry-run", "--cores", "1"),
-        *("--configfile", "config/config.yaml", TINY),
+        *("--configfile", TINY),
     )
     assert done.returncode == 0, done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stdout.splitlines() if "|" in line}

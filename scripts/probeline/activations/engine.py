@@ -6,8 +6,8 @@ the deepest layer asked for are run, and no logits are computed.
 
 What is computed for a game depends on that game alone, bit for bit. The number of rows in a matrix product
 changes its rounding, so a batch never mixes games, and a game's batches follow from its own sequences. Bits
-also depend on the number type, the thread count and the token budget: these are arguments, and nothing here
-adapts them to the amount of work.
+also depend on the device, the number type, the thread count and the token budget: these are arguments, and
+nothing here adapts them to the amount of work, except that a GPU without enough memory gets smaller batches.
 """
 
 import logging
@@ -45,6 +45,8 @@ class ActivationEngine:
     Attributes:
         layers: the layers that are measured.
         hidden_size: width of the residual stream.
+        device_name: `cpu`, or what the CUDA device calls itself.
+        smallest_token_budget: the one given, or less if the GPU's memory did not hold such batches.
         tokens: how many tokens went through the model so far, padding not counted.
     """
 
@@ -76,9 +78,11 @@ class ActivationEngine:
         torch.set_num_threads(threads)
         self.layers = tuple(layers)
         self.tokens = 0
-        self._token_budget = token_budget
+        self._token_budget = self.smallest_token_budget = token_budget
         self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.device_name: str = "cpu"
         if self._device == "cuda":
+            self.device_name = torch.cuda.get_device_name()
             # On a processor all of these operations repeat bit for bit at a fixed thread count.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -128,24 +132,34 @@ class ActivationEngine:
         units = sorted(owners.items(), key=lambda unit: (-len(unit[0]), unit[0]))
         means = np.empty((rows, len(self.layers), self.hidden_size), dtype=np.float32)
         budget = self._token_budget
-        while True:
-            try:
-                for batch in _batches(units, budget):
-                    self._run(batch, means)
-            except torch.OutOfMemoryError as error:
-                longest = len(units[0][0])
-                if budget < len(units[-1][0]):
-                    raise ProbelineError(
-                        f"The GPU's memory does not hold one sequence of {longest} tokens at this model's "
-                        "size: use a larger GPU, or leave the deepest layers out of activations.layers."
-                    ) from error
-                # For this game only, so that later games do not depend on it.
+        while batch := self._first_beyond_memory(units, budget, means):
+            longest = len(batch[0][0])
+            if len(batch) == 1:
+                raise ProbelineError(
+                    f"The GPU's memory does not hold one sequence of {longest} tokens at this model's "
+                    "size: use a larger GPU, or leave the deepest layers out of activations.layers."
+                )
+            # For this game only, so that later games do not depend on it.
+            while budget >= len(batch) * longest:
                 budget //= 2
-                torch.cuda.empty_cache()
-                log.warning("CUDA is out of memory: trying batches of %d tokens for this game", budget)
-            else:
-                self.tokens += sum(len(tokens) for tokens, _ in units)
-                return means
+            self.smallest_token_budget = min(self.smallest_token_budget, budget)
+            torch.cuda.empty_cache()
+            log.warning("CUDA is out of memory: trying batches of %d tokens for this game", budget)
+        self.tokens += sum(len(tokens) for tokens, _ in units)
+        return means
+
+    def _first_beyond_memory(
+        self, units: Sequence[Unit], budget: int, means: np.ndarray
+    ) -> list[Unit] | None:
+        """Run all batches; stop at the first that the GPU's memory does not hold, and return it."""
+        import torch
+
+        for batch in _batches(units, budget):
+            try:
+                self._run(batch, means)
+            except torch.OutOfMemoryError:
+                return batch
+        return None
 
     def _run(self, batch: Sequence[Unit], means: np.ndarray) -> None:
         """One forward pass, padded on the right: causal attention never sees the padding."""

@@ -71,7 +71,8 @@ def extract_activations(
         dialogues: a shard with `sequences.parquet` and `samples.parquet`.
         model: a model's folder, as `fetch_model` makes it.
         output: the folder to make: `activations.safetensors` with the tensor `mean`
-            [samples, layers, width], `index.parquet` (row i describes row i), `excluded.jsonl`, manifest.
+            [samples, layers, width], `index.parquet` (row i describes row i), `excluded.jsonl`, manifest,
+            which names the device too: the result's bits depend on it.
         layers: 0 the embeddings, L the residual stream after L blocks; None for all of them.
         dtype: number type of the forward pass, `float32` or `bfloat16`.
         store_dtype: number type of the stored means, `float32` or `float16`.
@@ -88,9 +89,10 @@ def extract_activations(
     chosen = _check_layers(layers, model.name, facts["depth"])
     plan = _plan(dialogues, model, facts["max_length"])
     mean = np.empty((len(plan.index), len(chosen), facts["hidden_size"]), dtype=store_dtype)
-    tokens = 0
+    # Without samples nothing is loaded, and there is no device.
+    run: dict[str, Any] = {"device": None, "smallest_token_budget": token_budget, "tokens": 0}
     if plan.games:
-        tokens = _run(plan, mean, model, chosen, dtype, threads, token_budget)
+        run = _run(plan, mean, model, chosen, dtype, threads, token_budget)
     excluded = Counter(row["reason"] for row in plan.excluded)
     if excluded:
         log.warning(
@@ -117,7 +119,7 @@ def extract_activations(
                 "token_budget": token_budget,
                 "games": len(plan.games),
                 "samples": len(plan.index),
-                "tokens": tokens,
+                **run,
                 "excluded": dict(excluded),
             },
         )
@@ -231,8 +233,8 @@ def _run(
     dtype: str,
     threads: int,
     token_budget: int,
-) -> int:
-    """Fill `mean` game by game; return how many tokens went through the model."""
+) -> dict[str, Any]:
+    """Fill `mean` game by game; return the device, the smallest token budget and the number of tokens."""
     from probeline.activations.engine import ActivationEngine
 
     engine = ActivationEngine(model, layers, dtype, threads, token_budget)
@@ -256,4 +258,8 @@ def _run(
         seconds,
         engine.tokens / seconds,
     )
-    return engine.tokens
+    return {
+        "device": engine.device_name,
+        "smallest_token_budget": engine.smallest_token_budget,
+        "tokens": engine.tokens,
+    }

@@ -10,7 +10,17 @@ import numpy as np
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
 
-SHARED_FACTS = ("model", "weights_sha256", "hidden_size", "dtype", "store_dtype")
+# All that decides about the bits of a mean, apart from its own game.
+SHARED_FACTS = (
+    "model",
+    "weights_sha256",
+    "hidden_size",
+    "dtype",
+    "store_dtype",
+    "device",
+    "threads",
+    "token_budget",
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Activations:
         samples: id of each sample, shard after shard.
         games: the game of each sample.
         values: float32, [samples, layers, width], layers in the order asked for.
-        facts: what all shards agree on: model, weights_sha256, hidden_size, dtype, store_dtype.
+        facts: what all shards agree on, the `SHARED_FACTS`; device is None if all are empty.
     """
 
     samples: list[str]
@@ -41,9 +51,11 @@ def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activatio
         ProbelineError: a layer was not extracted, shards disagree, or a file is damaged.
     """
     manifests = [read_json(shard / MANIFEST) for shard in shards]
-    facts = {fact: manifests[0][fact] for fact in SHARED_FACTS}
+    # An empty shard was made on no device, so one with samples says what the others are compared to.
+    first = next((index for index, manifest in enumerate(manifests) if manifest["samples"]), 0)
+    facts = {fact: manifests[first][fact] for fact in SHARED_FACTS}
     for shard, manifest in zip(shards, manifests, strict=True):
-        _check_shard(shard, manifest, shards[0], facts, layers)
+        _check_shard(shard, manifest, shards[first], facts, layers)
     parts = [
         _read_shard(shard, [manifest["layers"].index(layer) for layer in layers], facts["hidden_size"])
         for shard, manifest in zip(shards, manifests, strict=True)
@@ -66,7 +78,7 @@ def _check_shard(
             f"{', '.join(map(str, manifest['layers']))}. Add it to activations.layers in the config."
         )
     for fact, value in facts.items():
-        if manifest[fact] != value:
+        if manifest[fact] != value and (fact != "device" or manifest["samples"]):
             raise ProbelineError(
                 f"Activations that do not belong together: {fact} is {manifest[fact]} in {shard}, but "
                 f"{value} in {first}. Extract both with the same model and settings."

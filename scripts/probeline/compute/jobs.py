@@ -13,25 +13,39 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 @contextmanager
-def job(log: str, threads: int = 1) -> Iterator[None]:
-    """Run the body of a rule: log to its file and to the terminal, end a ProbelineError in words.
+def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
+    """Run the body of a rule: log to its file and to the terminal, end the user's faults in words.
 
     Args:
         log: path of the rule's log file.
         threads: threads of numeric libraries. Must come from the rule's params: `--cores` scales
             snakemake.threads, and results would depend on it. Set here, before anything numeric is imported.
+        hub: whether the job may ask the Hugging Face hub; models otherwise lie in data/models.
     """
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Models lie in data/models; a job that wants the hub asks for it (fetch_model).
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if not hub:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     _log_to(Path(log))
     try:
         yield
     except ProbelineError as error:
         logging.getLogger("probeline").error("%s", error)
+        sys.exit(1)
+    except MemoryError:
+        logging.getLogger("probeline").error(
+            "The memory is used up. Run fewer jobs at once (--cores), or raise shards in the config."
+        )
+        sys.exit(1)
+    except PermissionError as error:
+        logging.getLogger("probeline").error(
+            "%s: %s. Allow reading and writing there, or work in another folder.",
+            error.filename,
+            error.strerror,
+        )
         sys.exit(1)
     except Exception:
         logging.getLogger("probeline").exception("This is a defect of Probeline, not of your data:")

@@ -11,13 +11,18 @@ from probeline.datasets.contexts import UNKNOWN_ROLE, Event
 from probeline.datasets.dialogues import SPLITS, Selector, Tally, game_split, read_game_rows, read_games
 from probeline.progress import progress
 from probeline.schema import EVENT_TYPES
+from probeline.text import plain_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 def data_check(
-    corpus: Path, concepts: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Any], seed: int
+    corpus: Path,
+    concepts: Mapping[str, Mapping[str, Any]],
+    splits: Mapping[str, Any],
+    seed: int,
+    min_samples: int,
 ) -> dict[str, Any]:
     """Count the interactions of a corpus, and the samples that every concept would get.
 
@@ -26,6 +31,7 @@ def data_check(
         concepts: concept → declaration; those of this corpus.
         splits: `by` (game or experiment) and the shares of train, validation and test.
         seed: the seed of the splits.
+        min_samples: fewest training samples of a probe.
 
     Returns:
         JSON values: `corpus`, `games`, `interactions` (type → role → counts), and `concepts` (concept →
@@ -53,7 +59,8 @@ def data_check(
         "games": _games(list(games.values())),
         "interactions": _interactions(interactions),
         "concepts": {
-            name: _concept(name, concepts[name], tally.facts(), splits) for name, tally in tallies.items()
+            name: _concept(name, concepts[name], tally.facts(), splits, min_samples)
+            for name, tally in tallies.items()
         },
     }
 
@@ -71,9 +78,9 @@ def format_check(report: Mapping[str, Any]) -> str:
     console = Console(file=page, width=100, markup=False, highlight=False, color_system=None)
     games = report["games"]
     console.print(
-        f"{_plain(report['corpus'])}: {games['games']} games of {games['experiments']} experiments."
+        f"{plain_text(report['corpus'])}: {games['games']} games of {games['experiments']} experiments."
     )
-    winners = ", ".join(f"{_plain(winner)} {count}" for winner, count in games["winners"].items())
+    winners = ", ".join(f"{plain_text(winner)} {count}" for winner, count in games["winners"].items())
     console.print(f"Winners as logged: {winners or 'none'}. Aborted: {games['aborted']}.")
     console.print(
         f"With llm_log.txt: {games['with_log']}. "
@@ -133,9 +140,19 @@ def _games(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _concept(
-    name: str, concept: Mapping[str, Any], facts: dict[str, Any], splits: Mapping[str, Any]
+    name: str,
+    concept: Mapping[str, Any],
+    facts: dict[str, Any],
+    splits: Mapping[str, Any],
+    min_samples: int,
 ) -> dict[str, Any]:
     problems = []
+    training = facts["splits"]["train"]["samples"]
+    if training < min_samples:
+        problems.append(
+            f"Not enough data: {training} training samples, at least {min_samples} are needed "
+            "(evaluation.min_samples). Add games, or let the concept take more event types."
+        )
     for split, counts in facts["splits"].items():
         positives, negatives = counts["positives"], counts["samples"] - counts["positives"]
         if not positives or not negatives:
@@ -156,7 +173,7 @@ def _interaction_table(interactions: Mapping[str, Any]) -> "Table":
     table = _table("Interactions", ["type", "role"], [name.replace("_", " ") for name in INTERACTION_COUNTS])
     for kind, roles in interactions.items():
         for role, counts in roles.items():
-            table.add_row(kind, _plain(role), *(str(counts[name]) for name in INTERACTION_COUNTS))
+            table.add_row(kind, plain_text(role), *(str(counts[name]) for name in INTERACTION_COUNTS))
     return table
 
 
@@ -185,7 +202,3 @@ def _table(title: str, names: list[str], numbers: list[str]) -> "Table":
     for name in numbers:
         table.add_column(name, justify="right")
     return table
-
-
-def _plain(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -45,11 +45,18 @@ def code_digest(file: Path) -> str:
     """Digest of what a source does: comments, docstrings and formatting cost nothing."""
     tree = _parse(file)
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [part for part in node.body if not _is_words(part)] or [ast.Pass()]
     return sha256_bytes(ast.unparse(tree).encode())[:16]
+
+
+def _is_words(statement: ast.stmt) -> bool:
+    """A text that stands alone: the docstring of a module, class, function or of the name above it."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def _parse(file: Path) -> ast.Module:
@@ -65,7 +72,11 @@ def _imports(file: Path) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == PACKAGE and not name.startswith(EXCLUDED)]
+    return [
+        name
+        for name in names
+        if name.split(".")[0] == PACKAGE and name != EXCLUDED and not name.startswith(f"{EXCLUDED}.")
+    ]
 
 
 def _module_files(module: str, sources: Path) -> list[Path]:

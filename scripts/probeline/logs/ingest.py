@@ -36,7 +36,7 @@ from probeline.files import (
     write_json_lines,
     write_manifest,
 )
-from probeline.logs.listing import GAME_STATS, LLM_LOG, MAX_FILE_BYTES
+from probeline.logs.listing import GAME_STATS, LLM_LOG, MAX_FILE_BYTES, has_file
 from probeline.logs.llm_log import Call, read_calls
 from probeline.logs.tables import ROWS_PER_GROUP, games_in, row_groups, table_writer
 from probeline.logs.timeline import Act, attach_scores, in_order, statement_acts, with_turns
@@ -52,6 +52,7 @@ from probeline.logs.votes import (
 from probeline.logs.werewolf import Game, read_game
 from probeline.progress import progress
 from probeline.schema import EVENTS, GAMES, make_table
+from probeline.text import plain_text
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str],
         with table_writer(draft / EVENTS_FILE, EVENTS) as events:
             pending: list[dict[str, Any]] = []
             for key in progress(sorted(games), "Reading games", total=len(games), unit="game"):
-                if not (root / key / GAME_STATS).is_file():
+                if not has_file(root / key / GAME_STATS):
                     counts["folders_without_stats"] += 1
                     quarantine.append(_quarantined(root, key, root / key / GAME_STATS))
                     continue
@@ -142,7 +143,9 @@ def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str],
             table(make_table(game_rows, GAMES))
         _write_account(draft, counts, flagged, quarantine)
         write_manifest(draft, "corpus-shard", {"games": counts["games"], "files_read": counts["files"]})
-    _report(counts, quarantine)
+    _report(counts)
+    for line in quarantine:
+        _log.warning("Quarantined %s/%s: %s", plain_text(line["path"]), line["file"], line["reason"])
 
 
 def _read_folder(
@@ -156,7 +159,7 @@ def _read_folder(
         counts["quarantined"] += 1
         quarantine.append(_quarantined(root, key, stats, error))
         return None
-    if not log.is_file():
+    if not has_file(log):
         counts["logs_missing"] += 1
         return game, None
     try:
@@ -185,7 +188,7 @@ def _quarantined(root: Path, key: str, path: Path, error: Exception | None = Non
         digest = sha256_file(path)
     except OSError:
         digest = None
-    return {"path": key, "file": path.name, "reason": reason, "sha256": digest}
+    return {"path": key, "file": path.name, "reason": plain_text(reason), "sha256": digest}
 
 
 def _game_events(
@@ -347,7 +350,9 @@ def collect_corpus(shards: list[Path], output: Path) -> None:
     _write_account(output, counts, flagged, quarantine)
     written = [EVENTS_FILE, GAMES_FILE, QUALITY_FILE, QUARANTINE_FILE]
     write_manifest(output, "corpus", {"games": counts["games"], "files_read": counts["files"]}, written)
-    _report(counts, quarantine)
+    _report(counts)
+    if quarantine:
+        _log.warning("%d in quarantine: see %s", len(quarantine), output / QUARANTINE_FILE)
 
 
 def _write_account(
@@ -364,7 +369,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def _report(counts: Counter[str], quarantine: list[dict[str, Any]]) -> None:
+def _report(counts: Counter[str]) -> None:
     _log.info(
         "%d games, %d copies, %d quarantined; %d statements, %d of %d prompts recovered; "
         "%d of %d tallies matched",
@@ -382,5 +387,3 @@ def _report(counts: Counter[str], quarantine: list[dict[str, Any]]) -> None:
             )
         ),
     )
-    for line in quarantine:
-        _log.warning("Quarantined %s/%s: %s", line["path"], line["file"], line["reason"])

@@ -6,57 +6,101 @@ that did not change.
 
 import os
 import re
-from pathlib import Path
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import orjson
 
 from probeline.digests import canonical_digest, sha256_bytes, sha256_file
 from probeline.errors import ProbelineError
+from probeline.lineage.code import code_closure
 from probeline.stat_cache import StatCache
+from probeline.text import plain_text
 
 GAME_STATS = "game_stats.json"
 LLM_LOG = "llm_log.txt"
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A larger file is no log of one game (the largest real ones have 3.5 MB) and is not read into memory."""
+MANY_FILES = 2000
+"""Reading more takes long enough to be announced."""
 
 _GAME_FOLDER = re.compile(r"game\d+")
 
 
-def list_games(root: Path) -> list[str]:
+def list_games(root: Path, corpus: str) -> list[str]:
     """The keys of all games under `root`, sorted.
 
-    A game is a folder that holds `game_stats.json`, or one that is named `gameN` without holding it (it is
-    quarantined when read). Links to folders are not followed.
+    A game is a folder that holds `game_stats.json`, or one that is named `gameN` and holds neither that nor
+    a game further below (it is quarantined when read). Links to folders are followed; a folder that is
+    reached in several ways counts once, by its path without links where it has one.
 
     Args:
         root: the folder of the corpus.
+        corpus: its name in the configuration.
 
     Returns:
-        The games' folders relative to `root`, with `/` between their parts.
+        The games' folders relative to `root`, as seen from there, with `/` between their parts.
 
     Raises:
-        ProbelineError: `root` is no folder, or holds no game.
+        ProbelineError: `root` is no folder, holds no game, or is itself one; or a folder cannot be read.
     """
     if not root.is_dir():
-        raise _no_games(root, "it is not a folder" if root.exists() else "it does not exist")
-    games = []
-    for folder, _, files in os.walk(root, onerror=_unreadable):
-        if GAME_STATS in files or _GAME_FOLDER.fullmatch(folder.rpartition(os.sep)[2]):
+        raise _no_games(root, corpus, "it is not a folder" if root.exists() else "it does not exist")
+    games, without_stats = [], []
+    for folder, files in _folders(root):
+        if GAME_STATS in files:
             games.append(_key(root, folder))
+        elif _GAME_FOLDER.fullmatch(folder.name):
+            without_stats.append(_key(root, folder))
+    if "." in games:
+        raise ProbelineError(
+            f"{root} holds {GAME_STATS} itself: it is one game, not a folder of games. Set "
+            f"corpora.{corpus}.root to the folder above it, or move its {GAME_STATS} and {LLM_LOG} into a "
+            f"folder {root}/game1."
+        )
+    above = {".", *(parent for game in games for parent in _parents(game))}
+    for key in sorted(without_stats, key=len, reverse=True):  # those below before those above
+        if key not in above:
+            games.append(key)
+            above.update(_parents(key))
     if not games:
-        raise _no_games(root, "it holds no game")
+        raise _no_games(root, corpus, "it holds no game")
     return sorted(games)
 
 
-def _unreadable(error: OSError) -> None:
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder under `root` once, with the names of its files: first without links, then through them."""
+    visited = set()
+    starts = deque([root])
+    while starts:
+        for path, names, files in os.walk(starts.popleft(), onerror=_unreadable):
+            folder = Path(path)
+            try:
+                info = folder.stat()
+                links = [folder / name for name in sorted(names) if (folder / name).is_symlink()]
+            except OSError as error:
+                _unreadable(error)
+            if (info.st_dev, info.st_ino) in visited:
+                names.clear()
+                continue
+            visited.add((info.st_dev, info.st_ino))
+            names.sort()  # the order decides which of several links counts
+            starts.extend(links)
+            yield folder, files
+
+
+def _unreadable(error: OSError) -> NoReturn:
     raise ProbelineError(
-        f"The folder {error.filename} cannot be read ({error.strerror}). "
+        f"The folder {plain_text(str(error.filename))} cannot be read ({error.strerror}). "
         "Allow reading it, or move it elsewhere."
     ) from error
 
 
-def _key(root: Path, folder: str) -> str:
-    key = Path(folder).relative_to(root).as_posix()
+def _key(root: Path, folder: Path) -> str:
+    key = folder.relative_to(root).as_posix()
     try:
         key.encode()
     except UnicodeEncodeError as error:
@@ -64,17 +108,34 @@ def _key(root: Path, folder: str) -> str:
     return key
 
 
-def _no_games(root: Path, why: str) -> ProbelineError:
+def _parents(key: str) -> list[str]:
+    return [str(parent) for parent in PurePosixPath(key).parents]
+
+
+def _no_games(root: Path, corpus: str, why: str) -> ProbelineError:
     return ProbelineError(
         f"No game data found in {root}: {why}. Expected {root}/**/gameN/{GAME_STATS}. "
-        "Put the logs there, or set corpora.<corpus>.root in the configuration to the folder that holds them."
+        f"Put the logs there, or set corpora.{corpus}.root in the configuration to the folder that holds "
+        "them."
     )
 
 
 def game_files(root: Path, game: str) -> list[Path]:
-    """The input files of a game that exist: `game_stats.json` and `llm_log.txt`."""
-    folder = root / game
-    return [file for name in (GAME_STATS, LLM_LOG) if (file := folder / name).is_file()]
+    """The input files of a game: `game_stats.json` and `llm_log.txt`, where they exist and may be read.
+
+    Snakemake reads its input files; a file that it must not read is for `ingest_werewolf` to report. Once
+    it may be read it is one input more, and its shard is made again.
+    """
+    files = [root / game / name for name in (GAME_STATS, LLM_LOG)]
+    return [file for file in files if os.access(file, os.R_OK) and file.is_file()]
+
+
+def has_file(path: Path) -> bool:
+    """Whether there is a file; also true where that must not be looked up: reading it says why."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def game_content(stats_bytes: bytes) -> str:
@@ -95,7 +156,8 @@ def game_content(stats_bytes: bytes) -> str:
 def find_duplicates(root: Path, games: list[str], cache: StatCache) -> dict[str, str]:
     """Which games are copies of another, by content.
 
-    Of several copies the one with an `llm_log.txt` is kept, then the first by key.
+    Of several copies the one with an `llm_log.txt` is kept, then the first by key. A game that cannot be
+    read is no copy; `ingest_werewolf` puts it into quarantine.
 
     Args:
         root: the folder of the corpus.
@@ -105,17 +167,31 @@ def find_duplicates(root: Path, games: list[str], cache: StatCache) -> dict[str,
     Returns:
         Key of each copy → key of the game that is kept instead.
     """
-    present = [game for game in games if (root / game / GAME_STATS).is_file()]
-    contents = cache.values("game_content", [root / game / GAME_STATS for game in present], _file_content)
+    present = [game for game in games if has_file(root / game / GAME_STATS)]
+    files = [root / game / GAME_STATS for game in present]
+    contents = cache.values(_purpose(), files, _file_content, _announce)
     copies: dict[str, list[str]] = {}
     for game, content in zip(present, contents, strict=True):
-        copies.setdefault(content, []).append(game)
+        if content is not None:
+            copies.setdefault(content, []).append(game)
     duplicates = {}
     for same in copies.values():
         if len(same) > 1:
-            kept = min(same, key=lambda game: (not (root / game / LLM_LOG).is_file(), game))
+            kept = min(same, key=lambda game: (not has_file(root / game / LLM_LOG), game))
             duplicates.update({game: kept for game in same if game != kept})
     return dict(sorted(duplicates.items()))
+
+
+def _purpose() -> str:
+    """Names the digests together with the code that makes them, so that none outlives a change of it."""
+    source = Path(__file__)
+    return f"game_content {canonical_digest(code_closure(source, source.parents[2]))}"
+
+
+def _announce(count: int) -> None:
+    if count > MANY_FILES:
+        # The Snakefile is being parsed: nothing is logged yet.
+        print(f"Reading {count:,} game logs once, to find copies …", file=sys.stderr, flush=True)
 
 
 def _file_content(path: Path) -> str:

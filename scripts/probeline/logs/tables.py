@@ -1,12 +1,11 @@
 """Parquet tables that are written and merged game by game, never held in memory as a whole."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probeline.files import explain_full_disk
+from probeline.files import draft_beside
 from probeline.schema import arrow_schema
 
 if TYPE_CHECKING:
@@ -21,17 +20,12 @@ def table_writer(path: Path, columns: list[tuple[str, str, str]]) -> Iterator[Ca
     """A function that appends tables to a Parquet file, which appears at `path` when all went well."""
     import pyarrow.parquet as pq
 
-    draft = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with explain_full_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with pq.ParquetWriter(
-                draft, arrow_schema(columns), compression="zstd", write_statistics=False
-            ) as writer:
-                yield lambda table: writer.write_table(table, max(table.num_rows, 1))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    with draft_beside(path) as draft:
+        with pq.ParquetWriter(
+            draft, arrow_schema(columns), compression="zstd", write_statistics=False
+        ) as writer:
+            yield lambda table: writer.write_table(table, max(table.num_rows, 1))
+        draft.replace(path)
 
 
 def games_in(path: Path) -> Iterator[tuple[str, "pa.Table"]]:

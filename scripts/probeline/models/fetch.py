@@ -4,6 +4,8 @@ Weights are only ever read from safetensors or GGUF files: pickled ones can run 
 """
 
 import logging
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -167,11 +169,14 @@ def _convert_gguf(gguf: Path, draft: Path) -> None:
     float32, because a 4-bit value times its half-precision scale has up to 15 significant bits, which
     neither float16 nor bfloat16 holds.
     """
+    log.info("Converting %s to safetensors", gguf.name)
+    # transformers shows a bar of tqdm's own here, which a log would hold as one long line. tqdm reads its
+    # switch when it is imported.
+    os.environ["TQDM_DISABLE"] = "1"
+    _quiet_transformers()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    log.info("Converting %s to safetensors", gguf.name)
-    _quiet_transformers()
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     # As loaded, it counts as quantised, which can be neither saved nor trained: the same weights go into a
@@ -182,8 +187,22 @@ def _convert_gguf(gguf: Path, draft: Path) -> None:
         model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
-    model.save_pretrained(draft)
+    _save_model(model, draft)
     AutoTokenizer.from_pretrained(**place).save_pretrained(draft)
+
+
+def _save_model(model: Any, draft: Path) -> None:
+    """Save config and safetensors; a full disk is an OSError here too, which files.py explains."""
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(draft)
+    except SafetensorError as error:
+        # safetensors tells the system's error number in its text only.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error), str(draft)) from error
 
 
 # Folders in Hugging Face's layout
@@ -302,7 +321,7 @@ def _make_random(source: Mapping[str, Any], draft: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec["seed"])
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(draft)
+    _save_model(model, draft)
     _train_tokenizer(spec["vocabulary"], spec["max_length"]).save_pretrained(draft)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from functools import cache
 from typing import Any
 
 Messages = Sequence[Mapping[str, str]]
@@ -10,6 +12,12 @@ Messages = Sequence[Mapping[str, str]]
 # neither a template nor its trimming touches.
 OPEN, CLOSE = "\ue000", "\ue001"
 BETWEEN_SYSTEM_AND_USER = "\n\n"
+
+# What every template reads as today: its input, and so the activations, must not change with the clock.
+# It is the day that templates of Llama 3 fall back to.
+TODAY = date(2024, 7, 26)
+CLOCK = "strftime_now"
+DATE_CODES = "aAbBcdHIjmMpSuUVwWxXyY"
 
 
 class UnrenderableChatError(Exception):
@@ -41,7 +49,8 @@ def render_chat(tokenizer: Any, messages: Messages) -> RenderedChat:
     """Render a chat with the model's chat template, without the prompt for a further answer.
 
     A model without a chat template reads lines `role: content`. Where a template refuses the role
-    `system`, that message is put in front of the first user message.
+    `system`, that message is put in front of the first user message. A template that writes today's date
+    writes 26 July 2024.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
@@ -134,7 +143,24 @@ def _apply_template(tokenizer: Any, messages: Messages) -> tuple[str, list[Place
 
 
 def _render(tokenizer: Any, messages: Messages) -> str:
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=False)
+    template = tokenizer.get_chat_template()
+    if CLOCK in template:
+        template = _stopped_clock() + template
+    return tokenizer.apply_chat_template(
+        list(messages), chat_template=template, tokenize=False, add_generation_prompt=False
+    )
+
+
+@cache
+def _stopped_clock() -> str:
+    """A macro that hides transformers' `strftime_now` from a template, and knows one day only.
+
+    It is a part of the template because transformers hands no functions over to templates. It ends in a
+    line break, which is dropped, so that what follows still begins a line, as `lstrip_blocks` needs.
+    """
+    codes = [f"%{code}" for code in DATE_CODES] + [f"%-{code}" for code in "dmHIMSj"]
+    filled = "".join(f" | replace({code!r}, {TODAY.strftime(code)!r})" for code in codes)
+    return f"{{% macro {CLOCK}(format) %}}{{{{ format{filled} }}}}{{% endmacro %}}\n"
 
 
 def _without_system(messages: Messages) -> Messages:

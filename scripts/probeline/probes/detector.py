@@ -26,7 +26,9 @@ class Detector:
     Attributes:
         method: key of `methods.METHODS`.
         model: name of the model whose activations it reads.
-        layers: the layers, in the order of the arrays below; L is `hidden_states[L]`.
+        layers: the layers, in the order of the arrays below. L is the residual stream after L decoder
+            blocks: transformers' `hidden_states[L]`, except that its last entry lies behind the final norm
+            and the last layer here lies before it.
         scaler_mean: [layers, width] mean of the training activations.
         scaler_scale: [layers, width] their standard deviation, 1 where a feature is constant.
         heads: one per layer.

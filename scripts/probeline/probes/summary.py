@@ -14,7 +14,13 @@ ROWS = {
     "length": "length",
     "shuffled labels": "shuffled",
 }
-LOSSES = ("duplicates", "quarantined", "aborted")
+LOSSES = {
+    "duplicates": ("copy of another game", "copies of other games"),
+    "quarantined": ("game in quarantine", "games in quarantine"),
+    "folders_without_stats": ("game folder without game_stats.json", "game folders without game_stats.json"),
+    "logs_unreadable": ("llm_log.txt that could not be read", "llm_log.txt that could not be read"),
+}
+"""Counts of the corpus's quality.json that say what is missing, in words for one and for several."""
 WIDTH = 96
 
 
@@ -50,16 +56,20 @@ def probe_summary(directory: Path) -> str:
 
 def _left_out(facts: dict[str, Any]) -> list[str]:
     """What the numbers above do not contain: nothing is lost without a word."""
-    games = [f"{facts['quality'][name]:,} {name}" for name in LOSSES if facts["quality"].get(name)]
+    logs = [
+        f"{number:,} {several if number > 1 else one}"
+        for name, (one, several) in LOSSES.items()
+        if (number := facts["quality"].get(name))
+    ]
     samples = [f"{number:,} {reason}" for reason, number in facts["samples"]["excluded"].items()]
     if facts["samples"]["beyond_max_samples"]:
         samples.append(f"{facts['samples']['beyond_max_samples']:,} beyond max_samples")
     lines = []
-    if games:
-        lines.append(f"  games of the corpus: {', '.join(games)}")
+    if logs:
+        lines.append(f"  logs left out: {', '.join(logs)}")
     if samples:
         lines.append(f"  samples left out: {', '.join(samples)}")
-    return lines
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ")]
 
 
 def _estimate(estimate: dict[str, Any], signed: bool = False) -> str:
