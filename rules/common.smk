@@ -119,10 +119,8 @@ def raw_logs_of(wildcards):
         return f"{root}/{wildcards.shard}/manifest.json"
     games = games_by_shard(wildcards.corpus)[wildcards.shard]
     files = [file for game in games for file in game_files(root, game)]
-    # Snakemake cannot digest what it may not read: such a log is quarantined by the job. And it
-    # takes braces in a path for wildcards.
-    readable = [str(file) for file in files if os.access(file, os.R_OK)]
-    return [file.replace("{", "{{").replace("}", "}}") for file in readable]
+    # Snakemake takes braces in a path for wildcards.
+    return [str(file).replace("{", "{{").replace("}", "}}") for file in files]
 
 
 def ingest_spec(wildcards):

@@ -16,12 +16,13 @@ import orjson
 
 from probeline.digests import canonical_digest, sha256_bytes, sha256_file
 from probeline.errors import ProbelineError
-from probeline.lineage.code import code_closure
 from probeline.stat_cache import StatCache
 from probeline.text import plain_text
 
 GAME_STATS = "game_stats.json"
 LLM_LOG = "llm_log.txt"
+# With another number all digests are made again: raise it when `game_content` changes what it digests.
+CACHE_PURPOSE = "game_content 1"
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A larger file is no log of one game (the largest real ones have 3.5 MB) and is not read into memory."""
 MANY_FILES = 2000
@@ -169,7 +170,7 @@ def find_duplicates(root: Path, games: list[str], cache: StatCache) -> dict[str,
     """
     present = [game for game in games if has_file(root / game / GAME_STATS)]
     files = [root / game / GAME_STATS for game in present]
-    contents = cache.values(_purpose(), files, _file_content, _announce)
+    contents = cache.values(CACHE_PURPOSE, files, _file_content, _announce)
     copies: dict[str, list[str]] = {}
     for game, content in zip(present, contents, strict=True):
         if content is not None:
@@ -180,12 +181,6 @@ def find_duplicates(root: Path, games: list[str], cache: StatCache) -> dict[str,
             kept = min(same, key=lambda game: (not has_file(root / game / LLM_LOG), game))
             duplicates.update({game: kept for game in same if game != kept})
     return dict(sorted(duplicates.items()))
-
-
-def _purpose() -> str:
-    """Names the digests together with the code that makes them, so that none outlives a change of it."""
-    source = Path(__file__)
-    return f"game_content {canonical_digest(code_closure(source, source.parents[2]))}"
 
 
 def _announce(count: int) -> None:
