@@ -173,22 +173,6 @@ def test_a_game_that_cannot_be_read_is_no_copy_and_is_tried_again(tmp_path, monk
     assert find_duplicates(tmp_path, games, cache) == dict.fromkeys(("game2", "game3", "game4"), "game1")
 
 
-def test_digests_of_other_code_are_made_again(tmp_path, monkeypatch):
-    put(tmp_path, "game1", '{"x": 1}')
-    cache = StatCache(tmp_path / "cache.db")
-    find_duplicates(tmp_path, ["game1"], cache)
-    read = []
-    monkeypatch.setattr(listing, "game_content", lambda data: read.append(data) or "same")
-    find_duplicates(tmp_path, ["game1"], cache)
-    assert read == []
-    code = listing.code_closure(Path(listing.__file__), Path(listing.__file__).parents[2])
-    assert {"scripts/probeline/logs/listing.py", "scripts/probeline/digests.py"} <= code.keys()
-    edited = {**code, "scripts/probeline/digests.py": "another"}
-    monkeypatch.setattr(listing, "code_closure", lambda script, sources: edited)
-    find_duplicates(tmp_path, ["game1"], cache)
-    assert read == [b'{"x": 1}']
-
-
 def test_a_long_first_look_at_the_logs_is_announced_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(listing, "MANY_FILES", 2)
     for game in ("game1", "game2", "game3"):

@@ -80,7 +80,7 @@ class Probe:
 
         layers = sorted(detector.layers)
         engine = ActivationEngine(model, layers, facts["dtype"], threads, TOKEN_BUDGET)
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
         return cls(detector, facts, tokenizer, engine, model_facts["max_length"])
 
     def score_text(self, text: str, system_prompt: str = "", return_token_scores: bool = False) -> Score:
