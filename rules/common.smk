@@ -112,15 +112,20 @@ def simulated_spec(wildcards):
     }
 
 
+@in_words
 def raw_logs_of(wildcards):
     """The logs of one shard, file by file; for a simulated corpus the manifest of the shard."""
     root = root_of(wildcards.corpus)
     if is_simulated(wildcards.corpus, config["corpora"][wildcards.corpus]):
         return f"{root}/{wildcards.shard}/manifest.json"
     games = games_by_shard(wildcards.corpus)[wildcards.shard]
-    files = [file for game in games for file in game_files(root, game)]
-    # Snakemake takes braces in a path for wildcards.
-    return [str(file).replace("{", "{{").replace("}", "}}") for file in files]
+    files = [str(file) for game in games for file in game_files(root, game)]
+    for file in files:
+        if "{" in file or "}" in file:
+            raise ProbelineError(
+                f"Snakemake takes braces in a path for wildcards. Rename the folder: {file}"
+            )
+    return files
 
 
 def ingest_spec(wildcards):

@@ -125,7 +125,7 @@ def _config(files: Sequence[Path]) -> dict[str, Any]:
         if not file.exists():
             raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
         try:
-            settings = yaml.safe_load(file.read_text()) or {}
+            settings = yaml.safe_load(file.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ProbelineError(f"{file} is not valid YAML: {error}") from error
         if not isinstance(settings, dict):

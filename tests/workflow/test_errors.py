@@ -145,15 +145,17 @@ def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
 
 
 def test_a_log_in_a_folder_with_an_unusual_name(tmp_path: Path) -> None:
-    """Snakemake takes braces in a path for wildcards."""
     project = fresh_project(tmp_path / "project")
     simulate_games(1, range(3), tmp_path / "games")
     game = next((tmp_path / "games").rglob("game_stats.json")).parent
-    shutil.copytree(game, project.folder / "data/raw/exp{1} ünï/game1")
+    shutil.copytree(game, project.folder / "data/raw/experiment 1, ünï/game1")
     project.write("own.yaml", OWN_LOGS.replace("data/raw/games", "data/raw"))
     project.run("data/processed/werewolf/quality.json", config=OWN)
     quality = json.loads((project.folder / "data/processed/werewolf/quality.json").read_text())
     assert quality["games"] == 1
+    shutil.copytree(game, project.folder / "data/raw/exp{1}/game1")
+    words = project.refused("data/processed/werewolf/quality.json", config=OWN)
+    assert "takes braces in a path for wildcards. Rename the folder: data/raw/exp{1}/game1" in words
 
 
 def test_check_says_what_is_wrong_with_the_logs(project: Project) -> None:
@@ -165,7 +167,8 @@ def test_check_says_what_is_wrong_with_the_logs(project: Project) -> None:
     assert done.returncode == 1
     assert "No game data found in data/raw/nowhere" in done.stdout
     assert "broken.yaml is not valid YAML" in project.command(*probeline, "broken.yaml").stdout
-    done = project.command(*probeline, TINY, "empty.yaml")
+    assert "empty.yaml holds no settings" in project.command(*probeline, "empty.yaml").stdout
+    done = project.command(*probeline, TINY)
     assert done.returncode == 0, done.stdout
     assert "collusion" in done.stdout
 
