@@ -16,6 +16,7 @@ env: $(READY) ## the environment, in .venv
 # Packages also carry sources for other versions of Python; that those do not compile is no fault (pip says nothing either).
 # torch is pinned in pyproject.toml, so that a local CPU build serves where there is one.
 $(READY): pyproject.toml constraints.txt
+	@echo "Installing the pinned packages into $(VENV): one to three minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt pip
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'

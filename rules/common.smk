@@ -21,6 +21,7 @@ from probeline.activations.precision import processor_has_bfloat16
 from probeline.config import (
     SCHEMA,
     check_config,
+    check_files,
     check_target,
     is_simulated,
     local_model_files,
@@ -74,6 +75,11 @@ def code_of(rule_name):
     return code_closure(SOURCES / f"{rule_name}.py", SOURCES)
 
 
+# A fault that an input function raises can be lost: where the input exists, Snakemake takes it as it is,
+# and old results would pass for those of a mistyped root. So these are looked at now.
+in_words(check_files)(config, SOURCES.parent / "config/templates")
+
+
 @cache
 @in_words
 def games_by_shard(corpus):
@@ -85,6 +91,11 @@ def games_by_shard(corpus):
     else:
         keys = list_games(root_of(corpus), corpus)
     for key in sorted(keys):
+        if "{" in key or "}" in key:
+            raise ProbelineError(
+                "Snakemake takes braces in a path for wildcards. "
+                f"Rename the folder {key} of corpora.{corpus}.root."
+            )
         games[SHARDS[shard_of(key, len(SHARDS))]].append(key)
     return games
 
@@ -112,20 +123,13 @@ def simulated_spec(wildcards):
     }
 
 
-@in_words
 def raw_logs_of(wildcards):
     """The logs of one shard, file by file; for a simulated corpus the manifest of the shard."""
     root = root_of(wildcards.corpus)
     if is_simulated(wildcards.corpus, config["corpora"][wildcards.corpus]):
         return f"{root}/{wildcards.shard}/manifest.json"
     games = games_by_shard(wildcards.corpus)[wildcards.shard]
-    files = [str(file) for game in games for file in game_files(root, game)]
-    for file in files:
-        if "{" in file or "}" in file:
-            raise ProbelineError(
-                f"Snakemake takes braces in a path for wildcards. Rename the folder: {file}"
-            )
-    return files
+    return [str(file) for game in games for file in game_files(root, game)]
 
 
 def ingest_spec(wildcards):
@@ -141,6 +145,10 @@ def ingest_spec(wildcards):
         "duplicates": {game: duplicates[game] for game in games if game in duplicates},
         "code": code_of("ingest_werewolf"),
     }
+
+
+for name in config["corpora"]:
+    games_by_shard(name)
 
 
 def corpus_shard_of(wildcards):

@@ -5,6 +5,9 @@ rule train_probe:
         quality=quality_of,
     output:
         probe=directory("results/probes/{concept}_{method}_l{layers}"),
+        detector="results/probes/{concept}_{method}_l{layers}/detector.pt",
+        metrics="results/probes/{concept}_{method}_l{layers}/metrics.json",
+        scores="results/probes/{concept}_{method}_l{layers}/scores.parquet",
         manifest="results/probes/{concept}_{method}_l{layers}/manifest.json",
     log:
         "logs/train_probe/{concept}_{method}_l{layers}.log",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from probeline.errors import ProbelineError, near_misses
+from probeline.errors import ProbelineError
 
 DEFAULT_CONFIG = Path("config/config.yaml")
 EPILOG = """\
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except ProbelineError as error:
         print(f"probeline: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"probeline: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 
@@ -81,6 +84,17 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, metavar="PATH", help="a folder that does not exist yet"
     )
     get.set_defaults(run=_get)
+
+    score = commands.add_parser(
+        "score",
+        help="score texts with a probe",
+        description="Score texts as an assistant's answers to a neutral question: larger means label 1.",
+        epilog='example: probeline score --probe trust_lr_l22 "I trust Player3."',
+    )
+    score.add_argument("--probe", required=True, metavar="NAME", help="the name of a probe in results/probes")
+    score.add_argument("--system", default="", metavar="TEXT", help="the system message before each text")
+    score.add_argument("text", nargs="+", metavar="TEXT")
+    score.set_defaults(run=_score)
     return parser
 
 
@@ -155,17 +169,38 @@ def _simulate(options: argparse.Namespace) -> None:
     print(f"{options.games} simulated games in {options.output}")
 
 
+def _score(options: argparse.Namespace) -> None:
+    from probeline.files import MANIFEST, read_json
+    from probeline.probes.score import Probe
+
+    directory = _probe(options.probe)
+    model = Path("data/models") / read_json(directory / MANIFEST)["model"]
+    probe = Probe.load(directory, model)
+    for text, score in zip(options.text, probe.score_batch(options.text, options.system), strict=True):
+        print(f"{score.score:+.3f}  probability {score.probability:.2f}  label {score.label}  {text}")
+
+
+def _probe(name: str) -> Path:
+    """The folder of a probe, from its name or its path."""
+    from probeline.config import parse_probe_name
+    from probeline.files import MANIFEST
+
+    source = Path("results/probes") / Path(name).name
+    if (source / MANIFEST).exists():
+        return source
+    parse_probe_name(source.name, _config([DEFAULT_CONFIG]))
+    there = sorted(manifest.parent.name for manifest in source.parent.glob(f"*/{MANIFEST}"))
+    raise ProbelineError(
+        f"{source} has not been made. Make it with: snakemake --cores 4 {source} "
+        f"(there are: {', '.join(there) or 'none yet'})"
+    )
+
+
 def _get(options: argparse.Namespace) -> None:
     from probeline.digests import sha256_file
     from probeline.files import MANIFEST, atomic_directory, read_json
 
-    source = Path("results/probes") / options.name
-    if not (source / MANIFEST).exists():
-        there = sorted(manifest.parent.name for manifest in source.parent.glob(f"*/{MANIFEST}"))
-        raise ProbelineError(
-            f"There is no probe {options.name!r} in {source.parent}. {near_misses(options.name, there)} "
-            f"Make it with: snakemake --cores 4 {source}"
-        )
+    source = _probe(options.name)
     if options.output.exists():
         raise ProbelineError(f"{options.output} exists; name a folder that does not.")
     with atomic_directory(options.output) as draft:
@@ -175,7 +210,8 @@ def _get(options: argparse.Namespace) -> None:
             shutil.copyfile(source / name, draft / name)
             if sha256_file(draft / name) != facts["sha256"]:
                 raise ProbelineError(
-                    f"{source / name} is not what its manifest says: it was changed after it was made."
+                    f"{source / name} is not what its manifest says: it was changed after it was made. "
+                    f"Delete {source} and run snakemake --cores 4 {source}"
                 )
     print(f"{source} copied to {options.output}")
 

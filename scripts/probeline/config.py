@@ -151,6 +151,22 @@ def _depth_found(name: str, model: Mapping[str, Any]) -> int | None:
     return None
 
 
+def check_files(config: Mapping[str, Any], templates: Path) -> None:
+    """Refuse a configuration that names a template or a model's folder that is not there.
+
+    Raises:
+        ProbelineError: names the key and the near misses.
+    """
+    local_model_files(config["models"][config["model"]])
+    there = [file.stem for file in templates.glob("*.yaml")]
+    for name, concept in config["probes"].items():
+        if concept.get("template", there[0]) not in there:
+            raise ProbelineError(
+                f"probes.{name}.template is {concept['template']!r}, which config/templates does not hold. "
+                + near_misses(concept["template"], there)
+            )
+
+
 def local_model_files(model: Mapping[str, Any]) -> list[str]:
     """The files of a model that lies in a folder of the user's; none for one that is fetched.
 
@@ -222,6 +238,11 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         ProbelineError: says what is unknown and what is close.
     """
     parts = Path(target).parts
+    if re.fullmatch(r"(results/)?[a-z][a-z0-9_]*_l\d+(_\d+)*", target):
+        name = parse_probe_name(parts[-1], config)
+        raise ProbelineError(
+            f"Ask for results/probes/{parts[-1]}, the folder of the {name.method} probe for {name.concept}."
+        )
     if len(parts) >= 3 and parts[:2] == ("results", "probes"):
         parse_probe_name(parts[2], config)
     concepts = {("results", "activations"): 2, ("data", "processed", "dialogues"): 3}

@@ -17,6 +17,7 @@ from probeline.errors import ProbelineError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 MANIFEST = "manifest.json"
 
@@ -112,6 +113,25 @@ def write_parquet(path: Path, table: "pa.Table") -> None:
     with draft_beside(path) as draft:
         pq.write_table(table.replace_schema_metadata(None), draft, compression="zstd", write_statistics=False)
         draft.replace(path)
+
+
+def open_parquet(path: Path) -> "pq.ParquetFile":
+    """A table that another stage wrote.
+
+    Raises:
+        ProbelineError: it is not there, or damaged; the text names it and the remedy.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise ProbelineError(f"{path} does not exist. Run the same command again to have it made.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ProbelineError(
+            f"{path} is damaged ({error}). Delete {path.parent} to have it made again."
+        ) from error
 
 
 @contextmanager

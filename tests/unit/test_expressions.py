@@ -236,3 +236,16 @@ def test_notes_say_what_the_input_gives_away():
 def test_every_column_of_the_event_table_can_be_used():
     for column in COLUMN_TYPES:
         assert compile_expression(f"{column} is None", COLUMN_TYPES).columns == {column}
+
+
+def test_a_value_that_a_column_never_has_is_refused():
+    concept = {
+        "corpus": "werewolf",
+        "events": ["statement"],
+        "label": 'actor_team == "werewolf"',
+        "context": "none",
+        "mask": "action",
+    }
+    with pytest.raises(ProbelineError, match=r"actor_team is never 'werewolf'. Did you mean werewolves\?"):
+        check_concept("mine", concept)
+    check_concept("mine", {**concept, "label": 'actor_team in ["werewolves", "village"]'})

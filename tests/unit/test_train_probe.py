@@ -434,7 +434,7 @@ def test_length_tells_long_from_short():
 
 def test_small_test_sides_get_a_caution(tmp_path):
     for games, words in (
-        (16, "No verdict: 4 test games are too few"),
+        (16, "No verdict: 4 test games with"),
         (24, "Caution: the test side is small"),
         (100, ""),
     ):

@@ -71,6 +71,7 @@ def test_one_class_only(own_logs: Project) -> None:
     own_logs.write("concept.yaml", f"probes: {{never: {concept}}}")
     words = own_logs.refused("results/probes/never_mms_l2", config=(*OWN, "concept.yaml"))
     assert "Not enough data for never: no positive sample in train" in words
+    assert "The label is never true" in words
     assert re.search(r"split +games +positive +negative\n.*train +\d+ +0 +\d+\n", words)
     assert not (own_logs.folder / "results/probes/never_mms_l2").exists()
 
@@ -155,7 +156,8 @@ def test_a_log_in_a_folder_with_an_unusual_name(tmp_path: Path) -> None:
     assert quality["games"] == 1
     shutil.copytree(game, project.folder / "data/raw/exp{1}/game1")
     words = project.refused("data/processed/werewolf/quality.json", config=OWN)
-    assert "takes braces in a path for wildcards. Rename the folder: data/raw/exp{1}/game1" in words
+    assert "takes braces in a path for wildcards" in words
+    assert "Rename the folder exp{1}/game1 of corpora.werewolf.root" in words
 
 
 def test_check_says_what_is_wrong_with_the_logs(project: Project) -> None:
@@ -179,3 +181,28 @@ def test_the_library_beside_the_snakefile_is_what_runs(own_logs: Project) -> Non
     done = own_logs.snakemake(PROBE, config=OWN)
     assert done.returncode != 0
     assert "ZeroDivisionError" in done.stdout
+
+
+@pytest.mark.parametrize("root", ["data/raw/nowhere", "data/processed"])
+def test_a_wrong_root_is_refused_also_where_results_exist(own_logs: Project, root: str) -> None:
+    """Old results would otherwise pass for those of the mistyped root."""
+    own_logs.write("wrong.yaml", f"corpora: {{werewolf: {{root: {root}}}}}")
+    assert "No game data found" in own_logs.refused(PROBE, config=(*OWN, "wrong.yaml"))
+
+
+def test_a_template_that_is_not_there(project: Project) -> None:
+    project.write("template.yaml", "probes: {trust: {template: werwolf}}")
+    assert "Did you mean werewolf?" in project.refused("datasets", config=(TINY, "template.yaml"))
+
+
+def test_a_probe_asked_for_without_its_folder(project: Project) -> None:
+    assert "Ask for results/probes/trust_lr_l2" in project.refused("trust_lr_l2")
+
+
+def test_a_damaged_table_is_named_with_the_remedy(own_logs: Project) -> None:
+    for file in own_logs.folder.glob("data/processed/dialogues/collusion/*/samples.parquet"):
+        file.write_bytes(file.read_bytes()[:100])
+    words = own_logs.refused("results/probes/collusion_lr_l3", config=OWN)
+    assert "samples.parquet is damaged" in words
+    assert "to have it made again" in words
+    assert "defect of Probeline" not in words

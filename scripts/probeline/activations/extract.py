@@ -14,6 +14,7 @@ from probeline.errors import ProbelineError
 from probeline.files import (
     MANIFEST,
     atomic_directory,
+    open_parquet,
     read_json,
     write_bytes,
     write_json_lines,
@@ -139,10 +140,8 @@ def _check_layers(layers: Sequence[int] | None, model: str, depth: int) -> list[
 
 def _plan(dialogues: Path, model: Path, max_length: int) -> _Plan:
     """Tokenise every sequence once and locate the samples in it; without samples, import nothing heavy."""
-    import pyarrow.parquet as pq
-
     columns = ["sample", "sequence", "game", "message", "start", "end"]
-    samples = pq.read_table(dialogues / "samples.parquet", columns=columns).to_pylist()
+    samples = open_parquet(dialogues / "samples.parquet").read(columns=columns).to_pylist()
     plan = _Plan()
     if not samples:
         return plan
@@ -151,7 +150,7 @@ def _plan(dialogues: Path, model: Path, max_length: int) -> _Plan:
     from probeline.activations.engine import SpannedSequence
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    table = pq.read_table(dialogues / "sequences.parquet", columns=["sequence", "messages"])
+    table = open_parquet(dialogues / "sequences.parquet").read(columns=["sequence", "messages"])
     chats = {row["sequence"]: row["messages"] for row in table.to_pylist()}
     members: dict[str, list[Sample]] = {}
     for sample in samples:

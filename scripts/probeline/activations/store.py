@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from probeline.errors import ProbelineError
-from probeline.files import MANIFEST, read_json
+from probeline.files import MANIFEST, open_parquet, read_json
 
 # All that decides about the bits of a mean, apart from its own game.
 SHARED_FACTS = (
@@ -86,10 +86,9 @@ def _check_shard(
 
 
 def _read_shard(shard: Path, columns: list[int], width: int) -> tuple[list[str], list[str], np.ndarray]:
-    import pyarrow.parquet as pq
     from safetensors import SafetensorError, safe_open
 
-    index = pq.read_table(shard / "index.parquet", columns=["sample", "game"])
+    index = open_parquet(shard / "index.parquet").read(columns=["sample", "game"])
     file = shard / "activations.safetensors"
     values = np.empty((index.num_rows, len(columns), width), dtype=np.float32)
     try:

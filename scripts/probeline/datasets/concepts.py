@@ -25,6 +25,14 @@ OPTIONAL = ("filter", "template")
 DEFAULT_TEMPLATE = "werewolf"
 
 COLUMN_TYPES = {name: kind for name, kind, _ in EVENTS}
+TEAMS = ["werewolves", "village"]
+# Columns that hold nothing else, so that a mistyped value is found before anything runs.
+CLOSED_COLUMNS = {
+    "type": list(EVENT_TYPES),
+    "actor_team": TEAMS,
+    "target_team": TEAMS,
+    "source": ["log", "stats"],
+}
 WITHOUT_ACTOR = ("night_kill", "day_elimination")
 # A call that nobody answers was heard by nobody: the question stands in the transcript before its answer.
 PUBLIC_ACTS = ("statement", "reply")
@@ -143,6 +151,11 @@ def _flag(where: str, text: Any) -> Expression:
         expression = compile_expression(text, COLUMN_TYPES)
     except ProbelineError as error:
         raise ProbelineError(f"{where}: {error}") from error
+    for column, value in expression.compared:
+        if value not in CLOSED_COLUMNS.get(column, [value]):
+            raise ProbelineError(
+                f"{where}: {column} is never {value!r}. {near_misses(value, CLOSED_COLUMNS[column])}"
+            )
     if not expression.is_flag:
         raise ProbelineError(
             f"{where}: {text!r} is not true or false. "

@@ -18,7 +18,7 @@ from probeline.datasets.concepts import (
 from probeline.datasets.contexts import Event, View, Wording, check_wording, exclusion, views_of
 from probeline.digests import split_of
 from probeline.errors import ProbelineError
-from probeline.files import atomic_directory, write_manifest, write_parquet
+from probeline.files import atomic_directory, open_parquet, write_manifest, write_parquet
 from probeline.progress import progress
 from probeline.schema import EVENTS, SAMPLES, SEQUENCES, arrow_schema, make_table
 
@@ -211,9 +211,7 @@ def read_game_rows(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ProbelineError: the table is missing.
     """
-    import pyarrow.parquet as pq
-
-    return {row["game"]: row for row in pq.read_table(_existing(folder / "games.parquet")).to_pylist()}
+    return {row["game"]: row for row in open_parquet(_existing(folder / "games.parquet")).read().to_pylist()}
 
 
 def read_games(folder: Path, columns: frozenset[str]) -> Iterator[tuple[str, list[Event]]]:
@@ -226,11 +224,9 @@ def read_games(folder: Path, columns: frozenset[str]) -> Iterator[tuple[str, lis
     Raises:
         ProbelineError: the table is missing, or the events of a game do not lie together.
     """
-    import pyarrow.parquet as pq
-
     path = _existing(folder / "events.parquet")
     wanted = [name for name, _, _ in EVENTS if name not in PROMPT_COLUMNS - columns]
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         batches = file.iter_batches(batch_size=1024, columns=wanted)
         rows = (row for batch in batches for row in batch.to_pylist())
         seen = set()

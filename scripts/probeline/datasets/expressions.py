@@ -70,6 +70,7 @@ class Expression:
     Attributes:
         text: as written.
         columns: the columns that it reads.
+        compared: each column that is compared with a text, and the text.
         is_flag: whether its value is true, false or null.
     """
 
@@ -79,6 +80,7 @@ class Expression:
             node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id not in FUNCTIONS
         )
         self.is_flag = kind == FLAG
+        self.compared = [pair for node in ast.walk(tree) for pair in _compared(node)]
         self._tree = tree
         self._evaluator = _Evaluator()
 
@@ -90,6 +92,17 @@ class Expression:
         """
         self._evaluator.names = row
         return self._evaluator.eval(self.text, previously_parsed=self._tree)
+
+
+def _compared(node: ast.AST) -> list[tuple[str, str]]:
+    if not isinstance(node, ast.Compare) or not isinstance(node.left, ast.Name):
+        return []
+    texts = [part for right in node.comparators for part in ast.walk(right)]
+    return [
+        (node.left.id, part.value)
+        for part in texts
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
 
 
 def compile_expression(text: str, columns: Mapping[str, str]) -> Expression:

@@ -372,7 +372,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def _report(counts: Counter[str]) -> None:
     _log.info(
         "%d games, %d copies, %d quarantined; %d statements, %d of %d prompts recovered; "
-        "%d of %d tallies matched",
+        "%d vote tallies matched, %d contradicted, %d without known voters",
         *(
             counts[name]
             for name in (
@@ -383,7 +383,8 @@ def _report(counts: Counter[str]) -> None:
                 "prompts_recovered",
                 "statements_with_log",
                 "tallies_matched",
-                "tallies",
+                "tallies_mismatched",
+                "tallies_without_votes",
             )
         ),
     )

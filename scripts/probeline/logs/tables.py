@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probeline.files import draft_beside
+from probeline.files import draft_beside, open_parquet
 from probeline.schema import arrow_schema
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def table_writer(path: Path, columns: list[tuple[str, str, str]]) -> Iterator[Ca
 
 def games_in(path: Path) -> Iterator[tuple[str, "pa.Table"]]:
     """The rows of each game in a table that is sorted by game, with one row group in memory at a time."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             games = table["game"].to_pylist()

@@ -13,7 +13,7 @@ from probeline.probes.metrics import Bootstrap, Ranking, auroc, bootstrap_games,
 
 SPLITS = ("train", "validation", "test")
 FEW_GAMES, FEW_OF_A_CLASS = 10, 20
-FEWEST_GAMES = 5  # below, a bootstrap over games is no guide
+FEWEST_GAMES, FEWEST_OF_A_CLASS = 5, 5  # below, a bootstrap over games is no guide
 
 TEXT_BASELINES = {"text_masked": "the masked text", "text_input": "the whole input's text"}
 
@@ -163,10 +163,12 @@ def verdict(test: dict[str, Any]) -> str:
     difference = test["difference_to_text"]
     text = test["baselines"][difference["baseline"]]["auroc"]["value"]
     name = TEXT_BASELINES[difference["baseline"]]
-    if test["num_games"] < FEWEST_GAMES:
+    fewest = min(test["num_positive"], test["num_negative"])
+    if test["num_games"] < FEWEST_GAMES or fewest < FEWEST_OF_A_CLASS:
         return (
-            f"No verdict: {test['num_games']} test games are too few for one. AUROC {probe['value']:.3f}, "
-            f"{text:.3f} from {name}; an interval over so few games understates how uncertain they are."
+            f"No verdict: {test['num_games']} test games with {test['num_positive']} positives and "
+            f"{test['num_negative']} negatives are too few for one. AUROC {probe['value']:.3f}, {text:.3f} "
+            f"from {name}; an interval over so few understates how uncertain they are."
         )
     if probe["low"] is None or difference["low"] is None:
         reason = probe.get("reason") or difference.get("reason")

@@ -47,6 +47,8 @@ def probe_summary(directory: Path) -> str:
     lines += _left_out(facts)
     lines.append("  AUROC on the test games (95 % interval, bootstrap over games)")
     lines += [f"    {title:<20}{_estimate(headline[key])}" for title, key in ROWS.items()]
+    shuffles = headline["shuffles"]
+    lines.append(f"    {'':<28}from {min(shuffles):.3f} to {max(shuffles):.3f} in {len(shuffles)} shuffles")
     difference = headline["difference_to_text"]
     lines.append(f"    {'probe - better text':<20}{_estimate(difference, signed=True)}")
     lines += textwrap.wrap(headline["verdict"], WIDTH, initial_indent="  ", subsequent_indent="  ")

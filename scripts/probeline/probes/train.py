@@ -15,7 +15,14 @@ from probeline import schema
 from probeline.activations.store import read_activations
 from probeline.digests import unit_interval
 from probeline.errors import ProbelineError, near_misses
-from probeline.files import atomic_directory, read_json, write_json, write_manifest, write_parquet
+from probeline.files import (
+    atomic_directory,
+    open_parquet,
+    read_json,
+    write_json,
+    write_manifest,
+    write_parquet,
+)
 from probeline.probes.calibration import choose_threshold, fit_platt
 from probeline.probes.detector import DETECTOR, Detector, fit_detector
 from probeline.probes.evaluate import SPLITS, evaluate
@@ -256,11 +263,18 @@ def require_enough(data: ProbeData, concept: str, least: int) -> None:
         lines.append(f"{split:<12}{games:>8}{counts[split, 1]:>10}{counts[split, 0]:>10}")
     for reason, number in data.excluded.items():
         lines.append(f"left out before ({reason}): {number}")
+    labels = {"true": 1, "false": 0}
+    never = [name for name, label in labels.items() if not any(counts[split, label] for split in SPLITS)]
+    remedy = (
+        "Add games, give validation and test a larger share (splits), or let the concept take more event "
+        "types or another context (probes)."
+    )
+    if never and data.samples:
+        remedy = f"The label is never {never[0]}: look at probes.{concept}.label and at `probeline check`."
     raise ProbelineError(
         f"Not enough data for {concept}: {'; '.join(faults)}.\n"
         + "\n".join(f"  {line}" for line in lines)
-        + "\nAdd games, give validation and test a larger share (splits), or let the concept take more event "
-        "types or another context (probes)."
+        + f"\n{remedy}"
     )
 
 
@@ -307,9 +321,7 @@ def fit_calibrated(data: ProbeData, spec: dict[str, Any], settings: Settings) ->
 
 
 def _read_rows(shards: list[Path], name: str) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    return [row for shard in shards for row in pq.read_table(shard / name).to_pylist()]
+    return [row for shard in shards for row in open_parquet(shard / name).read().to_pylist()]
 
 
 def _read_sequences(dialogues: list[Path]) -> dict[str, list[dict[str, str]]]:
@@ -352,6 +364,7 @@ def _facts(
         "headline": {
             "auroc": test["metrics"]["auroc"],
             **{name: baseline["auroc"] for name, baseline in test["baselines"].items()},
+            "shuffles": test["baselines"]["shuffled"]["repetitions"],
             "difference_to_text": test["difference_to_text"],
             "verdict": result["verdict"],
         },
