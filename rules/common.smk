@@ -1,7 +1,6 @@
 # Names, parameters and code identity that the rules share; no rules.
 # Parsed by every command, also by `snakemake -n`: nothing here may import anything heavy.
 
-import os
 import sys
 import time
 from functools import cache, wraps
@@ -13,9 +12,6 @@ from snakemake.exceptions import WorkflowError
 # environment was made from.
 SOURCES = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SOURCES))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")])
-)
 
 from probeline.activations.precision import processor_has_bfloat16
 from probeline.config import (
@@ -28,7 +24,7 @@ from probeline.config import (
 )
 from probeline.digests import shard_name, shard_of
 from probeline.errors import ProbelineError
-from probeline.lineage.code import code_closure
+from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
@@ -51,6 +47,7 @@ def in_words(function):
 
 
 STARTED = time.time()
+run_jobs_from(SOURCES)
 
 in_words(check_config)(config, SOURCES.parent / SCHEMA)
 # Snakemake knows its targets only after parsing, and then says just MissingRuleException.

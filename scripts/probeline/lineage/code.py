@@ -5,6 +5,7 @@ Snakemake sees an edit of the script itself by its mtime only, and an edit of wh
 
 import ast
 import functools
+import os
 from pathlib import Path
 
 from probeline.digests import sha256_bytes
@@ -12,6 +13,12 @@ from probeline.digests import sha256_bytes
 PACKAGE = "probeline"
 # Editing how lineage is recorded must not rerun the work that is recorded.
 EXCLUDED = f"{PACKAGE}.lineage"
+
+
+def run_jobs_from(sources: Path) -> None:
+    """Let the processes that this one starts import the package from `sources`, whatever is installed."""
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(sources), *([others] if others else [])])
 
 
 def code_closure(script: Path, sources: Path) -> dict[str, str]:
