@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +29,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def test_the_commands_of_the_readme_run_as_printed(clone: Project, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_run_as_printed(clone: Project) -> None:
     from probeline.logs.simulate_werewolf import simulate_games
 
     for name, content in files_shown(README).items():
@@ -40,11 +39,10 @@ def test_the_commands_of_the_readme_run_as_printed(clone: Project, tmp_path: Pat
     assert "make probe" in commands
     assert len(commands) == len(COMMANDS) - 1 >= 10
     for command in commands:
-        line = command.replace("/tmp/trust", str(tmp_path / "trust"))
-        done = clone.command("bash", "-c", f"source .venv/bin/activate && {line}")
-        assert done.returncode == 0, f"$ {line}\n{done.stdout}"
+        done = clone.command("bash", "-c", f"source .venv/bin/activate && {command}")
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}"
     assert (clone.folder / "results/probes/trust_lr_l22/metrics.json").exists()
-    assert (tmp_path / "trust/detector.pt").exists()
+    assert (clone.folder / "exported/trust/detector.pt").exists()
 
 
 def test_make_help_lists_every_target(clone: Project) -> None:
