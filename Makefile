@@ -29,8 +29,8 @@ probe: $(READY) ## the main job: model, simulated logs, and a tested probe in re
 check: $(READY) ## what the logs hold and what each concept would get, without a model
 	$(BIN)/probeline check
 
-test: $(READY) ## all tests
-	$(BIN)/pytest -q
+test: $(READY) ## all tests, on two cores
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-unit: $(READY) ## the fast tests of the library
 	$(BIN)/pytest -q tests/unit

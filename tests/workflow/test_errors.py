@@ -133,7 +133,7 @@ def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
     project = fresh_project(tmp_path / "project")
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", TINY]
     process = subprocess.Popen(command, cwd=project.folder, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list((project.folder / "results/activations").glob("*/*/manifest.json")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
