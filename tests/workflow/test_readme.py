@@ -34,7 +34,7 @@ def test_the_commands_of_the_readme_run_as_printed(clone: Project) -> None:
 
     for name, content in files_shown(README).items():
         clone.write(name, content)
-    simulate_games(3, range(40), clone.folder / "data/raw/my-games")
+    simulate_games(5, range(16), clone.folder / "data/raw/my-games")
     commands = [command for command in COMMANDS if command != "make test"]
     assert "make probe" in commands
     assert len(commands) == len(COMMANDS) - 1 >= 10
