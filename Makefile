@@ -50,9 +50,21 @@ format: $(READY) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/snakefmt Snakefile rules
 
-bench: $(READY) ## our figures beside the alternatives', in one run
+# The libraries that we are compared with never enter .venv. The project itself is installed beside them, so
+# that all contenders run on the same torch and transformers. The folder hides itself from git and ruff.
+BENCH := .venv-bench
+
+$(BENCH)/ready: pyproject.toml tests/bench/constraints.txt
+	@echo "Installing the libraries that we are compared with into $(BENCH)."
+	$(PYTHON) -m venv $(BENCH)
+	echo '*' > $(BENCH)/.gitignore
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-compile -c tests/bench/constraints.txt pip
+	$(BENCH)/bin/pip install --quiet --no-compile -c tests/bench/constraints.txt -e . nnsight transformer-lens probelab
+	touch $@
+
+bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one run, into docs/benchmark-extraction.md
 	$(BIN)/snakemake --cores $(CORES) --quiet all -- data/models/smollm2-135m/manifest.json
-	$(BIN)/python tests/bench/bench_extraction.py
+	$(BENCH)/bin/python -m tests.bench.bench_extraction --save docs/benchmark-extraction.md
 
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay
 	rm -rf results/* data/processed data/simulated logs benchmarks .snakemake .probeline

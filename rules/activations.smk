@@ -1,7 +1,8 @@
 rule extract_activations:
     input:
-        dialogues="data/processed/dialogues/{concept}/{shard}/manifest.json",
-        model=f"data/models/{config['model']}/manifest.json",
+        dialogues=dialogues_to_extract,
+        model=f"data/models/{base_model(config)}/manifest.json",
+        adapter=adapter_files_of,
     output:
         activations=directory("results/activations/{concept}/{shard}"),
         manifest="results/activations/{concept}/{shard}/manifest.json",
@@ -10,6 +11,8 @@ rule extract_activations:
     benchmark:
         "benchmarks/extract_activations/{concept}/{shard}.tsv"
     threads: 1
+    resources:
+        gpu=int(may_have_cuda()),
     params:
         spec=activations_spec,
     message:
@@ -23,5 +26,5 @@ rule activations:
         expand(
             "results/activations/{concept}/{shard}/manifest.json",
             concept=config["probes"],
-            shard=SHARDS,
+            shard=ACTIVATION_SHARDS,
         ),

@@ -13,22 +13,25 @@ from snakemake.exceptions import WorkflowError
 SOURCES = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SOURCES))
 
-from probeline.activations.precision import processor_has_bfloat16
+from probeline.activations.machine import may_have_cuda, processor_has_bfloat16
 from probeline.config import (
     SCHEMA,
+    adapter_folder,
+    base_model,
     check_config,
     check_files,
     check_target,
     is_simulated,
     local_model_files,
 )
-from probeline.digests import shard_name, shard_of
+from probeline.digests import canonical_digest, shard_name, shard_of
 from probeline.errors import ProbelineError
 from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
+from probeline.models.adapter import adapter_files
 from probeline.probes.summary import probe_summary
 from probeline.stat_cache import StatCache
 
@@ -55,11 +58,14 @@ for word in sys.argv[1:]:
     in_words(check_target)(word, config)
 
 SHARDS = [shard_name(index, config["shards"]) for index in range(config["shards"])]
+# One extraction job may take several shards of dialogues, neighbours: then it loads the model once for them.
+EXTRACTIONS = config["activations"].get("shards", len(SHARDS))
+ACTIVATION_SHARDS = [shard_name(index, EXTRACTIONS) for index in range(EXTRACTIONS)]
 
 
 wildcard_constraints:
     corpus="|".join(config["corpora"]),
-    shard="|".join(SHARDS),
+    shard="|".join(dict.fromkeys([*SHARDS, *ACTIVATION_SHARDS])),
     model="|".join(config["models"]),
     concept="|".join(config["probes"]),
     method="|".join(config["methods"]),
@@ -182,6 +188,23 @@ def dialogues_spec(wildcards):
     }
 
 
+def dialogues_to_extract(wildcards):
+    """The shards of dialogues that one shard of activations is made of."""
+    together = len(SHARDS) // EXTRACTIONS
+    first = ACTIVATION_SHARDS.index(wildcards.shard) * together
+    return expand(
+        "data/processed/dialogues/{concept}/{shard}/manifest.json",
+        concept=wildcards.concept,
+        shard=SHARDS[first : first + together],
+    )
+
+
+def adapter_files_of(wildcards):
+    """The files of the adapter on the model, if there is one."""
+    adapter = adapter_folder(config)
+    return [] if adapter is None else list(map(str, adapter_files(adapter)))
+
+
 def activations_spec(wildcards):
     layers = config["activations"]["layers"]
     dtype = config["activations"]["dtype"]
@@ -189,11 +212,20 @@ def activations_spec(wildcards):
         dtype = "bfloat16" if processor_has_bfloat16() else "float32"
     return {
         "layers": None if layers == "all" else layers,
+        "token_layers": config["activations"]["token_layers"],
         "dtype": dtype,
         "store": config["activations"]["store"],
         "threads": config["activations"]["threads"],
+        "token_budget": config["activations"]["token_budget"],
+        "engine": ENGINE,
         "code": code_of("extract_activations"),
     }
+
+
+# Only this code decides about the bits of what is computed: after an edit of any other, results are reused.
+ENGINE = canonical_digest(
+    code_closure(SOURCES / "probeline/activations/engine.py", SOURCES)
+)
 
 
 def dialogues_of(wildcards):
@@ -208,7 +240,7 @@ def activations_of(wildcards):
     return expand(
         "results/activations/{concept}/{shard}/manifest.json",
         concept=wildcards.concept,
-        shard=SHARDS,
+        shard=ACTIVATION_SHARDS,
     )
 
 
@@ -223,7 +255,7 @@ def probe_spec(wildcards):
         "concept": wildcards.concept,
         "method": wildcards.method,
         "layers": [int(layer) for layer in wildcards.layers.split("_")],
-        "model": config["model"],
+        "model": base_model(config),
         "seed": config["seed"],
         **config["methods"][wildcards.method],
         **config["evaluation"],

@@ -93,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--probe", required=True, metavar="NAME", help="the name of a probe in results/probes")
     score.add_argument("--system", default="", metavar="TEXT", help="the system message before each text")
+    score.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="FOLDER",
+        help="the adapter on the model, if the probe was trained with one",
+    )
     score.add_argument("text", nargs="+", metavar="TEXT")
     score.set_defaults(run=_score)
     return parser
@@ -175,7 +181,7 @@ def _score(options: argparse.Namespace) -> None:
 
     directory = _probe(options.probe)
     model = Path("data/models") / read_json(directory / MANIFEST)["model"]
-    probe = Probe.load(directory, model)
+    probe = Probe.load(directory, model, adapter=options.adapter)
     for text, score in zip(options.text, probe.score_batch(options.text, options.system), strict=True):
         print(f"{score.score:+.3f}  probability {score.probability:.2f}  label {score.label}  {text}")
 

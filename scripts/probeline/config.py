@@ -9,6 +9,7 @@ import yaml
 
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, read_json
+from probeline.models.adapter import adapter_files
 
 SCHEMA = Path("config/schemas/config.schema.yaml")
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
@@ -79,8 +80,9 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
     """Faults that a schema cannot express."""
     from probeline.datasets.concepts import check_concept
 
-    if config["model"] not in config["models"]:
-        return [f"model is {config['model']!r}. {near_misses(config['model'], config['models'])}"]
+    name = base_model(config)
+    if name not in config["models"]:
+        return [f"model is {name!r}. {near_misses(name, config['models'])}"]
     faults = []
     shares = {name: config["splits"][name] for name in ("train", "validation", "test")}
     if abs(sum(shares.values()) - 1) > 1e-9:
@@ -99,16 +101,22 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
         if is_simulated(name, corpus) and "simulated_games" not in corpus:
             faults.append(f"corpora.{name} lacks simulated_games, the number of games to simulate.")
     depth = model_depth(config)
-    declared = config["models"][config["model"]].get("depth", depth)
+    declared = config["models"][name].get("depth", depth)
     if declared != depth:
-        faults.append(f"models.{config['model']}.depth is {declared}, but that model has {depth} blocks.")
-    layers = config["activations"]["layers"]
-    if depth is not None and layers != "all":
-        faults += [
-            f"activations.layers names layer {layer}; {config['model']} has layers 0 to {depth}."
-            for layer in layers
-            if layer > depth
-        ]
+        faults.append(f"models.{name}.depth is {declared}, but that model has {depth} blocks.")
+    for key in ("layers", "token_layers"):
+        layers = config["activations"][key]
+        if depth is not None and layers != "all":
+            faults += [
+                f"activations.{key} names layer {layer}; {name} has layers 0 to {depth}."
+                for layer in layers
+                if layer > depth
+            ]
+    if config["shards"] % config["activations"].get("shards", 1):
+        faults.append(
+            f"activations.shards is {config['activations']['shards']}; it must divide shards, which is "
+            f"{config['shards']}."
+        )
     if not faults:
         for target in config["targets"]["probes"]:
             try:
@@ -123,15 +131,28 @@ def is_simulated(name: str, corpus: Mapping[str, Any]) -> bool:
     return Path(corpus["root"]) == Path("data/simulated") / name
 
 
+def base_model(config: Mapping[str, Any]) -> str:
+    """The name of the configured model, without its adapter."""
+    model = config["model"]
+    return str(model["base"] if isinstance(model, Mapping) else model)
+
+
+def adapter_folder(config: Mapping[str, Any]) -> Path | None:
+    """The folder of the adapter on the configured model, if there is one."""
+    model = config["model"]
+    return Path(model["adapter"]).expanduser() if isinstance(model, Mapping) else None
+
+
 def model_depth(config: Mapping[str, Any]) -> int | None:
     """Number of decoder blocks of the configured model, or None where the config does not say.
 
     For models that were fetched before, `data/models/<model>/manifest.json` says it.
     """
-    model = config["models"][config["model"]]
+    name = base_model(config)
+    model = config["models"][name]
     if "random" in model:
         return int(model["random"]["layers"])
-    found = _depth_found(config["model"], model)
+    found = _depth_found(name, model)
     return int(model["depth"]) if found is None and "depth" in model else found
 
 
@@ -152,12 +173,15 @@ def _depth_found(name: str, model: Mapping[str, Any]) -> int | None:
 
 
 def check_files(config: Mapping[str, Any], templates: Path) -> None:
-    """Refuse a configuration that names a template or a model's folder that is not there.
+    """Refuse a configuration that names a template, or a folder of a model or an adapter, that is not there.
 
     Raises:
         ProbelineError: names the key and the near misses.
     """
-    local_model_files(config["models"][config["model"]])
+    local_model_files(config["models"][base_model(config)])
+    adapter = adapter_folder(config)
+    if adapter is not None:
+        adapter_files(adapter)
     there = [file.stem for file in templates.glob("*.yaml")]
     for name, concept in config["probes"].items():
         if concept.get("template", there[0]) not in there:
@@ -214,7 +238,7 @@ def parse_probe_name(name: str, config: Mapping[str, Any]) -> ProbeName:
     depth = model_depth(config)
     if depth is not None and layers[-1] > depth:
         raise ProbelineError(
-            f"{name!r} asks for layer {layers[-1]}, but {config['model']} has {depth} blocks: "
+            f"{name!r} asks for layer {layers[-1]}, but {base_model(config)} has {depth} blocks: "
             f"layers 0 (embeddings) to {depth}."
         )
     extracted = config["activations"]["layers"]

@@ -1,25 +1,37 @@
 """Progress of long work: lines in the job's log and on the terminal, where several jobs run side by side."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10
+LINE = "{desc}: {n_fmt} of {total_fmt} ({percentage:.0f} %), {rate_fmt}{postfix}, {remaining} left"
 
 log = logging.getLogger(__name__)
 
 
 def progress(
-    items: Iterable[Item], title: str, total: int | None = None, unit: str = "item"
+    items: Iterable[Item],
+    title: str,
+    total: int | None = None,
+    unit: str = "item",
+    note: Callable[[], str] | None = None,
 ) -> Iterator[Item]:
     """Iterate over `items`, logging count, rate and remaining time now and then.
 
     Work that takes only seconds logs nothing.
+
+    Args:
+        items: what is iterated over.
+        title: what is being done.
+        total: how many items there are.
+        unit: what an item is, in the singular.
+        note: gives what else each line says.
     """
-    yield from tqdm(
+    bar = tqdm(
         items,
         desc=title,
         total=total,
@@ -31,8 +43,12 @@ def progress(
         delay=SECONDS_BETWEEN_LINES,
         ascii=True,
         ncols=100,
-        bar_format="{desc}: {n_fmt} of {total_fmt} ({percentage:.0f} %), {rate_fmt}, {remaining} left",
+        bar_format=LINE,
     )
+    for item in bar:
+        yield item
+        if note is not None:
+            bar.set_postfix_str(note(), refresh=False)
 
 
 class _LogLines:

@@ -1,163 +1,227 @@
-"""Our extraction beside the references' way: same texts, same masks, same layers, in one run.
+"""Our extraction beside the alternatives: same texts, same masked tokens, all layers, in one run.
 
-The references' way is what the probe trainers on Werewolf logs do: float32, padded batches of 4 in the order
-of the files, the full model with logits, `output_hidden_states`, then the mean over the masked tokens.
-Prints medians of three rounds and ratios; the contenders take turns, so that a noisy neighbour hits all.
+Every contender is a process of its own with a thread count of its own. All are loaded first; then they take
+turns, so that a noisy neighbour hits all alike. A number is the median of the rounds, after a warm-up on a
+tenth of the games; the spread, from the fastest round to the slowest, is what noise may have done to it.
+Tokens are the real tokens of the texts, even where an engine runs fewer. Errors are relative to the
+references' float32 output: the largest is that of the worst layer over the layer's largest value.
 """
 
 import argparse
-import statistics
+import datetime
+import os
+import platform
 import tempfile
-import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-import torch
-import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors import safe_open
 
-from probeline.activations.engine import ActivationEngine, SpannedSequence
-from probeline.activations.precision import processor_has_bfloat16
-from probeline.datasets.dialogues import build_dialogues
-from probeline.files import read_json
-from probeline.logs.ingest import ingest_werewolf
-from probeline.logs.simulate_werewolf import simulate_games, simulated_game_key
-from probeline.models.render import render_chat, token_span
+from probeline.activations.precision import CPUINFO, processor_has_bfloat16
+from tests.bench import figures as tables
+from tests.bench.figures import Error, Figures
+from tests.bench.workers import Side, WorkerError
+from tests.bench.workload import Games, halves, make_workload, save, span_count, token_count
 
-SPLITS = {"by": "game", "train": 0.6, "validation": 0.2, "test": 0.2}
-COLLUSION = {
-    "corpus": "werewolf",
-    "events": ["statement", "reply"],
-    "label": 'actor_team == "werewolves"',
-    "mask": "action",
-}
-Games = dict[str, list[SpannedSequence]]
-
-
-def dialogues(folder: Path, games: int, context: str, model: Path) -> Games:
-    """The sequences and masked tokens of simulated games, by game, in one context."""
-    simulate_games(0, range(games), folder / "logs")
-    keys = sorted(simulated_game_key(index) for index in range(games))
-    ingest_werewolf(keys, folder / "logs", {}, folder / "corpus")
-    template = yaml.safe_load(Path("config/templates/werewolf.yaml").read_text())
-    build_dialogues(
-        folder / "corpus",
-        folder / context,
-        "collusion",
-        {**COLLUSION, "context": context},
-        template,
-        SPLITS,
-        0,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    chats = {
-        row["sequence"]: row for row in pq.read_table(folder / context / "sequences.parquet").to_pylist()
-    }
-    spans: dict[str, list[range]] = {}
-    rendered = {name: render_chat(tokenizer, row["messages"]) for name, row in chats.items()}
-    for sample in pq.read_table(folder / context / "samples.parquet").to_pylist():
-        span = token_span(rendered[sample["sequence"]], sample["message"], sample["start"], sample["end"])
-        assert span is not None
-        spans.setdefault(sample["sequence"], []).append(span)
-    by_game: Games = {}
-    for name, found in spans.items():
-        sequence = SpannedSequence(rendered[name].input_ids, tuple(found))
-        by_game.setdefault(chats[name]["game"], []).append(sequence)
-    return by_game
-
-
-def references_way(model: Any, games: Games) -> np.ndarray:
-    """Padded batches of 4, every layer of every token, logits: [spans, layers, width]."""
-    sequences = [sequence for game in games.values() for sequence in game]
-    means = []
-    for first in range(0, len(sequences), 4):
-        batch = sequences[first : first + 4]
-        longest = max(len(sequence.input_ids) for sequence in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(batch):
-            ids[row, : len(sequence.input_ids)] = torch.tensor(sequence.input_ids)
-            mask[row, : len(sequence.input_ids)] = 1
-        with torch.no_grad():
-            states = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        for row, sequence in enumerate(batch):
-            means += [
-                torch.stack([state[row, span.start : span.stop].float().mean(0) for state in states])
-                for span in sequence.spans
-            ]
-    return torch.stack(means).numpy()
-
-
-def ours(engine: ActivationEngine, games: Games) -> np.ndarray:
-    """A batch never mixes games: [spans, layers, width]."""
-    return np.concatenate([engine.game_means(game) for game in games.values()])
+PACKAGES = ("torch", "transformers", "nnsight", "transformer-lens", "probelab", "mirin")
+WITHOUT_MIRIN = "the package index has no mirin, which probelab's own collector needs"
+EXAMPLES = """
+examples:
+  make bench                                                                  all of it, into docs/
+  .venv-bench/bin/python -m tests.bench.bench_extraction                      all of it, printed only
+  .venv-bench/bin/python -m tests.bench.bench_extraction --statements 100 --rounds 1 --skip nnsight
+"""
 
 
 def main() -> None:
-    """Run the comparison and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Run the comparison, print the tables, and save them if asked to."""
+    options = _options()
+    cores = len(os.sched_getaffinity(0))
+    workload = make_workload(options.statements, options.model)
+    none, public = workload["none"], workload["public"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sides = _sides(workload, cores, folder)
+        sides = [side for side in sides if not any(part in side.name for part in options.skip)]
+        errors = _compare(sides, options.model, options.rounds, folder)
+    found = Figures(
+        {side.name: side for side in sides}, errors, token_count(none), _weights(options.model), _fast_dtype()
     )
-    parser.add_argument("--model", type=Path, default=Path("data/models/smollm2-135m"))
-    parser.add_argument("--games", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    depth = read_json(options.model / "manifest.json")["depth"]
-    dtypes = ["float32", "bfloat16"] if processor_has_bfloat16() else ["float32"]
-    print(f"{options.games} simulated games, {options.model.name}, {options.threads} threads, medians of 3\n")
-    with tempfile.TemporaryDirectory() as folder:
-        none = dialogues(Path(folder) / "none", options.games, "none", options.model)
-        public = dialogues(Path(folder) / "public", options.games, "public", options.model)
-    spans = sum(len(sequence.spans) for game in none.values() for sequence in game)
-    tokens = sum(len(sequence.input_ids) for game in none.values() for sequence in game)
+    facts = [
+        f"{options.model.name}, layers 0 to the last, {options.rounds} rounds, {cores} cores",
+        f"{span_count(none)} statements of {len(none)} simulated games, one sequence each, {found.tokens:,} "
+        f"tokens; public context: {span_count(public)} statements of {len(public)} games",
+        f"Lines that name no number type ran in {found.dtype}.",
+        *_missing_layers(errors),
+        *_missing_alternatives(found),
+    ]
+    found_tables = [tables.contender_table(found), tables.further_table(found), tables.goal_table(found)]
+    print("\n\n".join(["\n".join(facts), *map(tables.as_text, found_tables)]))
+    if options.save:
+        options.save.write_text(_page(facts, found_tables), encoding="utf-8")
 
-    contenders: dict[str, Callable[[], np.ndarray]] = {}
-    for dtype in dtypes:
-        full = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, dtype)).eval()
-        contenders[f"references' way, {dtype}"] = lambda full=full: references_way(full, none)
-        engine = ActivationEngine(options.model, range(depth + 1), dtype, options.threads, 2048, "cpu")
-        contenders[f"ours, {dtype}"] = lambda engine=engine: ours(engine, none)
-        last_engine = engine
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    outputs = {}
-    for _ in range(3):
-        for name, run in contenders.items():
-            started = time.perf_counter()
-            outputs[name] = run()
-            seconds[name].append(time.perf_counter() - started)
-    base = statistics.median(seconds["references' way, float32"])
-    truth = outputs["references' way, float32"]
-    print(f"{spans} statements, one sequence each, {tokens} tokens, layers 0 to {depth}")
-    print(f"{'':28}{'tokens/s':>10}{'ratio':>8}{'largest error':>15}")
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        # The last layer of the references is behind the final norm, ours is the residual stream itself.
-        error = np.abs(outputs[name][:, :-1] - truth[:, :-1]).max() / np.abs(truth[:, :-1]).max()
-        print(f"{name:28}{tokens / median:>10.0f}{base / median:>7.1f}x{error:>14.2%}")
 
-    one_forward = []
-    per_statement = []
-    prefixes = {
-        game: [
-            SpannedSequence(sequence.input_ids[: span.stop], (span,))
-            for sequence in sequences
-            for span in sequence.spans
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench_extraction",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--statements", type=int, default=800, help="at least so many statements (default: 800)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default: 3)")
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out the contenders whose name contains this; may be repeated",
+    )
+    parser.add_argument(
+        "--model", type=Path, default=Path("data/models/smollm2-135m"), help="a model's folder"
+    )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the tables here too, as Markdown")
+    return parser.parse_args()
+
+
+def _sides(workload: dict[str, Games], cores: int, folder: Path) -> list[Side]:
+    """The contenders, and the files of what they run."""
+    whole, warm = folder / "whole.json", {"warm-up": workload["none"][: max(1, len(workload["none"]) // 10)]}
+    save(workload | warm, whole)
+    shares = []
+    for number, games in enumerate(halves(workload["none"])):
+        shares.append(folder / f"half-{number}.json")
+        mixed = [[sequence for game in games for sequence in game]]
+        save({"none": games, "mixed": mixed} | warm, shares[-1])
+    fast = _fast_dtype()
+    sides = [
+        Side(tables.REFERENCES, "references_way", "float32", cores, [whole], ["none"]),
+        Side(tables.REFERENCES_BFLOAT16, "references_way", "bfloat16", cores, [whole], ["none"]),
+        Side("nnsight", "nnsight", fast, cores, [whole], ["none"]),
+        Side("TransformerLens", "transformer_lens", fast, cores, [whole], ["none"]),
+        Side("probelab with mirin", "probelab_with_mirin", fast, cores, [whole], ["none"]),
+        Side("probelab with hooks", "probelab_with_hooks", fast, cores, [whole], ["none"]),
+        Side(tables.PLAIN, "ours", fast, cores, [whole], ["none"]),
+        Side(tables.PRODUCTION, "ours", fast, 1, shares, ["none", "mixed"]),
+        Side(tables.PRODUCTION_FLOAT32, "ours", "float32", 1, shares, ["none"]),
+        Side(tables.ONE_THREAD, "ours", fast, 1, [whole], ["public", "prefixes"]),
+        Side(tables.peak_name("bfloat16"), "matrix_peak", "bfloat16", cores, [whole], ["none"]),
+        Side(tables.peak_name("float32"), "matrix_peak", "float32", cores, [whole], ["none"]),
+    ]
+    for side in sides:
+        if side.dtype == "bfloat16" and not processor_has_bfloat16():
+            side.failure = "this processor has no bfloat16"
+    return sides
+
+
+def _compare(sides: list[Side], model: Path, rounds: int, folder: Path) -> dict[str, Error]:
+    """Fill in the seconds and failures of all sides; the errors of those with an output."""
+    outputs: dict[str, np.ndarray] = {}
+    try:
+        for side in sides:
+            _attempt(side, lambda side: side.start(model, folder))
+        for side in sides:
+            _attempt(side, lambda side: side.run("warm-up"))
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", flush=True)
+            for side in sides:
+                _attempt(side, lambda side: _turn(side, folder, outputs))
+    finally:
+        for side in sides:
+            side.stop()
+    truth = outputs.get(tables.REFERENCES)
+    if truth is None:
+        return {name: Error(np.nan, np.nan, 0) for name in outputs}
+    return {name: tables.error(output, truth) for name, output in outputs.items()}
+
+
+def _turn(side: Side, folder: Path, outputs: dict[str, np.ndarray]) -> None:
+    """One side's jobs, once each; the first one's output is kept."""
+    for job in side.jobs:
+        side.seconds.setdefault(job, []).append(side.run(job))
+        if job == "none" and side.name not in outputs and side.loader != "matrix_peak":
+            outputs[side.name] = side.result(folder)
+
+
+def _attempt(side: Side, action: Callable[[Side], object]) -> None:
+    """Do it; a contender that fails says so in the tables and takes no further part."""
+    if side.failure:
+        return
+    try:
+        action(side)
+    except (WorkerError, OSError) as problem:
+        side.failure = WITHOUT_MIRIN if "No module named 'mirin'" in str(problem) else str(problem)
+        print(f"{side.name}: {side.failure}", flush=True)
+        side.stop()
+
+
+def _fast_dtype() -> str:
+    return "bfloat16" if processor_has_bfloat16() else "float32"
+
+
+def _weights(model: Path) -> int:
+    """Numbers in the linear layers of the blocks: the matrices that every token is multiplied with."""
+    total = 0
+    for path in sorted(model.glob("*.safetensors")):
+        with safe_open(path, framework="np") as stored:
+            names = [name for name in list(stored.keys()) if ".layers." in name]
+            shapes = [stored.get_slice(name).get_shape() for name in names]
+        total += sum(shape[0] * shape[1] for shape in shapes if len(shape) == 2)
+    return total
+
+
+def _missing_layers(errors: dict[str, Error]) -> list[str]:
+    """Which outputs were compared at fewer layers than the fullest one."""
+    most = max((found.layers for found in errors.values()), default=0)
+    return [
+        f"{name} gives {found.layers} of {most} layers: it leaves the embeddings, layer 0, out."
+        for name, found in errors.items()
+        if found.layers < most
+    ]
+
+
+def _missing_alternatives(found: Figures) -> list[str]:
+    """The best alternative is the best of those that ran: say which did not."""
+    missing = [name for name in tables.ALTERNATIVES if found.speed(name) is None]
+    return [f"The best alternative is without {', '.join(missing)}: not measured here."] if missing else []
+
+
+def _page(facts: list[str], found_tables: list[tables.Lines]) -> str:
+    """The tables as a page of the documentation, with what they were measured on."""
+    versions = ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    return "\n\n".join(
+        [
+            "# Extraction beside the alternatives",
+            f"Written by `make bench` on {today}, on {_processor()}, with {versions}.",
+            (__doc__ or "").strip(),
+            "\n".join(f"- {fact}" for fact in facts),
+            *map(tables.as_markdown, found_tables),
+            "",
         ]
-        for game, sequences in public.items()
-    }
-    for _ in range(3):
-        started = time.perf_counter()
-        ours(last_engine, public)
-        one_forward.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        ours(last_engine, prefixes)
-        per_statement.append(time.perf_counter() - started)
-    ratio = statistics.median(per_statement) / statistics.median(one_forward)
-    print(f"\npublic context: one forward per game is {ratio:.1f}x faster than one per statement")
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(from its source)" if find_spec(package) else "(not installed)"
+
+
+def _processor() -> str:
+    """The processor's own name, where the system tells it."""
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""Means of a model's residual stream over spans of tokens, one game at a time.
+"""A model's residual stream over spans of tokens, one game at a time.
 
 Layer `L` is the residual stream after `L` decoder blocks: 0 is what enters the first block (the
 embeddings), and the model's depth is what leaves the last one, before the final norm. Only the blocks up to
 the deepest layer asked for are run, and no logits are computed.
 
 What is computed for a game depends on that game alone, bit for bit. The number of rows in a matrix product
-changes its rounding, so a batch never mixes games, and a game's batches follow from its own sequences. Bits
-also depend on the device, the number type, the thread count and the token budget: these are arguments, and
-nothing here adapts them to the amount of work, except that a GPU without enough memory gets smaller batches.
+changes its rounding, so no product mixes games, and a game's packs follow from its own sequences. Bits also
+depend on the device, the number type, the thread count and the token budget: these are arguments, and nothing
+here adapts them to the amount of work, except that a GPU without enough memory gets smaller packs.
 """
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,34 +21,142 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probeline.activations.packing import Pack, Tokens, packs
 from probeline.errors import ProbelineError
 
 if TYPE_CHECKING:
     import torch
 
+    from probeline.activations.attention import Memory, PackedAttention
+
 log = logging.getLogger(__name__)
 
-Tokens = tuple[int, ...]
-Unit = tuple[Tokens, list[tuple[int, range]]]  # an input, and which of its spans give which rows
+# Queries of one block of attention: on a processor, few enough to stay in its caches.
+BLOCK_ON_PROCESSOR = 64
+BLOCK_ON_GPU = 4096
+# What precedes a sequence's first span is run alone, and once for all games, if it is at most this long: the
+# two lines before a statement without context. Longer ones are a game's own.
+LONGEST_OPENING = 64
+MOST_OPENINGS = 256
+# Share of a GPU's free memory that weights may take before a model is spread over several GPUs.
+MOST_OF_ONE_GPU = 0.8
+
+
+class BeyondRangeError(ProbelineError):
+    """Activations that their number type cannot hold."""
 
 
 @dataclass(frozen=True)
 class SpannedSequence:
-    """The tokens of a chat, and the spans of them whose means are wanted (none is empty)."""
+    """The tokens of a chat, and the spans of them that are measured (none is empty)."""
 
     input_ids: Tokens
     spans: tuple[range, ...]
+
+
+@dataclass(frozen=True)
+class GameActivations:
+    """What was measured in one game.
+
+    Attributes:
+        means: [spans, layers, width], means over each span, in the order of the sequences and their spans.
+        tokens: [tokens, token layers, width], every token of the spans, span after span.
+    """
+
+    means: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A pack's part of a game.
+
+    Attributes:
+        spans: numbers of the spans that lie in it.
+        masked: places in the row of all their tokens, span after span.
+        first_masked: for each span, where in `masked` its tokens begin.
+    """
+
+    pack: Pack
+    spans: list[int]
+    masked: list[int]
+    first_masked: list[int]
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """Where the layers of one row leave what they measure, in main memory; a GPU fills them on its own time.
+
+    Attributes:
+        means: float32 [layers, spans, width].
+        tokens: float32 [token layers, tokens, width].
+    """
+
+    means: "torch.Tensor"
+    tokens: "torch.Tensor"
+
+
+class RunningGame:
+    """A game on its way through the model; on CUDA the work goes on while the next game is prepared."""
+
+    def __init__(
+        self,
+        rows: list[_Row],
+        buffers: list[_Buffers],
+        span_lengths: list[int],
+        events: list[Any],
+        dtype: str,
+    ) -> None:
+        self._rows = rows
+        self._buffers = buffers
+        self._lengths = span_lengths
+        self._events = events
+        self._dtype = dtype
+
+    def result(self) -> GameActivations:
+        """Wait for it.
+
+        Raises:
+            BeyondRangeError: the model's number type, or the one to store, cannot hold the activations.
+        """
+        for event in self._events:
+            event.synchronize()
+        ends = np.cumsum([0, *self._lengths])
+        means = self._collect([buffers.means for buffers in self._buffers], len(self._lengths))
+        tokens = self._collect([buffers.tokens for buffers in self._buffers], int(ends[-1]))
+        for row, buffers in zip(self._rows, self._buffers, strict=True):
+            means[row.spans] = self._stored(buffers.means)
+            if buffers.tokens.numel():
+                places = [place for span in row.spans for place in range(ends[span], ends[span + 1])]
+                tokens[places] = self._stored(buffers.tokens)
+        return GameActivations(means, tokens)
+
+    def _collect(self, parts: "list[torch.Tensor]", rows: int) -> np.ndarray:
+        layers, _, width = parts[0].shape if parts else (0, 0, 0)
+        return np.empty((rows, layers, width), dtype=self._dtype)
+
+    def _stored(self, values: "torch.Tensor") -> np.ndarray:
+        array = values.numpy().swapaxes(0, 1)
+        with np.errstate(over="ignore"):  # becomes infinite, which is looked for
+            stored = array.astype(self._dtype)
+        if not np.isfinite(stored).all():
+            faulty = "activations.dtype" if not np.isfinite(array).all() else "activations.store"
+            raise BeyondRangeError(f"beyond the range of {faulty}: set it to float32")
+        return stored
 
 
 class ActivationEngine:
     """A loaded model, and the forward passes through it.
 
     Attributes:
-        layers: the layers that are measured.
+        layers: the layers whose means are taken.
+        token_layers: the layers that are kept token by token.
         hidden_size: width of the residual stream.
+        device: `cpu` or `cuda`.
         device_name: `cpu`, or what the CUDA device calls itself.
-        smallest_token_budget: the one given, or less if the GPU's memory did not hold such batches.
-        tokens: how many tokens went through the model so far, padding not counted.
+        linear_weights: numbers of the matrices of the blocks that are run; a token costs two operations each.
+        smallest_token_budget: the one given, or less if the GPU's memory did not hold such packs.
+        tokens: how many tokens went through the model so far; shared ones count once.
     """
 
     def __init__(
@@ -58,151 +167,277 @@ class ActivationEngine:
         threads: int,
         token_budget: int,
         device: str = "auto",
+        *,
+        token_layers: Sequence[int] = (),
+        store_dtype: str = "float32",
+        adapter: Path | None = None,
     ) -> None:
         """Load the blocks that are needed.
 
         Args:
             model: a folder with config and safetensors.
             layers: the layers wanted, ascending and within the model's depth.
-            dtype: number type of the forward pass, `float32` or `bfloat16`; means are float32 always.
+            dtype: number type of the forward pass, `float32` or `bfloat16`; means are taken in float32.
             threads: processor threads of each operation.
-            token_budget: most tokens in one batch, padding included; a longer sequence is a batch alone.
+            token_budget: most tokens in one row; a longer sequence is a row of its own.
             device: `cpu`, `cuda`, or `auto`: CUDA where there is a device.
+            token_layers: layers to keep token by token, ascending.
+            store_dtype: number type of what is returned, `float32` or `float16`.
+            adapter: a folder with a PEFT adapter that is put on the model.
         """
         import torch
-        from transformers import AutoModel
-        from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()  # it lists the head, which is left out on purpose
+        from probeline.activations import attention
+
         torch.set_num_threads(threads)
         self.layers = tuple(layers)
+        self.token_layers = tuple(token_layers)
         self.tokens = 0
         self._token_budget = self.smallest_token_budget = token_budget
-        self._device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.device_name: str = "cpu"
-        if self._device == "cuda":
+        self._store_dtype = store_dtype
+        self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.device_name = "cpu"
+        if self.device == "cuda":
             self.device_name = torch.cuda.get_device_name()
             # On a processor all of these operations repeat bit for bit at a fixed thread count.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-        loaded, report = AutoModel.from_pretrained(
-            model,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        if report["missing_keys"]:
-            raise ProbelineError(
-                f"The model {model} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}, …): "
-                "random numbers would stand in for them. Delete it to have it fetched again."
-            )
+        spread = _needs_several_gpus(model, self.device)
+        loaded = _load(model, adapter, getattr(torch, dtype), attention.NAME, spread)
+        self._packed_attention = attention.PackedAttention
+        self._architecture = type(loaded).__name__
         config, blocks = loaded.config.get_text_config(), _decoder_blocks(loaded)
         # The deeper blocks are gone before anything is moved or run; layer 0 is read on entry to the first.
-        del blocks[max(1, self.layers[-1]) :]
+        del blocks[max(1, *self.layers, *self.token_layers) :]
         config.num_hidden_layers = len(blocks)
-        self._model = loaded.eval().requires_grad_(False).to(self._device)
+        loaded.eval().requires_grad_(False)
+        self._model = loaded if spread else loaded.to(self.device)
+        self._blocks = len(blocks)
+        self._block = BLOCK_ON_GPU if self.device == "cuda" else BLOCK_ON_PROCESSOR
         self.hidden_size: int = config.hidden_size
+        self.linear_weights = sum(weight.numel() for weight in blocks.parameters() if weight.dim() > 1)
+        self._openings: OrderedDict[Tokens, Memory] = OrderedDict()
         self._add_hooks(blocks)
 
     def game_means(self, sequences: Iterable[SpannedSequence]) -> np.ndarray:
-        """The means of one game's spans; equal inputs are run once.
+        """The means of one game's spans: [spans, layers, width], in the order of the sequences."""
+        return self.launch(sequences).result().means
+
+    def launch(self, sequences: Iterable[SpannedSequence]) -> RunningGame:
+        """Send one game through the model; equal tokens after equal beginnings are run once.
 
         Args:
             sequences: all sequences of the game.
-
-        Returns:
-            float32, [spans, layers, width], the spans in the order of the sequences.
 
         Raises:
             ProbelineError: a single sequence does not fit in the memory of the GPU.
         """
         import torch
 
-        owners: dict[Tokens, list[tuple[int, range]]] = {}
-        rows = 0
-        for sequence in sequences:
-            # Attention is causal: what comes after the last span changes nothing in it.
-            needed = sequence.input_ids[: max((span.stop for span in sequence.spans), default=0)]
-            for span in sequence.spans:
-                owners.setdefault(needed, []).append((rows, span))
-                rows += 1
-        # Longest first: little padding, and an order that is the game's own, whatever order came in.
-        units = sorted(owners.items(), key=lambda unit: (-len(unit[0]), unit[0]))
-        means = np.empty((rows, len(self.layers), self.hidden_size), dtype=np.float32)
+        # Attention is causal: what comes after the last span changes nothing in it.
+        wanted = [
+            (sequence.input_ids[: max((span.stop for span in sequence.spans), default=0)], sequence.spans)
+            for sequence in sequences
+        ]
         budget = self._token_budget
-        while batch := self._first_beyond_memory(units, budget, means):
-            longest = len(batch[0][0])
-            if len(batch) == 1:
-                raise ProbelineError(
-                    f"The GPU's memory does not hold one sequence of {longest} tokens at this model's "
-                    "size: use a larger GPU, or leave the deepest layers out of activations.layers."
-                )
-            # For this game only, so that later games do not depend on it.
-            while budget >= len(batch) * longest:
-                budget //= 2
-            self.smallest_token_budget = min(self.smallest_token_budget, budget)
+        while True:
+            rows = list(self._rows(wanted, budget))
+            buffers: list[_Buffers] = []
+            too_large = None
+            for row in rows:
+                try:
+                    buffers.append(self._run(row))
+                except torch.OutOfMemoryError:
+                    too_large = row
+                    break
+            if too_large is None:
+                break
+            budget = self._smaller_budget(too_large, budget)
             torch.cuda.empty_cache()
-            log.warning("CUDA is out of memory: trying batches of %d tokens for this game", budget)
-        self.tokens += sum(len(tokens) for tokens, _ in units)
-        return means
+        lengths = [len(span) for _, spans in wanted for span in spans]
+        return RunningGame(rows, buffers, lengths, self._events(), self._store_dtype)
 
-    def _first_beyond_memory(
-        self, units: Sequence[Unit], budget: int, means: np.ndarray
-    ) -> list[Unit] | None:
-        """Run all batches; stop at the first that the GPU's memory does not hold, and return it."""
+    def _rows(self, wanted: list[tuple[Tokens, tuple[range, ...]]], budget: int) -> Iterable[_Row]:
+        numbered: dict[Tokens, list[tuple[int, range]]] = {}
+        number = 0
+        for tokens, spans in wanted:
+            for span in spans:
+                numbered.setdefault(tokens, []).append((number, span))
+                number += 1
+        before = {tokens: min(span.start for _, span in found) for tokens, found in numbered.items()}
+        openings = {tokens: start if start <= LONGEST_OPENING else 0 for tokens, start in before.items()}
+        for pack in packs(openings, budget, self._block):
+            row = _Row(pack, [], [], [])
+            for tokens, path in pack.paths.items():
+                # The order of the spans is the row's own, whatever order they came in.
+                for place, span in sorted(numbered[tokens], key=lambda item: (item[1].start, item[1].stop)):
+                    row.spans.append(place)
+                    row.first_masked.append(len(row.masked))
+                    row.masked.extend(path[span.start : span.stop].tolist())
+            yield row
+
+    def _smaller_budget(self, row: _Row, budget: int) -> int:
+        """The budget that parts a row which did not fit, for this game only."""
+        if len(row.pack.paths) == 1:
+            raise ProbelineError(
+                f"The GPU's memory does not hold one sequence of {len(row.pack.input_ids)} tokens at this "
+                "model's size: use a larger GPU, or leave the deepest layers out of activations.layers."
+            )
+        while budget >= len(row.pack.input_ids):
+            budget //= 2
+        self.smallest_token_budget = min(self.smallest_token_budget, budget)
+        log.warning("CUDA is out of memory: trying rows of %d tokens for this game", budget)
+        return budget
+
+    def _run(self, row: _Row) -> _Buffers:
+        """One forward pass."""
         import torch
 
-        for batch in _batches(units, budget):
-            try:
-                self._run(batch, means)
-            except torch.OutOfMemoryError:
-                return batch
-        return None
+        pinned = self.device == "cuda"
+        spans, tokens = len(row.spans), len(row.masked) if self.token_layers else 0
+        buffers = _Buffers(
+            torch.empty(len(self.layers), spans, self.hidden_size, pin_memory=pinned),
+            torch.empty(len(self.token_layers), tokens, self.hidden_size, pin_memory=pinned),
+        )
+        openings = [self._opening(tokens) for tokens in row.pack.openings]
+        self._forward(row, buffers, openings)
+        return buffers
 
-    def _run(self, batch: Sequence[Unit], means: np.ndarray) -> None:
-        """One forward pass, padded on the right: causal attention never sees the padding."""
+    def _opening(self, tokens: Tokens) -> "Memory":
+        """What the model remembers of an opening."""
         import torch
 
-        longest = len(batch[0][0])
-        input_ids = np.zeros((len(batch), longest), dtype=np.int64)
-        rows: list[int] = []
-        masked: list[int] = []
-        first_masked: list[int] = []
-        for line, (tokens, spans) in enumerate(batch):
-            input_ids[line, : len(tokens)] = tokens
-            for row, span in spans:
-                rows.append(row)
-                first_masked.append(len(masked))
-                masked.extend(range(line * longest + span.start, line * longest + span.stop))
-        self._masked = torch.tensor(masked, device=self._device)
-        self._first_masked = torch.tensor(first_masked, device=self._device)
-        self._means = torch.empty(len(rows), len(self.layers), self.hidden_size, device=self._device)
+        if tokens in self._openings:
+            self._openings.move_to_end(tokens)
+        else:
+            (pack,) = packs({tokens: 0}, len(tokens), self._block)
+            nothing = _Buffers(torch.empty(0), torch.empty(0))
+            self._openings[tokens] = self._forward(_Row(pack, [], [], []), nothing, []).memory
+            if len(self._openings) > MOST_OPENINGS:
+                self._openings.popitem(last=False)
+        return self._openings[tokens]
+
+    def _forward(self, row: _Row, buffers: _Buffers, openings: "list[Memory]") -> "PackedAttention":
+        import torch
+
+        self._row, self._buffers = row, buffers
+        self._masked: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        packed = self._packed_attention(
+            row.pack, openings, fused=self.device == "cuda", remember=not row.spans
+        )
         with torch.inference_mode():
-            self._model(input_ids=torch.from_numpy(input_ids).to(self._device), use_cache=False)
-        means[rows] = self._means.cpu().numpy()
+            self._model(
+                input_ids=torch.from_numpy(row.pack.input_ids)[None].to(self._model.device),
+                position_ids=torch.from_numpy(row.pack.position_ids)[None].to(self._model.device),
+                use_cache=False,
+                packed=packed,
+            )
+        self._check_attention(packed)
+        self.tokens += len(row.pack.input_ids)
+        return packed
+
+    def _check_attention(self, packed: "PackedAttention") -> None:
+        """A layer that mixes tokens in any other way would have mixed sequences."""
+        from probeline.activations.attention import unsupported
+
+        if packed.calls != self._blocks:
+            raise ProbelineError(unsupported(self._architecture))
+
+    def _events(self) -> list[Any]:
+        import torch
+
+        if self.device != "cuda":
+            return []
+        events = []
+        for device in range(torch.cuda.device_count()):
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(device))
+            events.append(event)
+        return events
 
     def _add_hooks(self, blocks: "torch.nn.ModuleList") -> None:
-        for column, layer in enumerate(self.layers):
+        for layer in sorted({*self.layers, *self.token_layers}):
             if layer == 0:
-                blocks[0].register_forward_pre_hook(partial(self._before_block, column), with_kwargs=True)
+                blocks[0].register_forward_pre_hook(partial(self._before_block, layer), with_kwargs=True)
             else:
-                blocks[layer - 1].register_forward_hook(partial(self._after_block, column))
+                blocks[layer - 1].register_forward_hook(partial(self._after_block, layer))
 
-    def _before_block(self, column: int, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._measure(column, args[0] if args else kwargs["hidden_states"])
+    def _before_block(self, layer: int, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._measure(layer, args[0] if args else kwargs["hidden_states"])
 
-    def _after_block(self, column: int, block: Any, args: tuple[Any, ...], output: Any) -> None:
-        self._measure(column, output[0] if isinstance(output, tuple) else output)
+    def _after_block(self, layer: int, block: Any, args: tuple[Any, ...], output: Any) -> None:
+        self._measure(layer, output[0] if isinstance(output, tuple) else output)
 
-    def _measure(self, column: int, hidden: "torch.Tensor") -> None:
-        """Keep the means of one layer, hidden: [batch, tokens, width]; summed in float32."""
+    def _measure(self, layer: int, hidden: "torch.Tensor") -> None:
+        """Keep what is wanted of one layer, hidden: [1, tokens, width]; summed in float32."""
+        import torch
         from torch.nn.functional import embedding_bag
 
-        # A bag of embeddings is the mean of some rows of a table: without a copy of those rows.
-        table = hidden.reshape(-1, self.hidden_size).float()
-        self._means[:, column] = embedding_bag(self._masked, table, self._first_masked, mode="mean")
+        if not self._row.spans:
+            return
+        if hidden.device not in self._masked:
+            self._masked[hidden.device] = (
+                torch.tensor(self._row.masked, device=hidden.device),
+                torch.tensor(self._row.first_masked, device=hidden.device),
+            )
+        masked, first_masked = self._masked[hidden.device]
+        table = hidden[0].float()
+        if layer in self.layers:
+            # A bag of embeddings is the mean of some rows of a table: without a copy of those rows.
+            means = embedding_bag(masked, table, first_masked, mode="mean")
+            self._buffers.means[self.layers.index(layer)].copy_(means, non_blocking=True)
+        if layer in self.token_layers:
+            kept = table.index_select(0, masked)
+            self._buffers.tokens[self.token_layers.index(layer)].copy_(kept, non_blocking=True)
+
+
+def _load(model: Path, adapter: Path | None, dtype: "torch.dtype", attention: str, spread: bool) -> Any:
+    """The decoder of a model, with all of its weights or not at all."""
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # it lists the head, which is left out on purpose
+    # An adapter's weights carry the names that they have in the whole model.
+    loader: Any = AutoModel if adapter is None else AutoModelForCausalLM
+    try:
+        loaded, report = loader.from_pretrained(
+            model,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map="auto" if spread else None,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (KeyError, ValueError) as error:
+        if attention not in str(error):
+            raise
+        from probeline.activations.attention import unsupported
+
+        raise ProbelineError(unsupported(model.name)) from error
+    if report["missing_keys"]:
+        raise ProbelineError(
+            f"The model {model} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}, …): "
+            "random numbers would stand in for them. Delete it to have it fetched again."
+        )
+    if adapter is None:
+        return loaded
+    from peft import PeftModel
+
+    adapted: Any = PeftModel.from_pretrained(loaded, str(adapter), low_cpu_mem_usage=True)
+    return adapted.get_base_model().get_decoder()
+
+
+def _needs_several_gpus(model: Path, device: str) -> bool:
+    """Whether the weights are too large for the first of several GPUs."""
+    import torch
+
+    if device != "cuda" or torch.cuda.device_count() == 1:
+        return False
+    weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    free, _ = torch.cuda.mem_get_info()
+    return weights > MOST_OF_ONE_GPU * free
 
 
 def _decoder_blocks(model: Any) -> "torch.nn.ModuleList":
@@ -217,15 +452,3 @@ def _decoder_blocks(model: Any) -> "torch.nn.ModuleList":
         f"The architecture {model.config.model_type} has no list of {depth} decoder blocks: activations can "
         "only be read from decoder-only language models."
     )
-
-
-def _batches(units: Sequence[Unit], budget: int) -> Iterator[list[Unit]]:
-    """Consecutive units, longest first, as many as fit into `budget` tokens with their padding."""
-    batch: list[Unit] = []
-    for unit in units:
-        if batch and (len(batch) + 1) * len(batch[0][0]) > budget:
-            yield batch
-            batch = []
-        batch.append(unit)
-    if batch:
-        yield batch

@@ -1,32 +1,43 @@
-"""One shard of dialogues becomes one shard of activations."""
+"""Shards of dialogues become one shard of activations."""
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probeline.activations.machine import device_name, matrix_peak, processor
+from probeline.activations.reuse import PastResults, line_of
+from probeline.activations.tensor_file import TensorFile
+from probeline.digests import canonical_digest
 from probeline.errors import ProbelineError
 from probeline.files import (
     MANIFEST,
     atomic_directory,
     open_parquet,
     read_json,
-    write_bytes,
+    write_json,
     write_json_lines,
     write_manifest,
     write_parquet,
 )
-from probeline.models.render import UnrenderableChatError, render_chat, token_span
+from probeline.models.adapter import adapter_digest
+from probeline.models.render import UnrenderableChatError, load_tokenizer, render_chat, token_span
 from probeline.progress import progress
 from probeline.schema import ACTIVATION_INDEX, make_table
 
 if TYPE_CHECKING:
-    from probeline.activations.engine import SpannedSequence
+    import pyarrow as pa
+
+    from probeline.activations.engine import ActivationEngine, RunningGame, SpannedSequence
 
 log = logging.getLogger(__name__)
 
@@ -34,160 +45,418 @@ TOO_LONG = "context longer than the model's limit"
 NO_TEXT = "empty text"
 NO_TOKEN = "no token in the mask"
 
-Sample = Mapping[str, Any]
+MEANS, TOKENS = "activations.safetensors", "tokens.safetensors"
+SAMPLE_COLUMNS = ["sample", "sequence", "game", "message", "start", "end"]
+# Packages that decide about the bits of a result; peft only where there is an adapter.
+PACKAGES = ("torch", "transformers")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How activations are computed and stored. The result's bits depend on each of these.
+
+    Attributes:
+        layers: layers whose means are stored: 0 the embeddings, L the residual stream after L blocks; None
+            for all.
+        dtype: number type of the forward pass, `float32` or `bfloat16`.
+        store_dtype: number type of what is stored, `float32` or `float16`.
+        threads: processor threads.
+        token_layers: layers that are stored token by token, too.
+        token_budget: most tokens in one row of the model's input; a longer sequence is a row of its own.
+    """
+
+    layers: Sequence[int] | None
+    dtype: str
+    store_dtype: str
+    threads: int
+    token_layers: Sequence[int] = ()
+    token_budget: int = 2048
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where results of earlier runs lie, and what they must agree on.
+
+    Attributes:
+        folder: the work folder; not an artifact, and safe to delete.
+        name: the job's name, unique among those that share the folder.
+        code: digest of the code that the engine runs.
+    """
+
+    folder: Path
+    name: str
+    code: str
 
 
 @dataclass
-class _Plan:
-    """What is to be run, game by game, and what becomes of each sample.
+class _Tally:
+    """What a job has done."""
+
+    games: int = 0
+    samples: int = 0
+    tokens: int = 0
+    forwarded_games: int = 0
+    forwarded_tokens: int = 0
+    started: float = 0.0
+    seconds: float = 0.0
+    excluded: list[dict[str, str]] = field(default_factory=list)
+
+    def speed(self) -> float:
+        """Tokens of the texts per second, since the first game went into the model."""
+        seconds = time.monotonic() - self.started
+        return self.forwarded_tokens / seconds if self.started and seconds else 0.0
+
+
+@dataclass(frozen=True)
+class _Game:
+    """A game's texts as the engine takes them.
 
     Attributes:
-        games: for each game its sequences, and for each of their spans the row of the result.
+        sequences: its chats that have samples.
         index: rows of ACTIVATION_INDEX, in the order of the samples.
+        order: for each of those, the number of its span in `sequences`.
         excluded: samples that cannot be measured, each with the reason.
     """
 
-    games: dict[str, list[tuple["SpannedSequence", list[int]]]] = field(default_factory=dict)
-    index: list[dict[str, Any]] = field(default_factory=list)
-    excluded: list[dict[str, str]] = field(default_factory=list)
+    name: str
+    sequences: "list[SpannedSequence]"
+    index: list[Row]
+    order: list[int]
+    excluded: list[dict[str, str]]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its sequences, up to the last span of each: what comes after it is never run."""
+        return sum(max(span.stop for span in sequence.spans) for sequence in self.sequences)
+
+    @property
+    def key(self) -> str:
+        """Digest of all that its results depend on, apart from the settings."""
+        spans = [
+            [list(sequence.input_ids), [[span.start, span.stop] for span in sequence.spans]]
+            for sequence in self.sequences
+        ]
+        return canonical_digest([spans, self.order])
 
 
 def extract_activations(
-    dialogues: Path,
+    dialogues: Sequence[Path],
     model: Path,
     output: Path,
-    layers: Sequence[int] | None,
-    dtype: str,
-    store_dtype: str,
-    threads: int,
-    token_budget: int = 2048,
+    settings: Settings,
+    *,
+    adapter: Path | None = None,
+    workplace: Workplace | None = None,
+    figures: Path | None = None,
 ) -> None:
     """Write the mean residual stream over each sample's masked tokens, for every layer asked for.
 
-    Each sequence is run once, however many samples it holds. A sample that cannot be measured as it is
-    (context longer than the model's limit, no token in the mask, …) is left out and counted with its
-    reason; nothing is truncated.
+    Game after game, each sequence is run once, however many samples it holds; a game that was computed
+    before, with the same settings on the same machine, is not computed again. A sample that cannot be
+    measured as it is (context longer than the model's limit, no token in the mask, …) is left out and counted
+    with its reason; nothing is truncated.
 
     Args:
-        dialogues: a shard with `sequences.parquet` and `samples.parquet`.
+        dialogues: shards with `sequences.parquet` and `samples.parquet`, the games in the same order in both.
         model: a model's folder, as `fetch_model` makes it.
-        output: the folder to make: `activations.safetensors` with the tensor `mean`
-            [samples, layers, width], `index.parquet` (row i describes row i), `excluded.jsonl`, manifest,
-            which names the device too: the result's bits depend on it.
-        layers: 0 the embeddings, L the residual stream after L blocks; None for all of them.
-        dtype: number type of the forward pass, `float32` or `bfloat16`.
-        store_dtype: number type of the stored means, `float32` or `float16`.
-        threads: processor threads; the result's bits depend on them.
-        token_budget: most tokens in one batch, padding included; the result's bits depend on it.
+        output: the folder to make: `activations.safetensors` with the tensor `mean` [samples, layers, width];
+            where token layers are asked for, `tokens.safetensors` with the tensor `token` [masked tokens of
+            all samples, token layers, width]; `index.parquet` (row i describes row i of `mean`; the tokens of
+            a sample follow those of the one before), `excluded.jsonl`, manifest.
+        settings: how to compute.
+        adapter: a folder with a PEFT adapter that is put on the model.
+        workplace: where to look for results of earlier runs; nothing is reused without.
+        figures: a file to write speed and reuse to. They are no part of the artifact, which is the same
+            however it came about.
 
     Raises:
-        ProbelineError: the model lacks a layer, the shard contradicts itself, or a mean is not finite in
-            the number types asked for.
+        ProbelineError: the model lacks a layer, the shards contradict themselves, or activations are not
+            finite in the number types asked for.
     """
-    from safetensors.numpy import save
-
     facts = read_json(model / MANIFEST)
-    chosen = _check_layers(layers, model.name, facts["depth"])
-    plan = _plan(dialogues, model, facts["max_length"])
-    mean = np.empty((len(plan.index), len(chosen), facts["hidden_size"]), dtype=store_dtype)
-    # Without samples nothing is loaded, and there is no device.
-    run: dict[str, Any] = {"device": None, "smallest_token_budget": token_budget, "tokens": 0}
-    if plan.games:
-        run = _run(plan, mean, model, chosen, dtype, threads, token_budget)
-    excluded = Counter(row["reason"] for row in plan.excluded)
-    if excluded:
-        log.warning(
-            "%d of %d samples are excluded: %s",
-            excluded.total(),
-            excluded.total() + len(plan.index),
-            ", ".join(f"{count} for {reason}" for reason, count in sorted(excluded.items())),
+    layers = _check_layers(settings.layers, model.name, facts["depth"], "activations.layers")
+    token_layers: list[int] = []
+    if settings.token_layers:
+        token_layers = _check_layers(
+            settings.token_layers, model.name, facts["depth"], "activations.token_layers"
         )
+    described = {
+        "model": model.name,
+        "weights_sha256": facts["weights_sha256"],
+        "adapter_sha256": adapter_digest(adapter),
+        "hidden_size": facts["hidden_size"],
+        **asdict(settings),
+        "layers": layers,
+        "token_layers": token_layers,
+    }
+    job = _Job(model, adapter, described, facts["max_length"], workplace)
     with atomic_directory(output) as draft:
-        write_bytes(draft / "activations.safetensors", save({"mean": mean}))
-        write_parquet(draft / "index.parquet", make_table(plan.index, ACTIVATION_INDEX))
-        write_json_lines(draft / "excluded.jsonl", plan.excluded)
+        job.run(dialogues, draft)
+    job.finish(output, figures)
+
+
+class _Job:
+    """One extraction on its way."""
+
+    def __init__(
+        self,
+        model: Path,
+        adapter: Path | None,
+        described: dict[str, Any],
+        max_length: int,
+        workplace: Workplace | None,
+    ) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._described = described
+        self._max_length = max_length
+        self._device = device_name()
+        self._past: PastResults | None = None
+        if workplace is not None:
+            packages = PACKAGES if adapter is None else (*PACKAGES, "peft")
+            identity = {
+                **described,
+                "model": None,  # a name; the digest says which it is
+                "device": self._device,
+                "processor": processor(),
+                "code": workplace.code,
+                "packages": {package: version(package) for package in packages},
+            }
+            self._past = PastResults(workplace.folder, canonical_digest(identity), workplace.name)
+        self._engine: ActivationEngine | None = None
+        self._tally = _Tally()
+        self._lines: list[Row] = []
+
+    def run(self, dialogues: Sequence[Path], draft: Path) -> None:
+        """Fill the artifact's folder."""
+        total = sum(_count_games(shard) for shard in dialogues)
+        self._index: list[pa.Table] = [make_table([], ACTIVATION_INDEX)]
+        width, dtype = self._described["hidden_size"], self._described["store_dtype"]
+        with ExitStack() as stack:
+            # One file for the means, one for the tokens if they are asked for.
+            shapes = {MEANS: ("mean", len(self._described["layers"]))}
+            if self._described["token_layers"]:
+                shapes[TOKENS] = ("token", len(self._described["token_layers"]))
+            self._files = {
+                name: stack.enter_context(TensorFile(draft / name, tensor, (count, width), dtype))
+                for name, (tensor, count) in shapes.items()
+            }
+            games = progress(
+                self._games(dialogues),
+                "Extracting activations",
+                total,
+                "game",
+                note=lambda: f"{self._tally.speed():.0f} tokens/s",
+            )
+            # On a GPU, the next game is prepared while one is on its way.
+            running: deque[tuple[_Game, list[bytes] | RunningGame]] = deque()
+            for game in games:
+                running.append((game, self._start(game)))
+                if len(running) > 1:
+                    self._write(*running.popleft())
+            while running:
+                self._write(*running.popleft())
+        if self._tally.started:
+            self._tally.seconds = time.monotonic() - self._tally.started
+        self._describe(draft)
+
+    def _games(self, dialogues: Sequence[Path]) -> Iterator[_Game]:
+        """All games with their texts as tokens."""
+        tokenizer: Any = None
+        for shard in dialogues:
+            for samples, chats in _read_games(shard):
+                if tokenizer is None:
+                    tokenizer = load_tokenizer(self._model)
+                yield _tokenise(tokenizer, samples, chats, self._max_length)
+
+    def _start(self, game: _Game) -> "list[bytes] | RunningGame":
+        """What was stored of the game, or its way through the model."""
+        self._tally.excluded += game.excluded
+        if not game.index:
+            return []
+        self._tally.games += 1
+        self._tally.samples += len(game.index)
+        self._tally.tokens += game.tokens
+        found = self._past.find(game.key) if self._past else None
+        if found is not None:
+            return found
+        if self._engine is None:
+            self._engine = self._load()
+            self._tally.started = time.monotonic()
+        self._tally.forwarded_games += 1
+        self._tally.forwarded_tokens += game.tokens
+        return self._engine.launch(game.sequences)
+
+    def _load(self) -> "ActivationEngine":
+        from probeline.activations.engine import ActivationEngine
+
+        return ActivationEngine(
+            self._model,
+            self._described["layers"],
+            self._described["dtype"],
+            self._described["threads"],
+            self._described["token_budget"],
+            token_layers=self._described["token_layers"],
+            store_dtype=self._described["store_dtype"],
+            adapter=self._adapter,
+        )
+
+    def _write(self, game: _Game, result: "list[bytes] | RunningGame") -> None:
+        """Append a game's results to the files."""
+        if not game.index:
+            return
+        if isinstance(result, list):
+            parts = [
+                np.frombuffer(part, dtype=self._described["store_dtype"]).reshape(-1, *file.row_shape)
+                for part, file in zip(result, self._files.values(), strict=True)
+            ]
+        else:
+            parts = self._ordered(game, result)
+        data = [part.tobytes() for part in parts]
+        if self._past and not isinstance(result, list):
+            self._past.keep(game.key, data)
+        ranges = [
+            (name, *file.append(part)) for (name, file), part in zip(self._files.items(), parts, strict=True)
+        ]
+        self._lines.append(line_of(game.key, ranges, data))
+        self._index.append(make_table(game.index, ACTIVATION_INDEX))
+
+    def _ordered(self, game: _Game, result: "RunningGame") -> list[np.ndarray]:
+        """The results in the order of the samples."""
+        from probeline.activations.engine import BeyondRangeError
+
+        try:
+            found = result.result()
+        except BeyondRangeError as error:
+            raise ProbelineError(f"Activations of the game {game.name} are {error}.") from error
+        parts = [found.means[game.order]]
+        if TOKENS in self._files:
+            lengths = [len(span) for sequence in game.sequences for span in sequence.spans]
+            blocks = np.split(found.tokens, np.cumsum(lengths)[:-1])
+            parts.append(np.concatenate([blocks[number] for number in game.order]))
+        return parts
+
+    def _describe(self, draft: Path) -> None:
+        import pyarrow as pa
+
+        excluded = Counter(row["reason"] for row in self._tally.excluded)
+        if excluded:
+            log.warning(
+                "%d of %d samples are excluded: %s",
+                excluded.total(),
+                excluded.total() + self._tally.samples,
+                ", ".join(f"{count} for {reason}" for reason, count in sorted(excluded.items())),
+            )
+        write_parquet(draft / "index.parquet", pa.concat_tables(self._index).combine_chunks())
+        write_json_lines(draft / "excluded.jsonl", self._tally.excluded)
+        budget = self._described["token_budget"]
         write_manifest(
             draft,
             "activations",
             {
-                "model": model.name,
-                "weights_sha256": facts["weights_sha256"],
-                "layers": chosen,
-                "hidden_size": facts["hidden_size"],
-                "dtype": dtype,
-                "store_dtype": store_dtype,
-                "threads": threads,
-                "token_budget": token_budget,
-                "games": len(plan.games),
-                "samples": len(plan.index),
-                **run,
+                **self._described,
+                "device": self._device if self._tally.samples else None,
+                "smallest_token_budget": self._engine.smallest_token_budget if self._engine else budget,
+                "games": self._tally.games,
+                "samples": self._tally.samples,
+                "tokens": self._tally.tokens,
                 "excluded": dict(excluded),
             },
         )
 
+    def finish(self, output: Path, figures: Path | None) -> None:
+        """Leave the results for later runs, and say how fast it went."""
+        tally, engine = self._tally, self._engine
+        small = engine is not None and engine.smallest_token_budget < self._described["token_budget"]
+        # Smaller rows, for want of memory, are other bits than a later run would compute.
+        if self._past and not small:
+            self._past.finish({name: output / name for name in self._files}, self._lines)
+        said: dict[str, Any] = {
+            "games": tally.games,
+            "games_computed": tally.forwarded_games,
+            "games_reused": tally.games - tally.forwarded_games,
+            "samples": tally.samples,
+        }
+        if engine is not None:
+            peak = matrix_peak(self._described["dtype"], engine.device)
+            said |= {
+                "seconds": tally.seconds,
+                "tokens": tally.forwarded_tokens,
+                "tokens_per_second": tally.forwarded_tokens / tally.seconds,
+                "tokens_through_the_model": engine.tokens,
+                "matrix_peak_flops": peak,
+                "share_of_matrix_peak": 2 * engine.linear_weights * engine.tokens / tally.seconds / peak,
+                "device": engine.device_name,
+                "processor": processor(),
+                "threads": self._described["threads"],
+            }
+            log.info(
+                "%d samples of %d games: %d tokens in %.1f s (%.0f tokens/s, %.0f %% of the matrix peak)",
+                tally.samples,
+                tally.games,
+                tally.forwarded_tokens,
+                tally.seconds,
+                said["tokens_per_second"],
+                100 * said["share_of_matrix_peak"],
+            )
+        if said["games_reused"]:
+            log.info(
+                "%d of %d games were computed before and are taken from there.",
+                said["games_reused"],
+                tally.games,
+            )
+        if figures is not None:
+            figures.parent.mkdir(parents=True, exist_ok=True)
+            write_json(figures, said)
 
-def _check_layers(layers: Sequence[int] | None, model: str, depth: int) -> list[int]:
+
+def _check_layers(layers: Sequence[int] | None, model: str, depth: int, key: str) -> list[int]:
     if layers is None:
         return list(range(depth + 1))
     wrong = sorted(layer for layer in set(layers) if not 0 <= layer <= depth)
     if wrong or not layers:
         raise ProbelineError(
             f"The model {model} has no layer {', '.join(map(str, wrong)) or '(none given)'}. Its depth is "
-            f"{depth}: activations.layers may hold 0 (the embeddings) to {depth}."
+            f"{depth}: {key} may hold 0 (the embeddings) to {depth}."
         )
     return sorted(set(layers))
 
 
-def _plan(dialogues: Path, model: Path, max_length: int) -> _Plan:
-    """Tokenise every sequence once and locate the samples in it; without samples, import nothing heavy."""
-    columns = ["sample", "sequence", "game", "message", "start", "end"]
-    samples = open_parquet(dialogues / "samples.parquet").read(columns=columns).to_pylist()
-    plan = _Plan()
-    if not samples:
-        return plan
-    from transformers import AutoTokenizer
-
-    from probeline.activations.engine import SpannedSequence
-
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    table = open_parquet(dialogues / "sequences.parquet").read(columns=["sequence", "messages"])
-    chats = {row["sequence"]: row["messages"] for row in table.to_pylist()}
-    members: dict[str, list[Sample]] = {}
-    for sample in samples:
-        members.setdefault(sample["sequence"], []).append(sample)
-        _check_mask(sample, chats.get(sample["sequence"]), dialogues)
-
-    tokens: dict[str, tuple[int, ...]] = {}
-    masks: dict[str, range | str] = {}
-    for sequence, its_samples in progress(members.items(), "Tokenising", len(members), "chat"):
-        tokens[sequence], found = _locate(tokenizer, chats[sequence], its_samples, max_length)
-        masks.update(zip((sample["sample"] for sample in its_samples), found, strict=True))
-
-    row_of: dict[str, int] = {}
-    for sample in samples:
-        mask = masks[sample["sample"]]
-        if isinstance(mask, str):
-            plan.excluded.append({"sample": sample["sample"], "reason": mask})
-            continue
-        row_of[sample["sample"]] = len(plan.index)
-        plan.index.append(
-            {
-                "sample": sample["sample"],
-                "game": sample["game"],
-                "tokens": len(mask),
-                "position": mask[-1],
-            }
-        )
-    for sequence, its_samples in members.items():
-        kept = [sample["sample"] for sample in its_samples if sample["sample"] in row_of]
-        if kept:
-            spans = tuple(mask for name in kept if isinstance(mask := masks[name], range))
-            game = plan.games.setdefault(its_samples[0]["game"], [])
-            game.append((SpannedSequence(tokens[sequence], spans), [row_of[name] for name in kept]))
-    return plan
+def _count_games(shard: Path) -> int:
+    games = open_parquet(shard / "samples.parquet").read(columns=["game"])["game"]
+    return len(games.unique())
 
 
-def _check_mask(sample: Sample, messages: list[dict[str, str]] | None, dialogues: Path) -> None:
+def _read_games(shard: Path) -> Iterator[tuple[list[Row], dict[str, list[dict[str, str]]]]]:
+    """The samples and the chats of one game after the other, a few in memory at a time."""
+    chats = _by_game(shard / "sequences.parquet", ["sequence", "game", "messages"])
+    seen: set[str] = set()
+    for game, samples in _by_game(shard / "samples.parquet", SAMPLE_COLUMNS):
+        # Some games have chats but no samples.
+        rows = next((rows for name, rows in chats if name == game), None)
+        if rows is None or game in seen:
+            raise ProbelineError(
+                f"{shard / 'samples.parquet'} contradicts sequences.parquet: the game {game} is not where it "
+                f"belongs. Delete {shard} to have it built again."
+            )
+        seen.add(game)
+        found = {row["sequence"]: row["messages"] for row in rows}
+        for sample in samples:
+            _check_mask(sample, found.get(sample["sequence"]), shard)
+        yield samples, found
+
+
+def _by_game(path: Path, columns: list[str]) -> Iterator[tuple[str, list[Row]]]:
+    with open_parquet(path) as file:
+        batches = file.iter_batches(batch_size=1024, columns=columns)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for game, members in groupby(rows, key=itemgetter("game")):
+            yield game, list(members)
+
+
+def _check_mask(sample: Row, messages: list[dict[str, str]] | None, dialogues: Path) -> None:
     """Raise if a sample's mask lies outside its chat: a defect of the shard, not of one log."""
     if (
         messages is None
@@ -201,14 +470,49 @@ def _check_mask(sample: Sample, messages: list[dict[str, str]] | None, dialogues
         )
 
 
+def _tokenise(
+    tokenizer: Any, samples: list[Row], chats: Mapping[str, list[dict[str, str]]], max_length: int
+) -> _Game:
+    """Tokenise each chat of a game once, and locate the samples in it."""
+    from probeline.activations.engine import SpannedSequence
+
+    members: dict[str, list[Row]] = {}
+    for sample in samples:
+        members.setdefault(sample["sequence"], []).append(sample)
+    sequences: list[SpannedSequence] = []
+    masks: dict[str, range | str] = {}
+    numbers: dict[str, int] = {}
+    for sequence, its_samples in members.items():
+        tokens, found = _locate(tokenizer, chats[sequence], its_samples, max_length)
+        spans = []
+        for sample, mask in zip(its_samples, found, strict=True):
+            masks[sample["sample"]] = mask
+            if isinstance(mask, range):
+                numbers[sample["sample"]] = len(numbers)
+                spans.append(mask)
+        if spans:
+            sequences.append(SpannedSequence(tokens, tuple(spans)))
+    index: list[Row] = []
+    excluded = []
+    for sample in samples:
+        mask = masks[sample["sample"]]
+        if isinstance(mask, str):
+            excluded.append({"sample": sample["sample"], "reason": mask})
+        else:
+            row = {"sample": sample["sample"], "game": sample["game"]}
+            index.append(row | {"tokens": len(mask), "position": mask[-1]})
+    order = [numbers[row["sample"]] for row in index]
+    return _Game(samples[0]["game"], sequences, index, order, excluded)
+
+
 def _locate(
-    tokenizer: Any, messages: list[dict[str, str]], samples: list[Sample], max_length: int
+    tokenizer: Any, messages: list[dict[str, str]], samples: Iterable[Row], max_length: int
 ) -> tuple[tuple[int, ...], list[range | str]]:
     """A chat's tokens, and each sample's masked ones, or the reason why it cannot be measured."""
     try:
         rendered = render_chat(tokenizer, messages)
     except UnrenderableChatError as error:
-        return (), [str(error)] * len(samples)
+        return (), [str(error) for _ in samples]
     found: list[range | str] = []
     for sample in samples:
         message, start, end = sample["message"], sample["start"], sample["end"]
@@ -222,43 +526,3 @@ def _locate(
         else:
             found.append(mask)
     return rendered.input_ids, found
-
-
-def _run(
-    plan: _Plan,
-    mean: np.ndarray,
-    model: Path,
-    layers: list[int],
-    dtype: str,
-    threads: int,
-    token_budget: int,
-) -> dict[str, Any]:
-    """Fill `mean` game by game; return the device, the smallest token budget and the number of tokens."""
-    from probeline.activations.engine import ActivationEngine
-
-    engine = ActivationEngine(model, layers, dtype, threads, token_budget)
-    started = time.monotonic()
-    for game, parts in progress(plan.games.items(), "Extracting activations", len(plan.games), "game"):
-        rows = [row for _, its_rows in parts for row in its_rows]
-        means = engine.game_means(sequence for sequence, _ in parts)
-        with np.errstate(over="ignore"):  # becomes infinite, which is looked for
-            mean[rows] = means
-        if not np.isfinite(mean[rows]).all():
-            faulty = "activations.dtype" if not np.isfinite(means).all() else "activations.store"
-            raise ProbelineError(
-                f"Activations of the game {game} are beyond the range of {faulty}: set it to float32."
-            )
-    seconds = time.monotonic() - started
-    log.info(
-        "%d samples of %d games: %d tokens in %.1f s (%.0f tokens/s)",
-        len(plan.index),
-        len(plan.games),
-        engine.tokens,
-        seconds,
-        engine.tokens / seconds,
-    )
-    return {
-        "device": engine.device_name,
-        "smallest_token_budget": engine.smallest_token_budget,
-        "tokens": engine.tokens,
-    }

@@ -14,6 +14,7 @@ from probeline.files import MANIFEST, open_parquet, read_json
 SHARED_FACTS = (
     "model",
     "weights_sha256",
+    "adapter_sha256",
     "hidden_size",
     "dtype",
     "store_dtype",
@@ -68,6 +69,43 @@ def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activatio
     )
 
 
+@dataclass(frozen=True)
+class TokenActivations:
+    """One layer over every masked token of a shard's samples.
+
+    Attributes:
+        samples: id of each sample.
+        games: the game of each sample.
+        counts: int64 [samples], how many tokens are masked in each.
+        values: float32 [sum of the counts, width], sample after sample.
+    """
+
+    samples: list[str]
+    games: list[str]
+    counts: np.ndarray
+    values: np.ndarray
+
+
+def read_tokens(shard: Path, layer: int) -> TokenActivations:
+    """Read one layer of one shard, token by token.
+
+    Raises:
+        ProbelineError: the layer was not kept token by token, or a file is damaged.
+    """
+    manifest = read_json(shard / MANIFEST)
+    kept = manifest["token_layers"]
+    if layer not in kept:
+        raise ProbelineError(
+            f"{shard} holds no tokens of layer {layer}, only of {', '.join(map(str, kept)) or 'none'}. "
+            "Add it to activations.token_layers in the config."
+        )
+    index = open_parquet(shard / "index.parquet").read(columns=["sample", "game", "tokens"])
+    counts = index["tokens"].to_numpy().astype(np.int64)
+    column, width = kept.index(layer), manifest["hidden_size"]
+    values = _read_tensor(shard / "tokens.safetensors", "token", [column], int(counts.sum()), width)
+    return TokenActivations(index["sample"].to_pylist(), index["game"].to_pylist(), counts, values[:, 0])
+
+
 def _check_shard(
     shard: Path, manifest: dict[str, Any], first: Path, facts: dict[str, Any], layers: Sequence[int]
 ) -> None:
@@ -86,22 +124,29 @@ def _check_shard(
 
 
 def _read_shard(shard: Path, columns: list[int], width: int) -> tuple[list[str], list[str], np.ndarray]:
+    index = open_parquet(shard / "index.parquet").read(columns=["sample", "game"])
+    values = _read_tensor(shard / "activations.safetensors", "mean", columns, index.num_rows, width)
+    return index["sample"].to_pylist(), index["game"].to_pylist(), values
+
+
+def _read_tensor(file: Path, name: str, columns: list[int], rows: int, width: int) -> np.ndarray:
+    """Some layers of a stored tensor: float32 [rows, columns, width]."""
     from safetensors import SafetensorError, safe_open
 
-    index = open_parquet(shard / "index.parquet").read(columns=["sample", "game"])
-    file = shard / "activations.safetensors"
-    values = np.empty((index.num_rows, len(columns), width), dtype=np.float32)
+    values = np.empty((rows, len(columns), width), dtype=np.float32)
     try:
         with safe_open(file, framework="np") as tensors:
-            mean = tensors.get_slice("mean")
-            if mean.get_shape()[0] != index.num_rows:
+            stored = tensors.get_slice(name)
+            if stored.get_shape()[0] != rows:
                 raise ProbelineError(
-                    f"{file} holds {mean.get_shape()[0]} samples, but its index.parquet {index.num_rows}. "
-                    f"Delete {shard} to have it made again."
+                    f"{file} holds {stored.get_shape()[0]} rows, but its index.parquet {rows}. "
+                    f"Delete {file.parent} to have it made again."
                 )
             # A slice of no rows is an error to safetensors.
-            for position, column in enumerate(columns if index.num_rows else []):
-                values[:, position] = mean[:, column]
+            for position, column in enumerate(columns if rows else []):
+                values[:, position] = stored[:, column]
     except SafetensorError as error:
-        raise ProbelineError(f"{file} is damaged ({error}). Delete {shard} to have it made again.") from error
-    return index["sample"].to_pylist(), index["game"].to_pylist(), values
+        raise ProbelineError(
+            f"{file} is damaged ({error}). Delete {file.parent} to have it made again."
+        ) from error
+    return values

@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from probeline.files import read_json
+
+# Classes that add nothing to what tokenizer.json says.
+PLAIN_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -43,6 +49,19 @@ class RenderedChat:
     offsets: tuple[tuple[int, int], ...]
     message_starts: tuple[int, ...]
     message_bounds: tuple[tuple[int, int], ...]
+
+
+def load_tokenizer(model: Path) -> Any:
+    """The tokenizer in a model's folder; without importing torch, unless it has a class of its own."""
+    config = model / "tokenizer_config.json"
+    declared = read_json(config).get("tokenizer_class") if config.exists() else None
+    if declared in PLAIN_TOKENIZERS:
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(model, local_files_only=True)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
 
 
 def render_chat(tokenizer: Any, messages: Messages) -> RenderedChat:

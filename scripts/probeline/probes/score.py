@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
+from probeline.models.adapter import adapter_digest
+from probeline.models.render import load_tokenizer
 from probeline.probes.detector import Detector, load_detector
 
 if TYPE_CHECKING:
@@ -54,16 +56,18 @@ class Probe:
     max_length: int
 
     @classmethod
-    def load(cls, directory: Path, model: Path, threads: int = 1) -> "Probe":
+    def load(cls, directory: Path, model: Path, threads: int = 1, adapter: Path | None = None) -> "Probe":
         """Load a probe and its model.
 
         Args:
             directory: the probe, made by `train_probe`.
             model: the model's folder, made by `fetch_model`.
             threads: processor threads.
+            adapter: the folder of the adapter on the model, where the probe was trained with one.
 
         Raises:
-            ProbelineError: the model has another width than the probe was trained on, or other weights.
+            ProbelineError: the model has another width than the probe was trained on, or other weights, or
+                another adapter.
         """
         detector = load_detector(directory)
         facts, model_facts = read_json(directory / MANIFEST), read_json(model / MANIFEST)
@@ -73,15 +77,18 @@ class Probe:
                 f"The probe was trained on {detector.model}, but {model} has other weights. "
                 "Use the model that it was trained on."
             )
-        # Only now: both take seconds to import.
-        from transformers import AutoTokenizer
-
+        if facts["adapter_sha256"] != adapter_digest(adapter):
+            wanted = "without an adapter" if facts["adapter_sha256"] is None else "with another adapter"
+            raise ProbelineError(
+                f"The probe was trained on {detector.model} {wanted}. Give the one it was trained with: "
+                "--adapter FOLDER."
+            )
+        # Only now: it takes seconds to import.
         from probeline.activations.engine import ActivationEngine
 
         layers = sorted(detector.layers)
-        engine = ActivationEngine(model, layers, facts["dtype"], threads, TOKEN_BUDGET)
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-        return cls(detector, facts, tokenizer, engine, model_facts["max_length"])
+        engine = ActivationEngine(model, layers, facts["dtype"], threads, TOKEN_BUDGET, adapter=adapter)
+        return cls(detector, facts, load_tokenizer(model), engine, model_facts["max_length"])
 
     def score_text(self, text: str, system_prompt: str = "", return_token_scores: bool = False) -> Score:
         """Score a text as the assistant's answer to "What do you say?".

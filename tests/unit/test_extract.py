@@ -2,19 +2,21 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from probeline.activations import engine as engine_module
-from probeline.activations.engine import ActivationEngine, SpannedSequence
-from probeline.activations.extract import extract_activations
-from probeline.activations.precision import processor_has_bfloat16
-from probeline.activations.store import read_activations
+from probeline.activations import extract as extract_module
+from probeline.activations.engine import ActivationEngine
+from probeline.activations.extract import Settings, Workplace, extract_activations
+from probeline.activations.machine import may_have_cuda, processor, processor_has_bfloat16
+from probeline.activations.store import read_activations, read_tokens
 from probeline.errors import ProbelineError
 from probeline.files import read_json, write_json
 from tests.unit import tiny
@@ -24,7 +26,7 @@ CHATS = {
     for game, rounds in (("g1", 3), ("g2", 1), ("g3", 5))
     for name, messages in tiny.game_chats(game, rounds).items()
 }
-SETTINGS = {"layers": None, "dtype": "float32", "store_dtype": "float32", "threads": 1}
+SETTINGS = Settings(layers=None, dtype="float32", store_dtype="float32", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,20 @@ def dialogues(tmp_path):
 
 
 def extract(dialogues, model, output, **changes):
-    extract_activations(dialogues, model, output, **(SETTINGS | changes))
+    extract_activations([dialogues], model, output, replace(SETTINGS, **changes))
     return output
+
+
+def make_adapter(model, folder, seed=0):
+    """A LoRA adapter with weights that do something."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(model),
+            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+        )
+    adapted.save_pretrained(folder)
+    return folder
 
 
 def by_sample(*shards):
@@ -53,185 +67,8 @@ def excluded(shard):
     return read_json(shard / "manifest.json")["excluded"]
 
 
-def random_sequence(length, *spans, seed=0):
-    ids = np.random.default_rng(seed).integers(3, 512, length)
-    return SpannedSequence(tuple(ids.tolist()), tuple(range(*span) for span in spans))
-
-
-# The engine
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2", "gpt2"])
-def test_layers_are_transformers_hidden_states(tmp_path, architecture):
-    folder = tiny.make_model(tmp_path / architecture, architecture=architecture)
-    reference = AutoModelForCausalLM.from_pretrained(folder).eval()
-    last_block = next(
-        module
-        for module in reference.modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == 3
-    )[-1]
-    raw = []
-    last_block.register_forward_hook(lambda *call: raw.append(call[2]))
-    sequences = [random_sequence(40, (3, 9), (30, 40)), random_sequence(17, (0, 17), seed=1)]
-    means = ActivationEngine(folder, [0, 1, 2, 3], "float32", 1, 4096, "cpu").game_means(sequences)
-    row = 0
-    for sequence in sequences:
-        with torch.inference_mode():
-            states = reference(torch.tensor([sequence.input_ids]), output_hidden_states=True).hidden_states
-        # The last entry of transformers has the final norm applied: layer 3 is the last block's output.
-        last = raw.pop()
-        states = [*states[:3], last[0] if isinstance(last, tuple) else last]
-        for span in sequence.spans:
-            expected = torch.stack([state[0, span.start : span.stop].mean(0) for state in states])
-            np.testing.assert_allclose(means[row], expected, rtol=1e-4, atol=1e-6)
-            row += 1
-    assert row == len(means)
-
-
-def test_padding_changes_nothing_without_an_attention_mask(model):
-    short, long = random_sequence(20, (5, 20)), random_sequence(90, (80, 90), seed=1)
-    engine = ActivationEngine(model, [0, 1, 2, 3], "float32", 1, 4096, "cpu")
-    together = engine.game_means([short, long])
-    alone = np.concatenate([engine.game_means([short]), engine.game_means([long])])
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
-
-
-def test_only_the_blocks_up_to_the_deepest_layer_run(model, monkeypatch):
-    calls = []
-    find = engine_module._decoder_blocks
-
-    def count(loaded):
-        blocks = find(loaded)
-        for index, block in enumerate(blocks):
-            block.register_forward_hook(lambda *_, index=index: calls.append(index))
-        return blocks
-
-    monkeypatch.setattr(engine_module, "_decoder_blocks", count)
-    full = ActivationEngine(model, [0, 1, 2, 3], "float32", 1, 4096, "cpu").game_means(
-        [random_sequence(9, (2, 9))]
-    )
-    assert calls == [0, 1, 2]
-    calls.clear()
-    part = ActivationEngine(model, [0, 2], "float32", 1, 4096, "cpu").game_means([random_sequence(9, (2, 9))])
-    assert calls == [0, 1]
-    assert np.array_equal(part, full[:, [0, 2]])
-
-
-def test_equal_inputs_are_run_once_and_nothing_after_the_last_span(model):
-    engine = ActivationEngine(model, [3], "float32", 1, 4096, "cpu")
-    twice = [random_sequence(50, (5, 10)), random_sequence(50, (3, 10), (5, 10))]
-    means = engine.game_means(twice)
-    assert engine.tokens == 10
-    assert np.array_equal(means[0], means[2])
-    assert not np.array_equal(means[0], means[1])
-
-
-def test_order_of_a_games_sequences_changes_no_bit(model):
-    engine = ActivationEngine(model, [1, 3], "bfloat16", 1, 100, "cpu")
-    sequences = [random_sequence(10 + 7 * seed, (5, 10), seed=seed) for seed in range(6)]
-    forward = engine.game_means(sequences)
-    backward = engine.game_means(reversed(sequences))
-    assert np.array_equal(forward, backward[::-1])
-
-
-def test_a_model_that_lacks_weights_is_refused(tmp_path, model):
-    partial = tmp_path / "partial"
-    shutil.copytree(model, partial)
-    weights = load_file(partial / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ProbelineError, match=r"lacks weights \(layers\.1\.mlp\.up_proj\.weight"):
-        ActivationEngine(partial, [0, 1], "float32", 1, 4096, "cpu")
-
-
-def test_no_batch_exceeds_the_token_budget():
-    units = [((1,) * length, []) for length in (50, 40, 40, 30, 10, 10, 10)]
-    batches = list(engine_module._batches(units, 80))
-    assert [len(batch) for batch in batches] == [1, 2, 2, 2]
-    assert [unit for batch in batches for unit in batch] == units
-    assert all(len(batch) * len(batch[0][0]) <= 80 for batch in batches)
-
-
-def test_out_of_gpu_memory_halves_the_batches_of_that_game(model, monkeypatch, caplog):
-    engine = ActivationEngine(model, [2], "float32", 1, 4096, "cpu")
-    sequences = [random_sequence(32, (5, 32), seed=seed) for seed in range(4)]
-    expected = engine.game_means(sequences)
-    run, sizes = engine._run, []
-
-    def small_memory(batch, means):
-        sizes.append(len(batch))
-        if len(batch) * 32 > limit:
-            raise torch.OutOfMemoryError
-        run(batch, means)
-
-    monkeypatch.setattr(engine, "_run", small_memory)
-    limit = 64
-    np.testing.assert_allclose(engine.game_means(sequences), expected, rtol=1e-4, atol=1e-6)
-    assert sizes[-2:] == [2, 2]
-    assert "out of memory" in caplog.text
-    assert engine.smallest_token_budget == 64
-    engine.game_means(sequences[:1])
-    assert sizes[-1] == 1
-    limit = 16
-    with pytest.raises(ProbelineError, match="does not hold one sequence of 32 tokens"):
-        engine.game_means(sequences)
-
-
-def test_batches_are_not_made_smaller_when_a_single_sequence_does_not_fit(model, monkeypatch):
-    engine = ActivationEngine(model, [2], "float32", 1, 4096, "cpu")
-    sequences = [random_sequence(length, (5, length), seed=length) for length in (64, 10, 9, 8)]
-    sizes = []
-
-    def no_memory(batch, means):
-        sizes.append((len(batch), len(batch[0][0])))
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(engine, "_run", no_memory)
-    with pytest.raises(ProbelineError, match="does not hold one sequence of 64 tokens"):
-        engine.game_means(sequences)
-    # Budgets that would give the same batches are passed over, and none is tried below one sequence.
-    assert sizes == [(4, 64), (2, 64), (1, 64)]
-
-
-def on_cuda(model, budget=300, dtype="float32"):
-    return ActivationEngine(model, [0, 1, 2, 3], dtype, 1, budget, "cuda")
-
-
-GAMES = [
-    [
-        random_sequence(12 + 9 * seed, (3, 10), (8, 12 + 9 * seed), seed=seed + 10 * game)
-        for seed in range(count)
-    ]
-    for game, count in enumerate((4, 1, 6))
-]
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
 @pytest.mark.gpu
-@needs_cuda
-def test_cuda_agrees_with_the_processor(model):
-    processor = ActivationEngine(model, [0, 1, 2, 3], "float32", 1, 300, "cpu")
-    gpu = on_cuda(model)
-    assert processor.device_name == "cpu"
-    assert gpu.device_name == torch.cuda.get_device_name()
-    for game in GAMES:
-        np.testing.assert_allclose(gpu.game_means(game), processor.game_means(game), rtol=1e-3, atol=1e-5)
-    assert gpu.tokens == processor.tokens
-
-
-@pytest.mark.gpu
-@needs_cuda
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_adding_a_game_changes_no_bit_on_cuda(model, dtype):
-    alone = on_cuda(model, dtype=dtype).game_means(GAMES[2])
-    engine = on_cuda(model, dtype=dtype)
-    after_others = [engine.game_means(game) for game in GAMES][2]
-    assert np.isfinite(alone).all()
-    assert after_others.tobytes() == alone.tobytes()
-
-
-@pytest.mark.gpu
-@needs_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_shard_made_on_cuda_says_so_and_does_not_mix_with_the_processors(
     tmp_path, dialogues, model, monkeypatch
 ):
@@ -262,7 +99,13 @@ def test_a_shard_is_complete_and_repeats_byte_for_byte(tmp_path, dialogues, mode
     manifest = read_json(first / "manifest.json")
     facts = {"kind": "activations", "model": "llama", "layers": [0, 1, 2, 3], "hidden_size": 32}
     facts |= {"dtype": "float32", "store_dtype": "float32", "samples": 18, "games": 3, "excluded": {}}
-    facts |= {"threads": 1, "token_budget": 2048, "smallest_token_budget": 2048}
+    facts |= {
+        "token_layers": [],
+        "adapter_sha256": None,
+        "threads": 1,
+        "token_budget": 2048,
+        "smallest_token_budget": 2048,
+    }
     facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     assert facts.items() <= manifest.items()
     assert str(tmp_path) not in (first / "manifest.json").read_text()
@@ -356,14 +199,208 @@ def test_a_layer_that_the_model_lacks_is_refused_before_anything_is_loaded(tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_float16_that_would_overflow_is_refused(tmp_path, dialogues, model, monkeypatch):
+def test_float16_that_would_overflow_is_refused(tmp_path, dialogues, model):
     half = extract(dialogues, model, tmp_path / "half", store_dtype="float16")
     assert load_file(half / "activations.safetensors")["mean"].dtype == np.float16
-    measure = ActivationEngine.game_means
-    monkeypatch.setattr(ActivationEngine, "game_means", lambda self, game: 1e9 * measure(self, game))
+    loud = tmp_path / "loud"
+    shutil.copytree(model, loud)
+    weights = load_file(loud / "model.safetensors")
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"] * 1e9
+    save_file(weights, loud / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ProbelineError, match=r"game g1 .*activations\.store: set it to float32"):
-        extract(dialogues, model, tmp_path / "out", store_dtype="float16")
+        extract(dialogues, loud, tmp_path / "out", store_dtype="float16")
     assert not (tmp_path / "out").exists()
+
+
+def test_several_shards_of_dialogues_make_one_of_activations(tmp_path, dialogues, model):
+    whole = extract(dialogues, model, tmp_path / "whole")
+    parts = []
+    for game in ("g1", "g2", "g3"):
+        chats = {name: messages for name, messages in CHATS.items() if name.startswith(game)}
+        parts.append(tiny.write_dialogues(tmp_path / f"{game}-dialogues", chats))
+    extract_activations(parts, model, tmp_path / "joined", SETTINGS)
+    for name in ("activations.safetensors", "index.parquet", "manifest.json"):
+        assert (tmp_path / "joined" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_tokens_are_stored_for_the_layers_asked_for(tmp_path, dialogues, model):
+    shard = extract(dialogues, model, tmp_path / "out", token_layers=(3, 1))
+    index = pq.read_table(shard / "index.parquet").to_pylist()
+    means = read_activations([shard], [1, 3])
+    for column, layer in enumerate((1, 3)):
+        stored = read_tokens(shard, layer)
+        assert stored.samples == means.samples
+        assert stored.counts.tolist() == [row["tokens"] for row in index]
+        begins = np.cumsum([0, *stored.counts[:-1]])
+        averages = np.add.reduceat(stored.values, begins) / stored.counts[:, None]
+        np.testing.assert_allclose(averages, means.values[:, column], rtol=1e-4, atol=1e-6)
+    with pytest.raises(
+        ProbelineError, match=r"no tokens of layer 2, only of 1, 3\. .*activations\.token_layers"
+    ):
+        read_tokens(shard, 2)
+
+
+def test_an_adapter_on_the_model_is_read_through(tmp_path, dialogues, model):
+    adapter = make_adapter(model, tmp_path / "adapter")
+    plain = read_activations([extract(dialogues, model, tmp_path / "plain")], [0, 1, 3])
+    extract_activations([dialogues], model, tmp_path / "adapted", SETTINGS, adapter=adapter)
+    adapted = read_activations([tmp_path / "adapted"], [0, 1, 3])
+    assert np.array_equal(plain.values[:, 0], adapted.values[:, 0])  # the embeddings have no adapter
+    assert not np.allclose(plain.values[:, 1], adapted.values[:, 1], rtol=1e-3)
+    merged = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model), adapter
+    ).merge_and_unload()
+    shutil.copytree(model, tmp_path / "merged")
+    merged.save_pretrained(tmp_path / "merged")
+    expected = read_activations([extract(dialogues, tmp_path / "merged", tmp_path / "out")], [0, 1, 3])
+    np.testing.assert_allclose(adapted.values, expected.values, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ProbelineError, match="adapter_sha256 is"):
+        read_activations([tmp_path / "plain", tmp_path / "adapted"], [1])
+
+
+def test_an_adapter_that_could_run_code_is_refused(tmp_path, dialogues, model):
+    adapter = make_adapter(model, tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(ProbelineError, match=r"lacks adapter_model\.safetensors\. Weights in other formats"):
+        extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
+
+
+# Results of earlier runs
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    return Workplace(tmp_path / "work", "concept--shard", "digest of the code")
+
+
+def extract_again(dialogues, model, output, workplace, **changes):
+    """Extract with reuse: how many games were computed, and how many reused."""
+    figures = output.with_suffix(".json")
+    settings = replace(SETTINGS, **changes)
+    extract_activations([dialogues], model, output, settings, workplace=workplace, figures=figures)
+    said = read_json(figures)
+    return said["games_computed"], said["games_reused"]
+
+
+def content(shard):
+    return {file.name: file.read_bytes() for file in shard.iterdir()}
+
+
+def test_only_games_with_new_content_are_computed_and_the_shard_equals_one_from_scratch(
+    tmp_path, dialogues, model, workplace
+):
+    changes = {"token_layers": (2,)}
+    output = tmp_path / "out"
+    assert extract_again(dialogues, model, output, workplace, **changes) == (3, 0)
+    chats = dict(CHATS) | tiny.game_chats("g4", 2)
+    del chats["g2#Ann"], chats["g2#Ben"]
+    chats["g3#Ann"] = [*chats["g3#Ann"][:-1], {"role": "assistant", "content": "I say something else."}]
+    edited = tiny.write_dialogues(tmp_path / "edited", chats)
+    shutil.rmtree(output)  # as Snakemake does
+    assert extract_again(edited, model, output, workplace, **changes) == (2, 1)
+    scratch = tmp_path / "scratch"
+    extract_activations([edited], model, scratch, replace(SETTINGS, **changes))
+    assert content(output) == content(scratch)
+
+
+def test_a_job_that_finds_everything_needs_no_model_and_no_torch(tmp_path, dialogues, model, workplace):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    # A second concept may have the same texts.
+    code = """
+import sys
+from pathlib import Path
+from probeline.activations.extract import Settings, Workplace, extract_activations
+dialogues, model, output, work = map(Path, sys.argv[1:])
+workplace = Workplace(work, "other--shard", "digest of the code")
+settings = Settings(None, "float32", "float32", 1)
+extract_activations([dialogues], model, output, settings, workplace=workplace)
+print("torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, dialogues, model, tmp_path / "other", workplace.folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(may_have_cuda())
+    assert content(tmp_path / "other") == content(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": [1, 2]},
+        {"token_layers": (1,)},
+        {"threads": 2},
+        {"token_budget": 99},
+        {"store_dtype": "float16"},
+    ],
+)
+def test_other_settings_reuse_nothing(tmp_path, dialogues, model, workplace, changes):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    assert extract_again(dialogues, model, tmp_path / "other", workplace, **changes) == (3, 0)
+    # What the job left under its old settings is gone: the disk holds one result for each job.
+    assert len(list(workplace.folder.glob("*/concept--shard"))) == 1
+
+
+def test_other_code_weights_and_processors_reuse_nothing(tmp_path, dialogues, model, workplace, monkeypatch):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    other_model = tiny.make_model(tmp_path / "other" / "llama", seed=1)
+    other = replace(workplace, name="other")
+    assert extract_again(dialogues, other_model, tmp_path / "a", other) == (3, 0)
+    assert extract_again(dialogues, model, tmp_path / "b", replace(other, code="edited")) == (3, 0)
+    monkeypatch.setattr(extract_module, "processor", lambda: "another one")
+    assert extract_again(dialogues, model, tmp_path / "c", other) == (3, 0)
+
+
+def test_a_killed_job_goes_on_where_it_was(tmp_path, dialogues, model, workplace, monkeypatch):
+    launch = ActivationEngine.launch
+    launched = []
+
+    def killed_at_the_third(engine, sequences):
+        launched.append(sequences)
+        if len(launched) == 3:
+            raise KeyboardInterrupt
+        return launch(engine, sequences)
+
+    monkeypatch.setattr(ActivationEngine, "launch", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        extract_again(dialogues, model, tmp_path / "out", workplace)
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+    # The kill may have come in the middle of a line.
+    (journal,) = workplace.folder.glob("*/concept--shard.journal/games.jsonl")
+    journal.write_bytes(journal.read_bytes() + b'{"game": "half a li')
+    # The first game was written down; the second was on its way.
+    assert extract_again(dialogues, model, tmp_path / "out", workplace) == (2, 1)
+    assert content(tmp_path / "out") == content(extract(dialogues, model, tmp_path / "scratch"))
+    assert not list(workplace.folder.glob("*/*.journal"))
+
+
+def test_a_stored_result_that_was_tampered_with_is_not_believed(
+    tmp_path, dialogues, model, workplace, caplog
+):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    expected = content(tmp_path / "out")
+    (stored,) = workplace.folder.glob("*/concept--shard/activations.safetensors")
+    data = bytearray(stored.read_bytes())
+    data[-7] ^= 1  # in the last game
+    stored.write_bytes(data)
+    assert extract_again(dialogues, model, tmp_path / "again", workplace) == (1, 2)
+    assert content(tmp_path / "again") == expected
+    assert "not what was written" in caplog.text
+
+
+def test_stored_results_take_no_space_of_their_own(tmp_path, dialogues, model, workplace):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    (stored,) = workplace.folder.glob("*/concept--shard/activations.safetensors")
+    assert stored.samefile(tmp_path / "out" / "activations.safetensors")
+
+
+def test_the_figures_of_a_run_add_up(tmp_path, dialogues, model, workplace):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    said = read_json(tmp_path / "out.json")
+    assert said["tokens"] == read_json(tmp_path / "out" / "manifest.json")["tokens"]
+    assert said["tokens_through_the_model"] <= said["tokens"]
+    assert said["tokens_per_second"] == pytest.approx(said["tokens"] / said["seconds"])
+    assert 0 < said["share_of_matrix_peak"] < 1
+    assert (said["processor"], said["threads"]) == (processor(), 1)
 
 
 def test_an_empty_shard_is_written_without_torch(tmp_path, model):
@@ -371,10 +408,10 @@ def test_an_empty_shard_is_written_without_torch(tmp_path, model):
     code = """
 import sys
 from pathlib import Path
-from probeline.activations.extract import extract_activations
+from probeline.activations.extract import Settings, extract_activations
 from probeline.activations.store import read_activations
 dialogues, model, output = map(Path, sys.argv[1:])
-extract_activations(dialogues, model, output, [1, 3], "float32", "float16", 1)
+extract_activations([dialogues], model, output, Settings([1, 3], "float32", "float16", 1))
 print(read_activations([output], [3]).values.shape, "torch" in sys.modules)
 """
     command = [sys.executable, "-c", code, empty, model, tmp_path / "out"]
@@ -392,13 +429,13 @@ print(read_activations([output], [3]).values.shape, "torch" in sys.modules)
 WRITES_TOO_MUCH = """
 import resource, signal, sys
 from pathlib import Path
-from probeline.activations.extract import extract_activations
+from probeline.activations.extract import Settings, extract_activations
 from probeline.errors import ProbelineError
 dialogues, model, output = map(Path, sys.argv[1:])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
 try:
-    extract_activations(dialogues, model, output, None, "float32", "float32", 1)
+    extract_activations([dialogues], model, output, Settings(None, "float32", "float32", 1))
 except ProbelineError as error:
     print(error)
 """
@@ -465,7 +502,7 @@ def test_damaged_shards_are_named(tmp_path, dialogues, model):
     shard = extract(dialogues, model, tmp_path / "out")
     other = extract(tiny.write_dialogues(tmp_path / "d", tiny.game_chats("g7", 1)), model, tmp_path / "other")
     shutil.copy(other / "index.parquet", shard / "index.parquet")
-    with pytest.raises(ProbelineError, match=r"holds 18 samples, but its index\.parquet 2"):
+    with pytest.raises(ProbelineError, match=r"holds 18 rows, but its index\.parquet 2"):
         read_activations([shard], [0])
     (shard / "activations.safetensors").write_bytes(b"\0" * 4)
     with pytest.raises(ProbelineError, match="is damaged"):
