@@ -80,9 +80,9 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
     """Faults that a schema cannot express."""
     from probeline.datasets.concepts import check_concept
 
-    name = base_model(config)
-    if name not in config["models"]:
-        return [f"model is {name!r}. {near_misses(name, config['models'])}"]
+    model = base_model(config)
+    if model not in config["models"]:
+        return [f"model is {model!r}. {near_misses(model, config['models'])}"]
     faults = []
     shares = {name: config["splits"][name] for name in ("train", "validation", "test")}
     if abs(sum(shares.values()) - 1) > 1e-9:
@@ -101,14 +101,14 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
         if is_simulated(name, corpus) and "simulated_games" not in corpus:
             faults.append(f"corpora.{name} lacks simulated_games, the number of games to simulate.")
     depth = model_depth(config)
-    declared = config["models"][name].get("depth", depth)
+    declared = config["models"][model].get("depth", depth)
     if declared != depth:
-        faults.append(f"models.{name}.depth is {declared}, but that model has {depth} blocks.")
+        faults.append(f"models.{model}.depth is {declared}, but that model has {depth} blocks.")
     for key in ("layers", "token_layers"):
         layers = config["activations"][key]
         if depth is not None and layers != "all":
             faults += [
-                f"activations.{key} names layer {layer}; {name} has layers 0 to {depth}."
+                f"activations.{key} names layer {layer}; {model} has layers 0 to {depth}."
                 for layer in layers
                 if layer > depth
             ]
