@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from probeline.activations.precision import CPUINFO, processor_has_bfloat16
+from probeline.activations.machine import CPUINFO, processor_has_bfloat16
 from tests.bench import figures as tables
 from tests.bench.figures import Error, Figures
 from tests.bench.workers import Side, WorkerError
@@ -48,7 +48,12 @@ def main() -> None:
         sides = [side for side in sides if not any(part in side.name for part in options.skip)]
         errors = _compare(sides, options.model, options.rounds, folder)
     found = Figures(
-        {side.name: side for side in sides}, errors, token_count(none), _weights(options.model), _fast_dtype()
+        {side.name: side for side in sides},
+        errors,
+        token_count(none),
+        {job: span_count(games) for job, games in workload.items()},
+        _weights(options.model),
+        _fast_dtype(),
     )
     facts = [
         f"{options.model.name}, layers 0 to the last, {options.rounds} rounds, {cores} cores",
@@ -109,7 +114,7 @@ def _sides(workload: dict[str, Games], cores: int, folder: Path) -> list[Side]:
         Side(tables.PLAIN, "ours", fast, cores, [whole], ["none"]),
         Side(tables.PRODUCTION, "ours", fast, 1, shares, ["none", "mixed"]),
         Side(tables.PRODUCTION_FLOAT32, "ours", "float32", 1, shares, ["none"]),
-        Side(tables.ONE_THREAD, "ours", fast, 1, [whole], ["public", "prefixes"]),
+        Side(tables.ONE_THREAD, "ours", fast, 1, [whole], ["public", "prompts", "shared", "prefixes"]),
         Side(tables.peak_name("bfloat16"), "matrix_peak", "bfloat16", cores, [whole], ["none"]),
         Side(tables.peak_name("float32"), "matrix_peak", "float32", cores, [whole], ["none"]),
     ]

@@ -54,6 +54,7 @@ class Figures:
         sides: all contenders, by name.
         errors: of those with an output.
         tokens: real tokens of the job `none`.
+        spans: how many statements each job measures.
         weights: numbers in the linear layers of all blocks.
         dtype: the number type of those lines that do not name one.
     """
@@ -61,6 +62,7 @@ class Figures:
     sides: Mapping[str, Side]
     errors: Mapping[str, Error]
     tokens: int
+    spans: Mapping[str, int]
     weights: int
     dtype: str
 
@@ -69,6 +71,11 @@ class Figures:
         side = self.sides.get(name)
         found = side.seconds.get(job) if side and not side.failure else None
         return statistics.median(found) if found else None
+
+    def seconds_per_span(self, job: str) -> float | None:
+        """Of our engine in one process of one thread."""
+        seconds = self.seconds(ONE_THREAD, job)
+        return seconds / self.spans[job] if seconds else None
 
     def speed(self, name: str) -> float | None:
         seconds = self.seconds(name)
@@ -137,8 +144,10 @@ def contender_table(figures: Figures) -> Lines:
 def further_table(figures: Figures) -> Lines:
     """What the contenders do not show."""
     rows: list[tuple[str, float | None, Callable[[float | None], str]]] = [
-        ("public context: one forward per game to one per statement", public_ratio(figures), _times),
-        ("exactness: cost of never mixing games in a batch", exactness_cost(figures), _percent),
+        ("one forward per game (public) to one per true prompt", public_ratio(figures), _times),
+        ("the same to one per prefix of the public transcript", prefix_ratio(figures), _times),
+        ("true prompts of a game with shared beginnings to without", shared_ratio(figures), _times),
+        ("exactness: cost of never mixing games", exactness_cost(figures), _percent),
         ("two processes of one thread to one with all threads", side_by_side(figures), _times),
     ]
     for dtype in ("bfloat16", "float32"):
@@ -155,7 +164,7 @@ def goal_table(figures: Figures) -> Lines:
         ("extraction, to the references' way", 8, ratio(speed, figures.speed(REFERENCES))),
         ("extraction, to the same in bf16", 3, ratio(speed, figures.speed(REFERENCES_BFLOAT16))),
         ("extraction, to the best alternative", 1.5, ratio(speed, best)),
-        ("public context, to one forward per statement", 12, public_ratio(figures)),
+        ("one forward per game, to one prompt per statement", 12, public_ratio(figures)),
         ("two jobs side by side, to one with all threads", 1, side_by_side(figures)),
     ]
     lines = [["what is asked", "goal", "measured", "verdict"]]
@@ -167,7 +176,15 @@ def goal_table(figures: Figures) -> Lines:
 
 
 def public_ratio(figures: Figures) -> float | None:
-    return ratio(figures.seconds(ONE_THREAD, "prefixes"), figures.seconds(ONE_THREAD, "public"))
+    return ratio(figures.seconds_per_span("prompts"), figures.seconds_per_span("public"))
+
+
+def prefix_ratio(figures: Figures) -> float | None:
+    return ratio(figures.seconds_per_span("prefixes"), figures.seconds_per_span("public"))
+
+
+def shared_ratio(figures: Figures) -> float | None:
+    return ratio(figures.seconds_per_span("prompts"), figures.seconds_per_span("shared"))
 
 
 def exactness_cost(figures: Figures) -> float | None:

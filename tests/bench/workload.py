@@ -27,7 +27,7 @@ COLLUSION = {
     "mask": "action",
 }
 FEWEST_PER_GAME = 8  # a simulated game has 10 statements or more
-PUBLIC_SHARE = 160  # one public game for so many statements: a forward per prefix is slow, which is the point
+PUBLIC_SHARE = 250  # one public game for so many statements: a forward per prompt is slow, which is the point
 
 
 def make_workload(statements: int, model: Path) -> dict[str, Games]:
@@ -35,9 +35,12 @@ def make_workload(statements: int, model: Path) -> dict[str, Games]:
 
     none: at least that many statements, each a sequence of its own, by game.
     mixed: the same sequences as if they were all of one game.
-    public: a few of the games, each one sequence with a span for every statement.
-    prefixes: the same spans, each in a sequence of its own that ends with the statement, and as a game of
-        its own, so that our engine shares nothing between them.
+    prompts: statements of a few games, each in the prompt that its player was given, as the log holds it, and
+        each as a game of its own, so that our engine shares nothing between them.
+    shared: the same prompts by game, so that it shares what it can.
+    public: the same games, each one sequence with a span for every statement.
+    prefixes: the same spans, each in a sequence of its own that ends with the statement, and as a game of its
+        own.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -45,11 +48,22 @@ def make_workload(statements: int, model: Path) -> dict[str, Games]:
         simulate_games(0, range(games), root / "logs")
         keys = sorted(simulated_game_key(index) for index in range(games))
         ingest_werewolf(keys, root / "logs", {}, root / "corpus")
-        none = _enough(_dialogues(root, "none", model), statements)
-        public = _dialogues(root, "public", model)[: max(1, statements // PUBLIC_SHARE)]
+        none = _enough(list(_dialogues(root, "none", model).values()), statements)
+        logged = dict(list(_dialogues(root, "prompt", model).items())[: max(1, statements // PUBLIC_SHARE)])
+        all_public = _dialogues(root, "public", model)
     mixed = [sequence for game in none for sequence in game]
+    shared = list(logged.values())
+    prompts = [[sequence] for game in shared for sequence in game]
+    public = [all_public[game] for game in logged]
     prefixes = [[prefix] for game in public for sequence in game for prefix in _prefixes(sequence)]
-    return {"none": none, "mixed": [mixed], "public": public, "prefixes": prefixes}
+    return {
+        "none": none,
+        "mixed": [mixed],
+        "prompts": prompts,
+        "shared": shared,
+        "public": public,
+        "prefixes": prefixes,
+    }
 
 
 def halves(games: Games) -> tuple[Games, Games]:
@@ -88,7 +102,7 @@ def load(path: Path) -> dict[str, Games]:
     }
 
 
-def _dialogues(root: Path, context: str, model: Path) -> Games:
+def _dialogues(root: Path, context: str, model: Path) -> dict[str, Game]:
     """The collusion concept's dialogues in one context, rendered and with the masked tokens."""
     concept = {**COLLUSION, "context": context}
     template = yaml.safe_load(TEMPLATE.read_text())
@@ -106,7 +120,7 @@ def _dialogues(root: Path, context: str, model: Path) -> Games:
         name = row["sequence"]
         sequence = SpannedSequence(rendered[name].input_ids, tuple(spans[name]))
         by_game.setdefault(row["game"], []).append(sequence)
-    return list(by_game.values())
+    return by_game
 
 
 def _enough(games: Games, statements: int) -> Games:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from probeline import schema
-from probeline.activations.extract import extract_activations
+from probeline.activations.extract import Settings, extract_activations
 from probeline.activations.store import read_activations
 from probeline.errors import ProbelineError
 from probeline.files import write_json, write_manifest, write_parquet
@@ -61,7 +61,8 @@ def folder(tmp_path_factory):
     write_parquet(dialogues / "sequences.parquet", schema.make_table(sequences, schema.SEQUENCES))
     write_manifest(dialogues, "dialogues", {})
     write_json(folder / "quality.json", {"games": 30})
-    extract_activations(dialogues, folder / "tiny", folder / "activations", None, "float32", "float32", 1)
+    settings = Settings(None, "float32", "float32", 1)
+    extract_activations([dialogues], folder / "tiny", folder / "activations", settings)
     spec = {"concept": "lies", "method": "lr", "layers": [3, 1], "model": "tiny", "bootstrap": 100}
     train_probe([folder / "activations"], [dialogues], folder / "quality.json", folder / "probe", spec)
     return folder
