@@ -29,4 +29,5 @@ onstart:
 
 
 onsuccess:
+    remove_orphans(RESULTS_OF_GAMES, EXTRACTION_JOBS)
     print_summary()

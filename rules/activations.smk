@@ -10,6 +10,8 @@ rule extract_activations:
         "logs/extract_activations/{concept}/{shard}.log",
     benchmark:
         "benchmarks/extract_activations/{concept}/{shard}.tsv"
+    wildcard_constraints:
+        shard="|".join(ACTIVATION_SHARDS),
     threads: 1
     resources:
         gpu=int(may_have_cuda()),

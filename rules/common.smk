@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 SOURCES = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SOURCES))
 
+from probeline.activations.reuse import remove_orphans
 from probeline.activations.machine import may_have_cuda, processor_has_bfloat16
 from probeline.config import (
     SCHEMA,
@@ -61,11 +62,15 @@ SHARDS = [shard_name(index, config["shards"]) for index in range(config["shards"
 # One extraction job may take several shards of dialogues, neighbours: then it loads the model once for them.
 EXTRACTIONS = config["activations"].get("shards", len(SHARDS))
 ACTIVATION_SHARDS = [shard_name(index, EXTRACTIONS) for index in range(EXTRACTIONS)]
+EXTRACTION_JOBS = {
+    f"{concept}--{shard}" for concept in config["probes"] for shard in ACTIVATION_SHARDS
+}
+RESULTS_OF_GAMES = Path(".probeline/activations")
 
 
 wildcard_constraints:
     corpus="|".join(config["corpora"]),
-    shard="|".join(dict.fromkeys([*SHARDS, *ACTIVATION_SHARDS])),
+    shard="|".join(SHARDS),
     model="|".join(config["models"]),
     concept="|".join(config["probes"]),
     method="|".join(config["methods"]),
@@ -209,7 +214,8 @@ def activations_spec(wildcards):
     layers = config["activations"]["layers"]
     dtype = config["activations"]["dtype"]
     if dtype == "auto":
-        dtype = "bfloat16" if processor_has_bfloat16() else "float32"
+        native = processor_has_bfloat16() or may_have_cuda()
+        dtype = "bfloat16" if native else "float32"
     return {
         "layers": None if layers == "all" else layers,
         "token_layers": config["activations"]["token_layers"],

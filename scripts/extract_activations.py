@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from probeline.compute.jobs import job
+from probeline.compute.jobs import job, keep_freed_memory
 
 spec = snakemake.params.spec
 concept, shard = snakemake.wildcards.concept, snakemake.wildcards.shard
@@ -10,6 +10,7 @@ with job(snakemake.log[0], threads=spec["threads"]):
     # Imported here: the job has set the number of threads by now.
     from probeline.activations.extract import Settings, Workplace, extract_activations
 
+    keep_freed_memory()
     adapter = snakemake.input.get("adapter")
     extract_activations(
         dialogues=[Path(manifest).parent for manifest in snakemake.input.dialogues],

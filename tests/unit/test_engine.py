@@ -7,9 +7,10 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from probeline.activations import engine as engine_module
+from probeline.activations import loading
 from probeline.activations.attention import PackedAttention
 from probeline.activations.engine import ActivationEngine, SpannedSequence
-from probeline.activations.packing import packs
+from probeline.activations.packing import Limits, packs
 from probeline.errors import ProbelineError
 from tests.unit import tiny
 
@@ -80,7 +81,7 @@ def test_sequences_in_one_row_do_not_see_each_other(model):
 
 def test_only_the_blocks_up_to_the_deepest_layer_run(model, monkeypatch):
     calls = []
-    find = engine_module._decoder_blocks
+    find = loading.decoder_blocks
 
     def count(loaded):
         blocks = find(loaded)
@@ -88,13 +89,14 @@ def test_only_the_blocks_up_to_the_deepest_layer_run(model, monkeypatch):
             block.register_forward_hook(lambda *_, index=index: calls.append(index))
         return blocks
 
-    monkeypatch.setattr(engine_module, "_decoder_blocks", count)
-    full = ActivationEngine(model, [0, 1, 2, 3], "float32", 1, 4096, "cpu").game_means(
-        [random_sequence(9, (0, 9))]
-    )
-    assert calls == [0, 1, 2]
+    monkeypatch.setattr(loading, "decoder_blocks", count)
+    engine = ActivationEngine(model, [0, 1, 2, 3], "float32", 1, 4096, "cpu")
     calls.clear()
-    part = ActivationEngine(model, [0, 2], "float32", 1, 4096, "cpu").game_means([random_sequence(9, (0, 9))])
+    full = engine.game_means([random_sequence(9, (0, 9))])
+    assert calls == [0, 1, 2]
+    engine = ActivationEngine(model, [0, 2], "float32", 1, 4096, "cpu")
+    calls.clear()
+    part = engine.game_means([random_sequence(9, (0, 9))])
     assert calls == [0, 1]
     assert np.array_equal(part, full[:, [0, 2]])
 
@@ -137,6 +139,20 @@ def test_an_opening_is_run_once_for_all_games_and_changes_no_bit(model):
         ActivationEngine(model, [0, 1, 3], "bfloat16", 1, 4096, "cpu").game_means(game) for game in games
     ]
     assert [means.tobytes() for means in in_turn] == [means.tobytes() for means in alone]
+
+
+def test_spans_that_begin_at_different_places_of_one_text_are_measured(model):
+    """As where the words of one sample stand behind its reasoning, and another sample has none."""
+    text = random_sequence(40).input_ids
+    game = [
+        SpannedSequence(text, (range(20, 40),)),
+        SpannedSequence((*text[:30], 3, 4, 5), (range(5, 33),)),
+        SpannedSequence(text[:25], (range(10, 25),)),
+    ]
+    engine = ActivationEngine(model, [0, 1, 3], "float32", 1, 4096, "cpu")
+    together = engine.game_means(game)
+    alone = np.concatenate([engine.game_means([sequence]) for sequence in game])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
 
 
 def test_forgotten_openings_are_run_again_to_the_same_bits(model, monkeypatch):
@@ -192,7 +208,38 @@ def test_a_model_that_lacks_weights_is_refused(tmp_path, model):
 def test_an_architecture_that_mixes_tokens_elsewhere_is_refused(tmp_path):
     bloom = tiny.make_model(tmp_path / "bloom", architecture="bloom")
     with pytest.raises(ProbelineError, match="Activations cannot be read from Bloom"):
-        ActivationEngine(bloom, [0, 1], "float32", 1, 4096, "cpu").game_means([random_sequence(9, (2, 9))])
+        ActivationEngine(bloom, [0, 1], "float32", 1, 4096, "cpu")
+
+
+def test_a_layer_that_carries_something_from_one_sequence_to_the_next_is_refused(model, monkeypatch):
+    """As the state of a recurrent layer beside the attention would."""
+    find = loading.decoder_blocks
+
+    def recurrent(loaded):
+        blocks = find(loaded)
+        blocks[1].register_forward_hook(lambda block, args, hidden: hidden.cumsum(dim=1))
+        return blocks
+
+    monkeypatch.setattr(loading, "decoder_blocks", recurrent)
+    with pytest.raises(ProbelineError, match="Activations cannot be read from LlamaModel"):
+        ActivationEngine(model, [0, 1, 3], "float32", 1, 4096, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+        ("qwen2_moe", {"layer_types": ["sliding_attention"] * 3, "sliding_window": 7, "num_experts": 4}),
+    ],
+)
+def test_what_depends_on_the_row_or_loses_its_window_is_refused(tmp_path, architecture, settings):
+    folder = tiny.make_model(tmp_path / architecture, architecture=architecture)
+    config = AutoConfig.from_pretrained(folder)
+    for name, value in settings.items():
+        setattr(config, name, value)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    with pytest.raises(ProbelineError, match="Activations cannot be read from"):
+        ActivationEngine(folder, [0, 1], "float32", 1, 4096, "cpu")
 
 
 def test_out_of_gpu_memory_halves_the_rows_of_that_game(model, monkeypatch, caplog):
@@ -208,9 +255,11 @@ def test_out_of_gpu_memory_halves_the_rows_of_that_game(model, monkeypatch, capl
         return run(row)
 
     monkeypatch.setattr(engine, "_run", small_memory)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     limit = 64
     np.testing.assert_allclose(engine.game_means(sequences), expected, rtol=1e-4, atol=1e-6)
-    assert sizes == [128, 64, 64]
+    # First once more without what earlier games have left on the GPU.
+    assert sizes == [128, 128, 64, 64]
     assert "out of memory" in caplog.text
     assert engine.smallest_token_budget == 64
     sizes.clear()
@@ -238,34 +287,37 @@ def branching(seed, count=6):
 @pytest.mark.parametrize("seed", range(8))
 def test_packs_hold_every_token_once_and_lead_to_each_sequence(seed):
     sequences = branching(seed)
-    openings = {sequence: min(len(sequence) - 1, 4 * (seed % 2)) for sequence in sequences}
-    for pack in packs(openings, 120, 16):
+    generator = np.random.default_rng(seed)
+    openings = {
+        sequence: int(generator.integers(min(len(sequence), 30))) if seed % 2 else 0 for sequence in sequences
+    }
+    for pack in packs(openings, Limits(120, 16, 2**12)):
         table = np.concatenate([*map(np.array, pack.openings), pack.input_ids])
         ahead = len(table) - len(pack.input_ids)
         assert len(pack.input_ids) <= 120 or len(pack.paths) == 1
         for sequence, path in pack.paths.items():
             assert tuple(table[path + ahead].tolist()) == sequence
             own = path[openings[sequence] :]
+            assert (own >= 0).all()  # what is measured is in the row
             assert (pack.position_ids[own] == range(openings[sequence], len(sequence))).all()
-        prefixes = {
-            sequence[: end + 1] for sequence in pack.paths for end in range(openings[sequence], len(sequence))
-        }
-        assert len(pack.input_ids) == len(prefixes)
+        if not seed % 2:
+            prefixes = {sequence[: end + 1] for sequence in pack.paths for end in range(len(sequence))}
+            assert len(pack.input_ids) == len(prefixes)
         assert sorted(set(pack.places.tolist())) == sorted(pack.places.tolist())
-    packed = [sequence for pack in packs(openings, 120, 16) for sequence in pack.paths]
+    packed = [sequence for pack in packs(openings, Limits(120, 16, 2**12)) for sequence in pack.paths]
     assert packed == sorted(set(sequences))
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("fused", "block"), [(False, 16), (True, 16), (True, 4096)])
 @pytest.mark.parametrize(
     ("window", "softcap", "sink"),
     [(None, None, False), (5, None, False), (None, 2.0, False), (7, None, True)],
 )
-def test_attention_in_a_pack_is_attention_in_each_sequence(seed, fused, window, softcap, sink):
+def test_attention_in_a_pack_is_attention_in_each_sequence(seed, fused, block, window, softcap, sink):
     """Against the formula, written out for one sequence at a time."""
     sequences = branching(seed)
-    (pack,) = packs(dict.fromkeys(sequences, 0), 10**6, 16)
+    (pack,) = packs(dict.fromkeys(sequences, 0), Limits(10**6, block, 2**12))
     generator = torch.Generator().manual_seed(seed)
     tokens = len(pack.input_ids)
     query, key, value = (torch.randn(1, heads, tokens, 8, generator=generator) for heads in (6, 2, 2))

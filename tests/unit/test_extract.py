@@ -16,9 +16,11 @@ from probeline.activations import extract as extract_module
 from probeline.activations.engine import ActivationEngine
 from probeline.activations.extract import Settings, Workplace, extract_activations
 from probeline.activations.machine import may_have_cuda, processor, processor_has_bfloat16
+from probeline.activations.reuse import remove_orphans
 from probeline.activations.store import read_activations, read_tokens
 from probeline.errors import ProbelineError
 from probeline.files import read_json, write_json
+from probeline.models.fetch import fetch_model
 from tests.unit import tiny
 
 CHATS = {
@@ -57,10 +59,17 @@ def make_adapter(model, folder, seed=0):
 
 
 def by_sample(*shards):
-    """Sample → the bytes of its means."""
+    """Sample → the bytes of its means, and of its tokens where they are kept."""
     layers = read_json(shards[0] / "manifest.json")["layers"]
     stored = read_activations(shards, layers)
-    return {sample: values.tobytes() for sample, values in zip(stored.samples, stored.values, strict=True)}
+    found = {sample: values.tobytes() for sample, values in zip(stored.samples, stored.values, strict=True)}
+    for shard in shards:
+        for layer in read_json(shard / "manifest.json")["token_layers"]:
+            kept = read_tokens(shard, layer)
+            parts = np.split(kept.values, np.cumsum(kept.counts)[:-1])
+            for sample, values in zip(kept.samples, parts, strict=True):
+                found[sample] += values.tobytes()
+    return found
 
 
 def excluded(shard):
@@ -114,7 +123,7 @@ def test_a_shard_is_complete_and_repeats_byte_for_byte(tmp_path, dialogues, mode
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adding_removing_and_permuting_games_changes_no_bit_of_a_sample(tmp_path, dialogues, model, dtype):
-    settings = {"dtype": dtype, "token_budget": 300}
+    settings = {"dtype": dtype, "token_budget": 300, "token_layers": (1, 3)}
     everything = by_sample(extract(dialogues, model, tmp_path / "all", **settings))
     more = dict(reversed(CHATS.items())) | tiny.game_chats("g0", 4) | tiny.game_chats("g9", 2)
     more_dialogues = tiny.write_dialogues(tmp_path / "more-dialogues", more)
@@ -265,6 +274,30 @@ def test_an_adapter_that_could_run_code_is_refused(tmp_path, dialogues, model):
         extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
 
 
+def test_an_adapter_of_another_model_is_refused(tmp_path, dialogues, model):
+    deeper = tiny.make_model(tmp_path / "deeper", layers=5)
+    wider = tiny.make_model(tmp_path / "wider", width=64)
+    for other, words in ((deeper, "16 of its weights|do not match"), (wider, "does not fit the model")):
+        adapter = make_adapter(other, tmp_path / f"adapter-{other.name}")
+        with pytest.raises(ProbelineError, match=words):
+            extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"peft_type": "PROMPT_TUNING"}, "peft_type is 'PROMPT_TUNING', but only LORA is read"),
+        ({"megatron_config": {"x": 1}, "megatron_core": "antigravity"}, "sets megatron_config"),
+    ],
+)
+def test_adapters_of_other_kinds_are_refused(tmp_path, dialogues, model, change, words):
+    adapter = make_adapter(model, tmp_path / "adapter")
+    config = adapter / "adapter_config.json"
+    write_json(config, read_json(config) | change)
+    with pytest.raises(ProbelineError, match=words):
+        extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
+
+
 # Results of earlier runs
 
 
@@ -325,6 +358,7 @@ print("torch" in sys.modules)
 @pytest.mark.parametrize(
     "changes",
     [
+        {"dtype": "bfloat16"},
         {"layers": [1, 2]},
         {"token_layers": (1,)},
         {"threads": 2},
@@ -349,13 +383,52 @@ def test_other_code_weights_and_processors_reuse_nothing(tmp_path, dialogues, mo
     assert extract_again(dialogues, model, tmp_path / "c", other) == (3, 0)
 
 
+def test_another_config_of_the_same_weights_reuses_nothing(tmp_path, dialogues, model, workplace):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    source = tmp_path / "source"
+    shutil.copytree(model, source)
+    config = read_json(source / "config.json")
+    write_json(source / "config.json", config | {"rms_norm_eps": 0.1})
+    fetch_model({"path": str(source)}, tmp_path / "edited" / "llama")
+    assert extract_again(dialogues, tmp_path / "edited" / "llama", tmp_path / "a", workplace) == (3, 0)
+
+
+def test_results_of_a_gpu_without_enough_memory_are_not_reused(
+    tmp_path, dialogues, model, workplace, monkeypatch
+):
+    launch = ActivationEngine.launch
+
+    def small(engine, sequences):
+        running = launch(engine, sequences)
+        running.token_budget //= 2
+        return running
+
+    monkeypatch.setattr(ActivationEngine, "launch", small)
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    monkeypatch.undo()
+    assert extract_again(dialogues, model, tmp_path / "again", workplace) == (3, 0)
+
+
+def test_results_of_jobs_that_are_no_more_are_removed_with_their_artifacts(
+    tmp_path, dialogues, model, workplace
+):
+    extract_again(dialogues, model, tmp_path / "out", workplace)
+    other = replace(workplace, name="other--shard")
+    extract_again(dialogues, model, tmp_path / "other", other)
+    remove_orphans(workplace.folder, {"other--shard"})
+    assert len(list(workplace.folder.glob("*/concept--shard"))) == 1  # the artifact is still there
+    shutil.rmtree(tmp_path / "out")
+    remove_orphans(workplace.folder, {"other--shard"})
+    assert [entry.name for entry in workplace.folder.glob("*/*")] == ["other--shard"]
+
+
 def test_a_killed_job_goes_on_where_it_was(tmp_path, dialogues, model, workplace, monkeypatch):
     launch = ActivationEngine.launch
     launched = []
 
     def killed_at_the_third(engine, sequences):
         launched.append(sequences)
-        if len(launched) == 3:
+        if len(launched) == 2 + 3:  # the engine tries itself out on two
             raise KeyboardInterrupt
         return launch(engine, sequences)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -170,7 +171,17 @@ def test_swapped_values_of_two_settings_are_seen(own_logs: Project) -> None:
     assert own_logs.planned(PROBE, config=(*OWN, "b.yaml"))["train_probe"] == 1
 
 
+def computed(project: Project) -> int:
+    """How many games went through the model in the extractions since the last call."""
+    figures = list((project.folder / "benchmarks/extract_activations").rglob("*.json"))
+    count = sum(json.loads(file.read_text())["games_computed"] for file in figures)
+    for file in figures:
+        file.unlink()
+    return count
+
+
 def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_path: Path) -> None:
+    assert computed(own_logs) == 24
     for edit in EDITS:
         before = {
             file: file.stat().st_mtime_ns
@@ -180,6 +191,8 @@ def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_pat
         own_logs.run(PROBE, config=OWN)
         rewritten = [file for file, mtime in before.items() if file.stat().st_mtime_ns != mtime]
         assert len(rewritten) == 1, edit.__name__
+        # The game that is added is a copy under another number; prompts in logs are not in this context.
+        assert computed(own_logs) == (edit is change_a_statement), edit.__name__
 
     scratch = fresh_project(tmp_path / "scratch")
     scratch.write("own.yaml", (own_logs.folder / "own.yaml").read_text())
@@ -188,6 +201,70 @@ def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_pat
     made = artifacts(own_logs.folder)
     assert any(path.endswith("detector.pt") for path in made)
     assert artifacts(scratch.folder) == made
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        'probes: {collusion: {label: actor_role == "seer"}}',
+        "splits: {train: 0.5, validation: 0.3, test: 0.2}",
+        "activations: {shards: 1}",
+    ],
+)
+def test_what_does_not_change_the_texts_forwards_no_game(own_logs: Project, edit: str) -> None:
+    computed(own_logs)
+    own_logs.write("edit.yaml", edit)
+    assert own_logs.planned(PROBE, config=(*OWN, "edit.yaml"))["extract_activations"] > 0
+    own_logs.run(PROBE, config=(*OWN, "edit.yaml"))
+    assert computed(own_logs) == 0
+
+
+def test_an_edit_outside_of_the_engine_forwards_no_game(own_logs: Project) -> None:
+    computed(own_logs)
+    file = own_logs.folder / "scripts/probeline/files.py"
+    file.write_text(file.read_text() + "\n\ndef another_thought() -> int:\n    return 1\n")
+    own_logs.run(PROBE, config=OWN)
+    assert computed(own_logs) == 0
+
+
+def test_fewer_extraction_jobs_give_the_same_probe(own_logs: Project) -> None:
+    scores = own_logs.folder / PROBE / "scores.parquet"
+    before = scores.read_bytes()
+    own_logs.write("edit.yaml", "activations: {shards: 1}")
+    own_logs.run(PROBE, config=(*OWN, "edit.yaml"))
+    assert (own_logs.folder / "results/activations/collusion/shard-0-of-1").is_dir()
+    assert scores.read_bytes() == before
+
+
+MAKE_ADAPTER = """
+import sys, torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+torch.manual_seed(int(sys.argv[1]))
+settings = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+model = AutoModelForCausalLM.from_pretrained("data/models/tiny")
+get_peft_model(model, settings).save_pretrained("data/adapter")
+"""
+
+
+def test_an_adapter_on_the_model_is_an_input(own_logs: Project) -> None:
+    own_logs.write("adapter.yaml", "model: {base: tiny, adapter: data/adapter}")
+    config = (*OWN, "adapter.yaml")
+    assert "data/adapter is not a PEFT adapter" in own_logs.refused(PROBE, config=config)
+    for seed in ("1", "2"):
+        made = own_logs.command(sys.executable, "-c", MAKE_ADAPTER, seed)
+        assert made.returncode == 0, made.stdout
+        assert own_logs.planned(PROBE, config=config) == Counter(extract_activations=3, train_probe=1)
+        computed(own_logs)
+        own_logs.run(PROBE, config=config)
+        assert computed(own_logs) == 24
+    name = PROBE.rpartition("/")[2]
+    score = (sys.executable, "-m", "probeline.cli", "score", "--probe", name)
+    refused = own_logs.command(*score, "I trust you.")
+    assert refused.returncode != 0
+    assert "--adapter FOLDER" in refused.stdout
+    scored = own_logs.command(*score, "--adapter", "data/adapter", "I trust you.")
+    assert scored.returncode == 0, scored.stdout
 
 
 def test_every_rule_with_a_script_carries_its_code_in_one_dict_param(own_logs_run: Project) -> None:

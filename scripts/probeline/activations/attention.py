@@ -7,6 +7,7 @@ long there, at the same error, since it converts to float32 and computes most of
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -31,6 +32,7 @@ class PackedAttention:
 
     Attributes:
         calls: how many layers have called so far.
+        windows: how many of those look back through a window.
         memory: keys and values of the row in those layers.
     """
 
@@ -38,6 +40,7 @@ class PackedAttention:
         self, pack: Pack, openings: Sequence[Memory], *, fused: bool, remember: bool = False
     ) -> None:
         self.calls = 0
+        self.windows = 0
         self.memory: Memory = []
         self._remember = remember
         self._pack = pack
@@ -46,7 +49,7 @@ class PackedAttention:
         # Layers share these; of a model over several GPUs, those on the same one.
         self._indices: dict[torch.device, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._places: dict[torch.device, torch.Tensor] = {}
-        self._masks: dict[tuple[int, int | None, torch.device], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int | None, bool, torch.device], torch.Tensor] = {}
 
     def attend(
         self,
@@ -77,6 +80,7 @@ class PackedAttention:
         before = [opening[self.calls] for opening in self._openings]
         queries, row = query[0], (key[0].contiguous(), value[0].contiguous())
         self.calls += 1
+        self.windows += window is not None
         if self._remember:
             self.memory.append(row)
         keys, values = (
@@ -90,40 +94,55 @@ class PackedAttention:
                 keys.index_select(1, key_places).unflatten(1, group.keys.shape),
                 values.index_select(1, key_places).unflatten(1, group.keys.shape),
             )
-            hidden = self._hidden(number, window, query.device)
+            mask = self._mask(number, window, one_kernel, query.device)
             if one_kernel:
-                outputs.append(_fused(*parts, hidden, scaling))
+                # One block that begins at the beginning.
+                causal = window is None and group.queries.shape == group.keys.shape == (1, len(group.keys[0]))
+                outputs.append(_fused(*parts, None if causal else mask, scaling))
             else:
-                outputs.append(_products(*parts, hidden, scaling, softcap, sinks))
+                outputs.append(_products(*parts, mask, scaling, softcap, sinks))
         return torch.cat(outputs).index_select(0, self._places[query.device])[None]
 
     def _move(self, device: torch.device) -> None:
         if device not in self._places:
-            self._places[device] = torch.from_numpy(self._pack.places).to(device)
+            self._places[device] = to_device(self._pack.places, device)
             self._indices[device] = [
-                (
-                    torch.from_numpy(group.queries).flatten().to(device),
-                    torch.from_numpy(group.keys).flatten().to(device),
-                )
+                (to_device(group.queries.ravel(), device), to_device(group.keys.ravel(), device))
                 for group in self._pack.groups
             ]
 
-    def _hidden(self, number: int, window: int | None, device: torch.device) -> torch.Tensor:
-        """Which of the last keys each query may not look at: bool [blocks, queries, last keys]."""
+    def _mask(self, number: int, window: int | None, fused: bool, device: torch.device) -> torch.Tensor:
+        """What the queries of a group may look at, in the form that its kernel takes."""
         group = self._pack.groups[number]
         if window is not None and window >= group.keys.shape[1]:
             window = None
-        if (number, window, device) not in self._masks:
-            self._masks[number, window, device] = _hidden(group, window).to(device)
-        return self._masks[number, window, device]
+        if (number, window, fused, device) not in self._masks:
+            mask = _mask_of_kernel(group, window) if fused else _hidden(group, window)
+            self._masks[number, window, fused, device] = mask.to(device)
+        return self._masks[number, window, fused, device]
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor of an array; a GPU fetches it from pinned memory, so that nothing waits for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _hidden(group: QueryGroup, window: int | None) -> torch.Tensor:
+    """Which of the last keys each query may not look at: bool [blocks, queries, last keys]."""
     positions = torch.from_numpy(group.positions)[:, :, None]
     # Nothing hides the first keys, unless a window does.
     columns = torch.arange(group.visible if window is None else 0, group.keys.shape[1])
     hidden = columns > positions
     return hidden if window is None else hidden | (columns <= positions - window)
+
+
+def _mask_of_kernel(group: QueryGroup, window: int | None) -> torch.Tensor:
+    """Which keys each query may look at: bool [blocks, 1, queries, keys]."""
+    hidden = _hidden(group, window)
+    seen = torch.ones(*hidden.shape[:2], group.keys.shape[1], dtype=torch.bool)
+    seen[..., group.keys.shape[1] - hidden.shape[-1] :] = ~hidden
+    return seen[:, None]
 
 
 def _products(
@@ -168,20 +187,19 @@ def _products(
 
 
 def _fused(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor, scaling: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """A group's attention by torch's kernel; shapes as in `_products`."""
-    seen = torch.ones(*hidden.shape[:2], key.shape[2], dtype=torch.bool, device=hidden.device)
-    seen[..., key.shape[2] - hidden.shape[-1] :] = ~hidden
+    """A group's attention by torch's kernel; shapes as in `_products`.
+
+    The mask is that of `_mask_of_kernel`, or None where each query looks at all keys up to its own: only then
+    can the kernel be flash attention.
+    """
     repeats = query.shape[0] // key.shape[0]
     # The kernel that takes a mask wants as many heads of keys as of queries.
     key, value = key.repeat_interleave(repeats, dim=0), value.repeat_interleave(repeats, dim=0)
+    query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
     mixed = scaled_dot_product_attention(
-        query.transpose(0, 1),
-        key.transpose(0, 1),
-        value.transpose(0, 1),
-        attn_mask=seen[:, None],
-        scale=scaling,
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling
     )
     return mixed.transpose(1, 2).flatten(0, 1)
 
@@ -198,10 +216,12 @@ def _attention_of_a_layer(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls; the keywords are its own, and `packed` is passed through the model."""
-    if packed is None or position_bias is not None:
+    # Other tensors (biases, indices of a sparse attention) say more than the positions do.
+    tensors = [name for name, value in others.items() if isinstance(value, torch.Tensor)]
+    if packed is None or position_bias is not None or {*tensors} - {"position_ids"}:
         raise ProbelineError(unsupported(type(module).__name__))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return packed.attend(query, key, value, scaling, sliding_window, softcap, s_aux), None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probeline.activations.packing import Pack, Tokens, packs
+from probeline.activations.packing import Limits, Pack, Tokens, packs
 from probeline.errors import ProbelineError
 
 if TYPE_CHECKING:
@@ -31,15 +31,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Queries of one block of attention: on a processor, few enough to stay in its caches.
-BLOCK_ON_PROCESSOR = 64
-BLOCK_ON_GPU = 4096
+# Queries of one block of attention, and products of queries and keys that run together: on a processor, few
+# enough to stay in its caches.
+BLOCK_ON_PROCESSOR, PAIRS_ON_PROCESSOR = 64, 2**18
+BLOCK_ON_GPU, PAIRS_ON_GPU = 4096, 2**24
+# Two short sequences, and another one of the first's length, with ids that every vocabulary has. How far the
+# first may change what is measured in the second: routing to experts may round otherwise, and no more.
+FIRST, OTHER_FIRST, SECOND = (5, 5, 7, 6, 8, 5), (6, 8, 5, 5, 6, 7), (9, 6, 5, 8, 7, 10, 11)
+MOST_LEAKED = 0.02
 # What precedes a sequence's first span is run alone, and once for all games, if it is at most this long: the
 # two lines before a statement without context. Longer ones are a game's own.
 LONGEST_OPENING = 64
 MOST_OPENINGS = 256
-# Share of a GPU's free memory that weights may take before a model is spread over several GPUs.
-MOST_OF_ONE_GPU = 0.8
 
 
 class BeyondRangeError(ProbelineError):
@@ -65,6 +68,17 @@ class GameActivations:
 
     means: np.ndarray
     tokens: np.ndarray
+
+    def in_order(self, order: Sequence[int], lengths: Sequence[int]) -> "GameActivations":
+        """The same with its spans in another order.
+
+        Args:
+            order: numbers of the spans.
+            lengths: of each span, in the present order.
+        """
+        blocks = np.split(self.tokens, np.cumsum(lengths)[:-1]) if self.tokens.size else []
+        tokens = np.concatenate([blocks[number] for number in order]) if blocks else self.tokens
+        return GameActivations(self.means[order], tokens)
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,11 @@ class _Buffers:
 
 
 class RunningGame:
-    """A game on its way through the model; on CUDA the work goes on while the next game is prepared."""
+    """A game on its way through the model; on CUDA the work goes on while the next game is prepared.
+
+    Attributes:
+        token_budget: the one it was run with; less than asked for if the GPU's memory did not hold more.
+    """
 
     def __init__(
         self,
@@ -106,7 +124,9 @@ class RunningGame:
         span_lengths: list[int],
         events: list[Any],
         dtype: str,
+        token_budget: int,
     ) -> None:
+        self.token_budget = token_budget
         self._rows = rows
         self._buffers = buffers
         self._lengths = span_lengths
@@ -187,14 +207,14 @@ class ActivationEngine:
         """
         import torch
 
-        from probeline.activations import attention
+        from probeline.activations import attention, loading
 
         torch.set_num_threads(threads)
         self.layers = tuple(layers)
         self.token_layers = tuple(token_layers)
         self.tokens = 0
         self._token_budget = self.smallest_token_budget = token_budget
-        self._store_dtype = store_dtype
+        self._store_dtype = "float32"
         self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.device_name = "cpu"
         if self.device == "cuda":
@@ -202,22 +222,31 @@ class ActivationEngine:
             # On a processor all of these operations repeat bit for bit at a fixed thread count.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-        spread = _needs_several_gpus(model, self.device)
-        loaded = _load(model, adapter, getattr(torch, dtype), attention.NAME, spread)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        loaded, spread = loading.load_decoder(model, adapter, getattr(torch, dtype), self.device)
         self._packed_attention = attention.PackedAttention
         self._architecture = type(loaded).__name__
-        config, blocks = loaded.config.get_text_config(), _decoder_blocks(loaded)
+        config, blocks = loaded.config.get_text_config(), loading.decoder_blocks(loaded)
         # The deeper blocks are gone before anything is moved or run; layer 0 is read on entry to the first.
         del blocks[max(1, *self.layers, *self.token_layers) :]
         config.num_hidden_layers = len(blocks)
         loaded.eval().requires_grad_(False)
-        self._model = loaded if spread else loaded.to(self.device)
+        try:
+            self._model = loaded if spread else loaded.to(self.device)
+        except torch.OutOfMemoryError as error:
+            raise ProbelineError(
+                f"The GPU's memory does not hold the model {model.name} in {dtype}. Use a larger GPU, "
+                "another activations.dtype, or the processor: set CUDA_VISIBLE_DEVICES to nothing."
+            ) from error
+        self._devices = {weight.device for weight in loaded.parameters()}
+        self._windows = loading.window_layers(config, len(blocks))
         self._blocks = len(blocks)
-        self._block = BLOCK_ON_GPU if self.device == "cuda" else BLOCK_ON_PROCESSOR
         self.hidden_size: int = config.hidden_size
         self.linear_weights = sum(weight.numel() for weight in blocks.parameters() if weight.dim() > 1)
         self._openings: OrderedDict[Tokens, Memory] = OrderedDict()
         self._add_hooks(blocks)
+        self._check_separation()
+        self._store_dtype = store_dtype
 
     def game_means(self, sequences: Iterable[SpannedSequence]) -> np.ndarray:
         """The means of one game's spans: [spans, layers, width], in the order of the sequences."""
@@ -240,22 +269,33 @@ class ActivationEngine:
             for sequence in sequences
         ]
         budget = self._token_budget
-        while True:
-            rows = list(self._rows(wanted, budget))
-            buffers: list[_Buffers] = []
-            too_large = None
-            for row in rows:
-                try:
-                    buffers.append(self._run(row))
-                except torch.OutOfMemoryError:
-                    too_large = row
-                    break
-            if too_large is None:
-                break
+        rows = list(self._rows(wanted, budget))
+        buffers, too_large = self._run_all(rows)
+        if too_large is not None:
+            # Whether a game fits must not depend on what was run before it.
+            torch.cuda.synchronize()
+            self._openings.clear()
+            torch.cuda.empty_cache()
+            buffers, too_large = self._run_all(rows)
+        while too_large is not None:
             budget = self._smaller_budget(too_large, budget)
             torch.cuda.empty_cache()
+            rows = list(self._rows(wanted, budget))
+            buffers, too_large = self._run_all(rows)
         lengths = [len(span) for _, spans in wanted for span in spans]
-        return RunningGame(rows, buffers, lengths, self._events(), self._store_dtype)
+        return RunningGame(rows, buffers, lengths, self._events(), self._store_dtype, budget)
+
+    def _run_all(self, rows: list[_Row]) -> tuple[list[_Buffers], _Row | None]:
+        """Run a game's rows; the first that the GPU's memory does not hold, if there is one."""
+        import torch
+
+        buffers: list[_Buffers] = []
+        for row in rows:
+            try:
+                buffers.append(self._run(row))
+            except torch.OutOfMemoryError:
+                return buffers, row
+        return buffers, None
 
     def _rows(self, wanted: list[tuple[Tokens, tuple[range, ...]]], budget: int) -> Iterable[_Row]:
         numbered: dict[Tokens, list[tuple[int, range]]] = {}
@@ -266,7 +306,7 @@ class ActivationEngine:
                 number += 1
         before = {tokens: min(span.start for _, span in found) for tokens, found in numbered.items()}
         openings = {tokens: start if start <= LONGEST_OPENING else 0 for tokens, start in before.items()}
-        for pack in packs(openings, budget, self._block):
+        for pack in packs(openings, self._limits(budget)):
             row = _Row(pack, [], [], [])
             for tokens, path in pack.paths.items():
                 # The order of the spans is the row's own, whatever order they came in.
@@ -275,6 +315,11 @@ class ActivationEngine:
                     row.first_masked.append(len(row.masked))
                     row.masked.extend(path[span.start : span.stop].tolist())
             yield row
+
+    def _limits(self, budget: int) -> Limits:
+        if self.device == "cuda":
+            return Limits(budget, BLOCK_ON_GPU, PAIRS_ON_GPU)
+        return Limits(budget, BLOCK_ON_PROCESSOR, PAIRS_ON_PROCESSOR)
 
     def _smaller_budget(self, row: _Row, budget: int) -> int:
         """The budget that parts a row which did not fit, for this game only."""
@@ -310,7 +355,7 @@ class ActivationEngine:
         if tokens in self._openings:
             self._openings.move_to_end(tokens)
         else:
-            (pack,) = packs({tokens: 0}, len(tokens), self._block)
+            (pack,) = packs({tokens: 0}, self._limits(len(tokens)))
             nothing = _Buffers(torch.empty(0), torch.empty(0))
             self._openings[tokens] = self._forward(_Row(pack, [], [], []), nothing, []).memory
             if len(self._openings) > MOST_OPENINGS:
@@ -320,6 +365,9 @@ class ActivationEngine:
     def _forward(self, row: _Row, buffers: _Buffers, openings: "list[Memory]") -> "PackedAttention":
         import torch
 
+        from probeline.activations.attention import to_device
+
+        device = self._model.device
         self._row, self._buffers = row, buffers
         self._masked: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         packed = self._packed_attention(
@@ -327,8 +375,8 @@ class ActivationEngine:
         )
         with torch.inference_mode():
             self._model(
-                input_ids=torch.from_numpy(row.pack.input_ids)[None].to(self._model.device),
-                position_ids=torch.from_numpy(row.pack.position_ids)[None].to(self._model.device),
+                input_ids=to_device(row.pack.input_ids, device)[None],
+                position_ids=to_device(row.pack.position_ids, device)[None],
                 use_cache=False,
                 packed=packed,
             )
@@ -337,10 +385,28 @@ class ActivationEngine:
         return packed
 
     def _check_attention(self, packed: "PackedAttention") -> None:
-        """A layer that mixes tokens in any other way would have mixed sequences."""
+        """Raise if a layer attends in another way than through the packed rows, or lost its window."""
         from probeline.activations.attention import unsupported
 
-        if packed.calls != self._blocks:
+        lost = self._windows is not None and packed.windows != self._windows
+        if packed.calls != self._blocks or lost:
+            raise ProbelineError(unsupported(self._architecture))
+
+    def _check_separation(self) -> None:
+        """Raise if a sequence changes what is measured in another one: a layer mixes tokens elsewhere."""
+        from probeline.activations.attention import unsupported
+
+        second = SpannedSequence(SECOND, (range(len(SECOND)),))
+        try:
+            beside, beside_other = (
+                self.game_means([SpannedSequence(first, (range(len(first)),)), second])[1]
+                for first in (FIRST, OTHER_FIRST)
+            )
+        except BeyondRangeError:
+            return  # the first game will say so, with its name
+        self.tokens = 0
+        scale = np.abs(beside).max(axis=-1)
+        if (np.abs(beside - beside_other).max(axis=-1) > MOST_LEAKED * scale).any():
             raise ProbelineError(unsupported(self._architecture))
 
     def _events(self) -> list[Any]:
@@ -349,7 +415,7 @@ class ActivationEngine:
         if self.device != "cuda":
             return []
         events = []
-        for device in range(torch.cuda.device_count()):
+        for device in self._devices:
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(device))
             events.append(event)
@@ -370,15 +436,16 @@ class ActivationEngine:
 
     def _measure(self, layer: int, hidden: "torch.Tensor") -> None:
         """Keep what is wanted of one layer, hidden: [1, tokens, width]; summed in float32."""
-        import torch
         from torch.nn.functional import embedding_bag
+
+        from probeline.activations.attention import to_device
 
         if not self._row.spans:
             return
         if hidden.device not in self._masked:
             self._masked[hidden.device] = (
-                torch.tensor(self._row.masked, device=hidden.device),
-                torch.tensor(self._row.first_masked, device=hidden.device),
+                to_device(np.array(self._row.masked), hidden.device),
+                to_device(np.array(self._row.first_masked), hidden.device),
             )
         masked, first_masked = self._masked[hidden.device]
         table = hidden[0].float()
@@ -389,66 +456,3 @@ class ActivationEngine:
         if layer in self.token_layers:
             kept = table.index_select(0, masked)
             self._buffers.tokens[self.token_layers.index(layer)].copy_(kept, non_blocking=True)
-
-
-def _load(model: Path, adapter: Path | None, dtype: "torch.dtype", attention: str, spread: bool) -> Any:
-    """The decoder of a model, with all of its weights or not at all."""
-    from transformers import AutoModel, AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # it lists the head, which is left out on purpose
-    # An adapter's weights carry the names that they have in the whole model.
-    loader: Any = AutoModel if adapter is None else AutoModelForCausalLM
-    try:
-        loaded, report = loader.from_pretrained(
-            model,
-            dtype=dtype,
-            attn_implementation=attention,
-            device_map="auto" if spread else None,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (KeyError, ValueError) as error:
-        if attention not in str(error):
-            raise
-        from probeline.activations.attention import unsupported
-
-        raise ProbelineError(unsupported(model.name)) from error
-    if report["missing_keys"]:
-        raise ProbelineError(
-            f"The model {model} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}, …): "
-            "random numbers would stand in for them. Delete it to have it fetched again."
-        )
-    if adapter is None:
-        return loaded
-    from peft import PeftModel
-
-    adapted: Any = PeftModel.from_pretrained(loaded, str(adapter), low_cpu_mem_usage=True)
-    return adapted.get_base_model().get_decoder()
-
-
-def _needs_several_gpus(model: Path, device: str) -> bool:
-    """Whether the weights are too large for the first of several GPUs."""
-    import torch
-
-    if device != "cuda" or torch.cuda.device_count() == 1:
-        return False
-    weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-    free, _ = torch.cuda.mem_get_info()
-    return weights > MOST_OF_ONE_GPU * free
-
-
-def _decoder_blocks(model: Any) -> "torch.nn.ModuleList":
-    """The list of a model's decoder blocks, whatever the architecture calls it."""
-    import torch
-
-    depth = model.config.get_text_config().num_hidden_layers
-    for module in model.get_decoder().modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
-            return module
-    raise ProbelineError(
-        f"The architecture {model.config.model_type} has no list of {depth} decoder blocks: activations can "
-        "only be read from decoder-only language models."
-    )

@@ -1,6 +1,7 @@
 """Shards of dialogues become one shard of activations."""
 
 import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,7 +49,16 @@ NO_TOKEN = "no token in the mask"
 MEANS, TOKENS = "activations.safetensors", "tokens.safetensors"
 SAMPLE_COLUMNS = ["sample", "sequence", "game", "message", "start", "end"]
 # Packages that decide about the bits of a result; peft only where there is an adapter.
-PACKAGES = ("torch", "transformers")
+PACKAGES = ("torch", "transformers", "accelerate")
+# … and so do these settings of the libraries below torch.
+DECISIVE_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+)
 
 Row = dict[str, Any]
 
@@ -191,7 +201,8 @@ def extract_activations(
         "layers": layers,
         "token_layers": token_layers,
     }
-    job = _Job(model, adapter, described, facts["max_length"], workplace)
+    config_sha256 = facts["files"]["config.json"]["sha256"]
+    job = _Job(model, adapter, described, facts["max_length"], config_sha256, workplace)
     with atomic_directory(output) as draft:
         job.run(dialogues, draft)
     job.finish(output, figures)
@@ -206,6 +217,7 @@ class _Job:
         adapter: Path | None,
         described: dict[str, Any],
         max_length: int,
+        config_sha256: str,
         workplace: Workplace | None,
     ) -> None:
         self._model = model
@@ -222,17 +234,22 @@ class _Job:
                 "device": self._device,
                 "processor": processor(),
                 "code": workplace.code,
+                "config_sha256": config_sha256,
                 "packages": {package: version(package) for package in packages},
+                "environment": {name: os.environ.get(name) for name in DECISIVE_VARIABLES},
             }
             self._past = PastResults(workplace.folder, canonical_digest(identity), workplace.name)
         self._engine: ActivationEngine | None = None
+        self._peak = 0.0
         self._tally = _Tally()
         self._lines: list[Row] = []
+        self._index: list[pa.Table] = []
+        self._files: dict[str, TensorFile] = {}
 
     def run(self, dialogues: Sequence[Path], draft: Path) -> None:
         """Fill the artifact's folder."""
         total = sum(_count_games(shard) for shard in dialogues)
-        self._index: list[pa.Table] = [make_table([], ACTIVATION_INDEX)]
+        self._index = [make_table([], ACTIVATION_INDEX)]
         width, dtype = self._described["hidden_size"], self._described["store_dtype"]
         with ExitStack() as stack:
             # One file for the means, one for the tokens if they are asked for.
@@ -284,6 +301,8 @@ class _Job:
             return found
         if self._engine is None:
             self._engine = self._load()
+            # Before the work, so that nothing can fail after it.
+            self._peak = matrix_peak(self._described["dtype"], self._engine.device)
             self._tally.started = time.monotonic()
         self._tally.forwarded_games += 1
         self._tally.forwarded_tokens += game.tokens
@@ -315,12 +334,16 @@ class _Job:
         else:
             parts = self._ordered(game, result)
         data = [part.tobytes() for part in parts]
-        if self._past and not isinstance(result, list):
+        budget = self._described["token_budget"]
+        # Smaller rows, for want of memory, are other bits than another run would compute: not for reuse.
+        whole = isinstance(result, list) or result.token_budget == budget
+        if self._past and whole and not isinstance(result, list):
             self._past.keep(game.key, data)
         ranges = [
             (name, *file.append(part)) for (name, file), part in zip(self._files.items(), parts, strict=True)
         ]
-        self._lines.append(line_of(game.key, ranges, data))
+        if whole:
+            self._lines.append(line_of(game.key, ranges, data))
         self._index.append(make_table(game.index, ACTIVATION_INDEX))
 
     def _ordered(self, game: _Game, result: "RunningGame") -> list[np.ndarray]:
@@ -331,12 +354,9 @@ class _Job:
             found = result.result()
         except BeyondRangeError as error:
             raise ProbelineError(f"Activations of the game {game.name} are {error}.") from error
-        parts = [found.means[game.order]]
-        if TOKENS in self._files:
-            lengths = [len(span) for sequence in game.sequences for span in sequence.spans]
-            blocks = np.split(found.tokens, np.cumsum(lengths)[:-1])
-            parts.append(np.concatenate([blocks[number] for number in game.order]))
-        return parts
+        lengths = [len(span) for sequence in game.sequences for span in sequence.spans]
+        ordered = found.in_order(game.order, lengths)
+        return [ordered.means, ordered.tokens][: len(self._files)]
 
     def _describe(self, draft: Path) -> None:
         import pyarrow as pa
@@ -369,10 +389,11 @@ class _Job:
     def finish(self, output: Path, figures: Path | None) -> None:
         """Leave the results for later runs, and say how fast it went."""
         tally, engine = self._tally, self._engine
-        small = engine is not None and engine.smallest_token_budget < self._described["token_budget"]
-        # Smaller rows, for want of memory, are other bits than a later run would compute.
-        if self._past and not small:
-            self._past.finish({name: output / name for name in self._files}, self._lines)
+        if self._past:
+            try:
+                self._past.finish({name: output / name for name in self._files}, self._lines)
+            except (OSError, ProbelineError) as error:  # the artifact is complete: only time is lost
+                log.warning("What was computed cannot be kept for later runs: %s", error)
         said: dict[str, Any] = {
             "games": tally.games,
             "games_computed": tally.forwarded_games,
@@ -380,7 +401,7 @@ class _Job:
             "samples": tally.samples,
         }
         if engine is not None:
-            peak = matrix_peak(self._described["dtype"], engine.device)
+            peak = self._peak
             said |= {
                 "seconds": tally.seconds,
                 "tokens": tally.forwarded_tokens,
@@ -442,6 +463,11 @@ def _read_games(shard: Path) -> Iterator[tuple[list[Row], dict[str, list[dict[st
                 f"belongs. Delete {shard} to have it built again."
             )
         seen.add(game)
+        if len({sample["sample"] for sample in samples}) < len(samples):
+            raise ProbelineError(
+                f"{shard / 'samples.parquet'} holds a sample of the game {game} twice. Delete {shard} to "
+                "have it built again."
+            )
         found = {row["sequence"]: row["messages"] for row in rows}
         for sample in samples:
             _check_mask(sample, found.get(sample["sequence"]), shard)

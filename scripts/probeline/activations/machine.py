@@ -1,5 +1,6 @@
 """What this machine computes with: number types, its name, its speed."""
 
+import os
 import platform
 import time
 from pathlib import Path
@@ -44,6 +45,8 @@ def _cpuinfo(cpuinfo: Path, *names: str) -> str:
 
 def may_have_cuda() -> bool:
     """Whether there can be a CUDA device; to ask torch would take a second, also where there is none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
     return any(device.exists() for device in CUDA_DEVICES)
 
 

@@ -18,11 +18,9 @@ import numpy as np
 Tokens = tuple[int, ...]
 
 # Blocks of queries run together where the longest has at most this many times the keys of the shortest, or
-# this many more, …
-LONGEST_TO_SHORTEST = 1.25
-FEW_KEYS = 16
-# … and where their products of queries and keys are at most so many, so that these stay in the cache.
-MOST_PAIRS = 2**18
+# this many more.
+LONGEST_TO_SHORTEST = 2
+FEW_KEYS = 64
 
 
 @dataclass(frozen=True)
@@ -65,13 +63,27 @@ class Pack:
     places: np.ndarray
 
 
-def packs(sequences: Mapping[Tokens, int], budget: int, block: int) -> Iterator[Pack]:
+@dataclass(frozen=True)
+class Limits:
+    """How large a device takes its work.
+
+    Attributes:
+        row: most tokens in one row; a longer sequence is a row of its own.
+        block: most queries in one block.
+        pairs: most products of queries and keys of the blocks that run together.
+    """
+
+    row: int
+    block: int
+    pairs: int
+
+
+def packs(sequences: Mapping[Tokens, int], limits: Limits) -> Iterator[Pack]:
     """Pack the sequences of a game.
 
     Args:
         sequences: sequence → length of its opening (0: it has none), in any order, which changes nothing.
-        budget: most tokens in one row; a longer sequence is a row of its own.
-        block: most queries in one block.
+        limits: of the device.
     """
     # In lexicographic order a sequence shares most with the one before it.
     row: dict[Tokens, int] = {}
@@ -79,15 +91,22 @@ def packs(sequences: Mapping[Tokens, int], budget: int, block: int) -> Iterator[
     tokens = 0
     for sequence in sorted(sequences):
         opening = sequences[sequence]
-        new = len(sequence) - max(opening, _shared(before, sequence))
-        if row and tokens + new > budget:
-            yield _pack(row, block)
+        new = len(sequence) - (_inherited(before, row[before], sequence, opening) if row else opening)
+        if row and tokens + new > limits.row:
+            yield _pack(row, limits)
             row, new, tokens = {}, len(sequence) - opening, 0
         row[sequence] = opening
         tokens += new
         before = sequence
     if row:
-        yield _pack(row, block)
+        yield _pack(row, limits)
+
+
+def _inherited(before: Tokens, opening_before: int, sequence: Tokens, opening: int) -> int:
+    """How many of a sequence's tokens are at hand: those of its opening, or more from the one before."""
+    shared = _shared(before, sequence)
+    # What lies in an opening is not measured, so a longer opening than one's own is of no use.
+    return shared if shared > opening and opening_before <= opening else opening
 
 
 def _shared(first: Tokens, second: Tokens) -> int:
@@ -96,33 +115,44 @@ def _shared(first: Tokens, second: Tokens) -> int:
     return next((place for place in range(shortest) if first[place] != second[place]), shortest)
 
 
-def _pack(sequences: dict[Tokens, int], block: int) -> Pack:
-    openings = tuple({sequence[:opening]: None for sequence, opening in sequences.items() if opening})
+def _pack(sequences: dict[Tokens, int], limits: Limits) -> Pack:
+    known = {}
+    before: Tokens = ()
+    for sequence, opening in sequences.items():
+        known[sequence] = _inherited(before, sequences.get(before, 0), sequence, opening)
+        before = sequence
+    # Those of sequences that inherit more are not needed.
+    openings = tuple(
+        {
+            sequence[:opening]: None
+            for sequence, opening in sequences.items()
+            if 0 < opening == known[sequence]
+        }
+    )
     begins = dict(zip(openings, np.cumsum([0, *map(len, openings)]).tolist(), strict=False))
     ahead = sum(map(len, openings))
     input_ids: list[int] = []
     position_ids: list[int] = []
     paths: dict[Tokens, np.ndarray] = {}  # in the table of keys
     blocks: list[tuple[int, np.ndarray]] = []  # position of its first query, and the way to its last
-    before: Tokens = ()
     for sequence, opening in sequences.items():
-        shared = _shared(before, sequence)
-        if shared >= opening:
-            known = paths[before][:shared] if shared else np.empty(0, dtype=np.int64)
+        start = known[sequence]
+        if start > opening:
+            way = paths[before][:start]
         else:
-            begin, shared = begins[sequence[:opening]], opening
-            known = np.arange(begin, begin + opening)
-        new = np.arange(len(input_ids), len(input_ids) + len(sequence) - shared) + ahead
-        path = np.concatenate([known, new])
-        input_ids += sequence[shared:]
-        position_ids += range(shared, len(sequence))
+            begin = begins.get(sequence[:opening], 0)
+            way = np.arange(begin, begin + opening)
+        new = np.arange(len(input_ids), len(input_ids) + len(sequence) - start) + ahead
+        path = np.concatenate([way, new])
+        input_ids += sequence[start:]
+        position_ids += range(start, len(sequence))
         paths[sequence] = path
-        blocks += [(start, path[: start + block]) for start in range(shared, len(path), block)]
+        blocks += [(first, path[: first + limits.block]) for first in range(start, len(path), limits.block)]
         before = sequence
     groups = []
     places = np.empty(len(input_ids), dtype=np.int64)
     outputs = 0
-    for members in _grouped(blocks):
+    for members in _grouped(blocks, limits.pairs):
         group = _group(members, ahead)
         for line, (start, path) in enumerate(members):
             first = outputs + line * group.queries.shape[1]
@@ -133,7 +163,7 @@ def _pack(sequences: dict[Tokens, int], block: int) -> Pack:
     return Pack(np.array(input_ids), np.array(position_ids), openings, in_row, tuple(groups), places)
 
 
-def _grouped(blocks: list[tuple[int, np.ndarray]]) -> Iterator[list[tuple[int, np.ndarray]]]:
+def _grouped(blocks: list[tuple[int, np.ndarray]], most_pairs: int) -> Iterator[list[tuple[int, np.ndarray]]]:
     """Blocks of about as many keys together, a limited number of products each."""
     group: list[tuple[int, np.ndarray]] = []
     most_queries = 0
@@ -141,7 +171,7 @@ def _grouped(blocks: list[tuple[int, np.ndarray]]) -> Iterator[list[tuple[int, n
         keys, queries = len(path), max(most_queries, len(path) - start)
         if group and (
             keys > max(len(group[0][1]) * LONGEST_TO_SHORTEST, len(group[0][1]) + FEW_KEYS)
-            or (len(group) + 1) * keys * queries > MOST_PAIRS
+            or (len(group) + 1) * keys * queries > most_pairs
         ):
             yield group
             group, queries = [], keys - start

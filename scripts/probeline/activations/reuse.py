@@ -10,7 +10,7 @@ killed goes on where it was.
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,8 +79,11 @@ class PastResults:
                 ranges.append(("results", results.tell(), len(part)))
                 results.write(part)
             results.flush()
-            games.write(orjson.dumps(line_of(key, ranges, parts)) + b"\n")
+            line = line_of(key, ranges, parts)
+            games.write(orjson.dumps(line) + b"\n")
             games.flush()
+        # The same texts may come again, in a renamed copy of the game.
+        self._found[key] = folder, line
 
     def finish(self, files: Mapping[str, Path], lines: list[dict[str, Any]]) -> None:
         """Put the finished artifact in the place of the journal, and of what this job left before.
@@ -104,6 +107,21 @@ class PastResults:
                 shutil.rmtree(other / self._name, ignore_errors=True)
 
 
+def remove_orphans(work: Path, jobs: Collection[str]) -> None:
+    """Remove the results of jobs that the configuration no longer has, where only the work folder holds them.
+
+    Args:
+        work: the work folder.
+        jobs: the names of the present jobs.
+    """
+    for entry in [*work.glob("*/*")]:
+        files = [file for file in entry.glob("*") if file.name != GAMES]
+        if entry.name.removesuffix(JOURNAL_SUFFIX) not in jobs and all(
+            file.stat().st_nlink == 1 for file in files
+        ):
+            shutil.rmtree(entry)
+
+
 def line_of(key: str, ranges: list[Range], parts: list[bytes]) -> dict[str, Any]:
     """A game's line in the list of results: where its parts lie, and their digest."""
     return {"game": key, "parts": ranges, "sha256": _digest(parts)}
@@ -119,11 +137,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         written = path.read_bytes().splitlines()
     except OSError:
         return
-    for line in written:
+    for text in written:
         try:
-            yield orjson.loads(line)
+            line = orjson.loads(text)
         except orjson.JSONDecodeError:
             continue  # half a line of a job that was killed, or that is writing now
+        if isinstance(line, dict) and line.keys() == {"game", "parts", "sha256"}:
+            yield line
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:

@@ -13,6 +13,7 @@ from probeline.errors import ProbelineError
 # Of malloc.h: the parameters of mallopt, and the largest block that glibc takes from its own heap.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_HEAP_BLOCK = 32 * 2**20
+OUT_OF_MEMORY = "The memory is used up. Run fewer jobs at once (--cores), or raise shards in the config."
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -33,7 +34,6 @@ def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if not hub:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    keep_freed_memory()
     _log_to(Path(log))
     try:
         yield
@@ -41,9 +41,7 @@ def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
         logging.getLogger("probeline").error("%s", error)
         sys.exit(1)
     except MemoryError:
-        logging.getLogger("probeline").error(
-            "The memory is used up. Run fewer jobs at once (--cores), or raise shards in the config."
-        )
+        logging.getLogger("probeline").error(OUT_OF_MEMORY)
         sys.exit(1)
     except PermissionError as error:
         logging.getLogger("probeline").error(
@@ -52,7 +50,11 @@ def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
             error.strerror,
         )
         sys.exit(1)
-    except Exception:
+    except Exception as error:
+        # What torch says when the processor's memory is used up.
+        if isinstance(error, RuntimeError) and "not enough memory" in str(error):
+            logging.getLogger("probeline").error(OUT_OF_MEMORY)
+            sys.exit(1)
         logging.getLogger("probeline").exception("This is a defect of Probeline, not of your data:")
         sys.exit(1)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from probeline.digests import canonical_digest, sha256_file
 from probeline.errors import ProbelineError
+from probeline.files import read_json
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -12,7 +13,7 @@ def adapter_files(adapter: Path) -> list[Path]:
     """The files of an adapter.
 
     Raises:
-        ProbelineError: the folder holds no adapter, or its weights are in a format that can run code.
+        ProbelineError: the folder holds no LoRA adapter, or one that can run code.
     """
     files = [adapter / name for name in FILES]
     missing = [file.name for file in files if not file.is_file()]
@@ -21,6 +22,17 @@ def adapter_files(adapter: Path) -> list[Path]:
             f"{adapter} is not a PEFT adapter: it lacks {' and '.join(missing)}. "
             "Weights in other formats than safetensors are not read, as reading them can run code."
         )
+    config = read_json(files[0])
+    if config.get("peft_type") != "LORA":
+        raise ProbelineError(f"{files[0]}: peft_type is {config.get('peft_type')!r}, but only LORA is read.")
+    # PEFT imports whatever module such a setting names.
+    foreign = [key for key in ("megatron_config", "trust_remote_code") if config.get(key)]
+    if foreign:
+        raise ProbelineError(f"{files[0]} sets {foreign[0]}, which can run code of others. Remove it.")
+    # These act outside of the model's own layers, or change their number.
+    unread = [key for key in ("alora_invocation_tokens", "layer_replication") if config.get(key)]
+    if unread:
+        raise ProbelineError(f"{files[0]} sets {unread[0]}: only plain LoRA is read.")
     return files
 
 
