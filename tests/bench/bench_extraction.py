@@ -10,7 +10,6 @@ references' float32 output: the largest is that of the worst layer over the laye
 import argparse
 import datetime
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from probeline.activations.machine import CPUINFO, processor_has_bfloat16
+from probeline.activations.machine import processor, processor_has_bfloat16
 from tests.bench import figures as tables
 from tests.bench.figures import Error, Figures
 from tests.bench.workers import Side, WorkerError
@@ -203,7 +202,7 @@ def _page(facts: list[str], found_tables: list[tables.Lines]) -> str:
     return "\n\n".join(
         [
             "# Extraction beside the alternatives",
-            f"Written by `make bench` on {today}, on {_processor()}, with {versions}.",
+            f"Written by `make bench` on {today}, on {processor()}, with {versions}.",
             (__doc__ or "").strip(),
             "\n".join(f"- {fact}" for fact in facts),
             *map(tables.as_markdown, found_tables),
@@ -217,16 +216,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "(from its source)" if find_spec(package) else "(not installed)"
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells it."""
-    if CPUINFO.exists():
-        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

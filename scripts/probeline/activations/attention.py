@@ -231,8 +231,8 @@ def unsupported(architecture: str) -> str:
     """The words for a model whose attention cannot be computed over packed rows."""
     return (
         f"Activations cannot be read from {architecture}: its attention does not go through the interface of "
-        "transformers, or depends on more than the positions. Llama, Qwen, Mistral, Gemma, Phi, GPT-2, "
-        "GPT-NeoX, OLMo and gpt-oss can be read, among others."
+        "transformers, or something in it depends on more than a sequence's own tokens. Llama, Qwen, "
+        "Mistral, Gemma, GPT-2, GPT-NeoX, OLMo and gpt-oss can be read, among others (docs/extraction.md)."
     )
 
 
