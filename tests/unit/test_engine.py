@@ -10,7 +10,7 @@ from probeline.activations import engine as engine_module
 from probeline.activations import loading
 from probeline.activations.attention import PackedAttention
 from probeline.activations.engine import ActivationEngine, SpannedSequence
-from probeline.activations.packing import Limits, packs
+from probeline.activations.packing import GRAIN, Limits, packs
 from probeline.errors import ProbelineError
 from tests.unit import tiny
 
@@ -249,7 +249,7 @@ def test_out_of_gpu_memory_halves_the_rows_of_that_game(model, monkeypatch, capl
     run, sizes = engine._run, []
 
     def small_memory(row):
-        sizes.append(len(row.pack.input_ids))
+        sizes.append(row.pack.tokens)
         if sizes[-1] > limit:
             raise torch.OutOfMemoryError
         return run(row)
@@ -294,7 +294,8 @@ def test_packs_hold_every_token_once_and_lead_to_each_sequence(seed):
     for pack in packs(openings, Limits(120, 16, 2**12)):
         table = np.concatenate([*map(np.array, pack.openings), pack.input_ids])
         ahead = len(table) - len(pack.input_ids)
-        assert len(pack.input_ids) <= 120 or len(pack.paths) == 1
+        assert pack.tokens <= 120 or len(pack.paths) == 1
+        assert 0 <= len(pack.input_ids) - pack.tokens < GRAIN
         for sequence, path in pack.paths.items():
             assert tuple(table[path + ahead].tolist()) == sequence
             own = path[openings[sequence] :]
@@ -302,8 +303,8 @@ def test_packs_hold_every_token_once_and_lead_to_each_sequence(seed):
             assert (pack.position_ids[own] == range(openings[sequence], len(sequence))).all()
         if not seed % 2:
             prefixes = {sequence[: end + 1] for sequence in pack.paths for end in range(len(sequence))}
-            assert len(pack.input_ids) == len(prefixes)
-        assert sorted(set(pack.places.tolist())) == sorted(pack.places.tolist())
+            assert pack.tokens == len(prefixes)
+        assert len(set(pack.places[: pack.tokens].tolist())) == pack.tokens
     packed = [sequence for pack in packs(openings, Limits(120, 16, 2**12)) for sequence in pack.paths]
     assert packed == sorted(set(sequences))
 

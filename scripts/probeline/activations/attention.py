@@ -82,7 +82,7 @@ class PackedAttention:
         self.calls += 1
         self.windows += window is not None
         if self._remember:
-            self.memory.append(row)
+            self.memory.append((row[0][:, : self._pack.tokens], row[1][:, : self._pack.tokens]))
         keys, values = (
             torch.cat(part, dim=1) if before else part[-1] for part in zip(*before, row, strict=True)
         )
@@ -97,7 +97,8 @@ class PackedAttention:
             mask = self._mask(number, window, one_kernel, query.device)
             if one_kernel:
                 # One block that begins at the beginning.
-                causal = window is None and group.queries.shape == group.keys.shape == (1, len(group.keys[0]))
+                whole = group.visible == 1 and group.queries.shape == group.keys.shape
+                causal = whole and len(group.keys) == 1 and window is None
                 outputs.append(_fused(*parts, None if causal else mask, scaling))
             else:
                 outputs.append(_products(*parts, mask, scaling, softcap, sinks))

@@ -325,10 +325,10 @@ class ActivationEngine:
         """The budget that parts a row which did not fit, for this game only."""
         if len(row.pack.paths) == 1:
             raise ProbelineError(
-                f"The GPU's memory does not hold one sequence of {len(row.pack.input_ids)} tokens at this "
+                f"The GPU's memory does not hold one sequence of {row.pack.tokens} tokens at this "
                 "model's size: use a larger GPU, or leave the deepest layers out of activations.layers."
             )
-        while budget >= len(row.pack.input_ids):
+        while budget >= row.pack.tokens:
             budget //= 2
         self.smallest_token_budget = min(self.smallest_token_budget, budget)
         log.warning("CUDA is out of memory: trying rows of %d tokens for this game", budget)
@@ -381,7 +381,7 @@ class ActivationEngine:
                 packed=packed,
             )
         self._check_attention(packed)
-        self.tokens += len(row.pack.input_ids)
+        self.tokens += row.pack.tokens
         return packed
 
     def _check_attention(self, packed: "PackedAttention") -> None:

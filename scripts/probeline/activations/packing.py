@@ -17,6 +17,10 @@ import numpy as np
 
 Tokens = tuple[int, ...]
 
+# Sizes are rounded up to multiples of this. The libraries below torch make a kernel for each new size, which
+# takes time, and keep a thousand of them, which took two gigabytes.
+GRAIN = 16
+
 # Blocks of queries run together where the longest has at most this many times the keys of the shortest, or
 # this many more.
 LONGEST_TO_SHORTEST = 2
@@ -28,10 +32,10 @@ class QueryGroup:
     """Blocks of queries that run together, padded to one shape.
 
     Attributes:
-        queries: int64 [blocks, queries], places in the row; padding repeats a block's first query.
+        queries: int64 [blocks, queries], places in the row; filler repeats a block's first query.
         positions: int64 [blocks, queries], the position of each query in its sequence.
         keys: int64 [blocks, keys], places in the table of keys (the openings, then the row) of a sequence's
-            tokens up to the block's end, so that column j is position j; padding repeats the first, and lies
+            tokens up to the block's end, so that column j is position j; filler repeats the first, and lies
             behind every query.
         visible: how many of the first columns every query of the group may look at.
     """
@@ -44,17 +48,19 @@ class QueryGroup:
 
 @dataclass(frozen=True)
 class Pack:
-    """A row of tokens.
+    """A row of tokens, with some filler at its end that nothing looks at.
 
     Attributes:
-        input_ids: int64 [tokens].
-        position_ids: int64 [tokens], each token's position in its sequence.
+        tokens: how many they are, without the filler.
+        input_ids: int64 [row].
+        position_ids: int64 [row], each token's position in its sequence.
         openings: the openings of its sequences, in the order in which they stand before the row.
         paths: sequence → int64 [length], the places of its tokens in the row; negative in an opening.
         groups: all queries, each in one block.
-        places: int64 [tokens], where the outputs of the groups, one after the other, hold each token's.
+        places: int64 [row], where the outputs of the groups, one after the other, hold each token's.
     """
 
+    tokens: int
     input_ids: np.ndarray
     position_ids: np.ndarray
     openings: tuple[Tokens, ...]
@@ -150,7 +156,8 @@ def _pack(sequences: dict[Tokens, int], limits: Limits) -> Pack:
         blocks += [(first, path[: first + limits.block]) for first in range(start, len(path), limits.block)]
         before = sequence
     groups = []
-    places = np.empty(len(input_ids), dtype=np.int64)
+    filler = -len(input_ids) % GRAIN
+    places = np.zeros(len(input_ids) + filler, dtype=np.int64)
     outputs = 0
     for members in _grouped(blocks, limits.pairs):
         group = _group(members, ahead)
@@ -160,7 +167,15 @@ def _pack(sequences: dict[Tokens, int], limits: Limits) -> Pack:
         outputs += group.queries.size
         groups.append(group)
     in_row = {sequence: path - ahead for sequence, path in paths.items()}
-    return Pack(np.array(input_ids), np.array(position_ids), openings, in_row, tuple(groups), places)
+    return Pack(
+        len(input_ids),
+        np.array(input_ids + input_ids[:1] * filler),
+        np.array(position_ids + [0] * filler),
+        openings,
+        in_row,
+        tuple(groups),
+        places,
+    )
 
 
 def _grouped(blocks: list[tuple[int, np.ndarray]], most_pairs: int) -> Iterator[list[tuple[int, np.ndarray]]]:
@@ -181,9 +196,13 @@ def _grouped(blocks: list[tuple[int, np.ndarray]], most_pairs: int) -> Iterator[
         yield group
 
 
+def _rounded(size: int) -> int:
+    return size + -size % GRAIN
+
+
 def _group(members: list[tuple[int, np.ndarray]], ahead: int) -> QueryGroup:
-    most_queries = max(len(path) - start for start, path in members)
-    most_keys = max(len(path) for _, path in members)
+    most_queries = _rounded(max(len(path) - start for start, path in members))
+    most_keys = _rounded(max(len(path) for _, path in members))
     queries = np.empty((len(members), most_queries), dtype=np.int64)
     positions = np.empty_like(queries)
     keys = np.empty((len(members), most_keys), dtype=np.int64)
