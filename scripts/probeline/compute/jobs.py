@@ -30,6 +30,9 @@ def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
     os.environ["OMP_WAIT_POLICY"] = "passive"
+    # Libraries below torch keep a kernel for each size: by default a thousand, which took a gigabyte.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if not hub:
