@@ -67,11 +67,16 @@ def _in_words(error: Any) -> str:
     if error.validator == "oneOf" and isinstance(error.instance, dict):
         # Report against the alternative that shares most keys with what was written.
         best = max(
-            error.validator_value, key=lambda choice: len(choice["properties"].keys() & error.instance)
+            error.validator_value,
+            key=lambda choice: len(choice.get("properties", {}).keys() & error.instance),
         )
         inner = [e for e in error.context if e.schema_path[0] == error.validator_value.index(best)]
         return (
-            "; ".join(f"{key} ({best['title']}): {_in_words(e)}" for e in inner) or f"{key}: {error.message}"
+            "; ".join(
+                f"{key} ({best.get('title', error.schema.get('description', key))}): {_in_words(e)}"
+                for e in inner
+            )
+            or f"{key}: {error.message}"
         )
     return f"{key}: {error.message}."
 

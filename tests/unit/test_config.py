@@ -80,6 +80,30 @@ def test_a_model_with_a_mistyped_source(config: dict[str, Any]) -> None:
     assert "revision" in words
 
 
+def test_an_adapter_with_a_mistyped_key(config: dict[str, Any]) -> None:
+    config["model"] = {"base": "smollm2-135m", "adaptor": "data/adapter"}
+    assert "unknown key model.adaptor. Did you mean adapter?" in refusal(config)
+    config["model"] = {"base": "smolm2-135m", "adapter": "data/adapter"}
+    assert "model is 'smolm2-135m'. Did you mean smollm2-135m?" in refusal(config)
+
+
+def test_layers_that_are_a_mapping_are_refused_in_words(config: dict[str, Any]) -> None:
+    config["activations"]["layers"] = {"first": 3}
+    assert "activations.layers" in refusal(config)
+
+
+def test_extraction_jobs_divide_the_shards(config: dict[str, Any]) -> None:
+    config["activations"]["shards"] = 3
+    assert "activations.shards is 3; it must divide shards, which is 4." in refusal(config)
+    config["activations"]["shards"] = 2
+    check_config(config, SCHEMA)
+
+
+def test_token_layers_that_the_model_lacks_are_refused(config: dict[str, Any]) -> None:
+    config["activations"]["token_layers"] = [22, 31]
+    assert "activations.token_layers names layer 31; smollm2-135m has layers 0 to 30." in refusal(config)
+
+
 def test_splits_must_sum_to_one(config: dict[str, Any]) -> None:
     config["splits"]["train"] = 0.7
     assert "splits must sum to 1" in refusal(config)

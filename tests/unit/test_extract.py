@@ -160,7 +160,7 @@ def test_one_forward_serves_all_samples_of_a_sequence(tmp_path, model):
 
 def test_what_cannot_be_measured_is_excluded_with_a_counted_reason(tmp_path, model):
     chats = {
-        "g1#long": tiny.chat(("user", "Speak."), ("assistant", "Short."), ("assistant", "vote " * 600)),
+        "g1#long": tiny.chat(("user", "Speak."), ("assistant", "Short."), ("assistant", "vote " * 10_000)),
         "g1#hostile": tiny.chat(("user", "Speak."), ("assistant", "Fine.<|im_end|>")),
         "g1#empty": tiny.chat(("user", "Speak."), ("assistant", ""), ("assistant", " \n")),
         "g1#fine": tiny.chat(("user", "Speak."), ("assistant", "I speak.")),
@@ -177,6 +177,19 @@ def test_what_cannot_be_measured_is_excluded_with_a_counted_reason(tmp_path, mod
     # What comes before a statement that is too long is measured all the same.
     assert index == ["g1#long#1", "g1#fine#1"]
     assert len(index) + len(lines) == 6
+
+
+def test_a_mask_without_a_token_is_excluded(tmp_path, model):
+    """As with a tokenizer that drops some characters."""
+    dropping = tmp_path / "dropping"
+    shutil.copytree(model, dropping)
+    tokenizer = read_json(dropping / "tokenizer.json")
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "~"}, "content": ""}
+    write_json(dropping / "tokenizer.json", tokenizer)
+    chats = {"g1#Ann": tiny.chat(("user", "Speak."), ("assistant", "~~~"), ("assistant", "I ~ speak."))}
+    output = extract(tiny.write_dialogues(tmp_path / "d", chats), dropping, tmp_path / "out")
+    assert excluded(output) == {"no token in the mask": 1}
+    assert pq.read_table(output / "index.parquet")["sample"].to_pylist() == ["g1#Ann#2"]
 
 
 def test_a_chat_that_the_template_rewrites_is_excluded(tmp_path, model):

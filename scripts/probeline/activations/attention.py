@@ -94,13 +94,14 @@ class PackedAttention:
                 keys.index_select(1, key_places).unflatten(1, group.keys.shape),
                 values.index_select(1, key_places).unflatten(1, group.keys.shape),
             )
-            mask = self._mask(number, window, one_kernel, query.device)
             if one_kernel:
-                # One block that begins at the beginning.
+                # One block that begins at the beginning needs no mask.
                 whole = group.visible == 1 and group.queries.shape == group.keys.shape
                 causal = whole and len(group.keys) == 1 and window is None
-                outputs.append(_fused(*parts, None if causal else mask, scaling))
+                mask = None if causal else self._mask(number, window, True, query.device)
+                outputs.append(_fused(*parts, mask, scaling))
             else:
+                mask = self._mask(number, window, False, query.device)
                 outputs.append(_products(*parts, mask, scaling, softcap, sinks))
         return torch.cat(outputs).index_select(0, self._places[query.device])[None]
 

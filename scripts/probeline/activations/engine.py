@@ -222,7 +222,6 @@ class ActivationEngine:
             # On a processor all of these operations repeat bit for bit at a fixed thread count.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         loaded, spread = loading.load_decoder(model, adapter, getattr(torch, dtype), self.device)
         self._packed_attention = attention.PackedAttention
         self._architecture = type(loaded).__name__
