@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from probeline.compute.jobs import job, keep_freed_memory
+from probeline.compute.jobs import job
 
 spec = snakemake.params.spec
 concept, shard = snakemake.wildcards.concept, snakemake.wildcards.shard
 with job(snakemake.log[0], threads=spec["threads"]):
     # Imported here: the job has set the number of threads by now.
     from probeline.activations.extract import Settings, Workplace, extract_activations
+    from probeline.activations.memory import keep_freed_memory
 
     keep_freed_memory()
     adapter = snakemake.input.get("adapter")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from probeline.digests import shard_name
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, read_json
 from probeline.models.adapter import adapter_files
@@ -281,3 +282,13 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
                 f"Unknown concept {parts[position]!r} in {target}. "
                 f"{near_misses(parts[position], config['probes'])}"
             )
+        if parts[:position] == folder and len(parts) > position + 1:
+            count = config["shards"]
+            if folder == ("results", "activations"):
+                count = config["activations"].get("shards", count)
+            shards = [shard_name(index, count) for index in range(count)]
+            if parts[position + 1] not in shards:
+                raise ProbelineError(
+                    f"There is no {parts[position + 1]} in {target}: the config deals it to {count} "
+                    f"shards, {shards[0]} to {shards[-1]}."
+                )

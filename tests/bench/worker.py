@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from probeline.compute.jobs import keep_freed_memory
+from probeline.activations.memory import keep_freed_memory
 from tests.bench.contenders import LOADERS
 from tests.bench.workload import load
 

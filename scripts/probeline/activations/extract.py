@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probeline.activations.machine import device_name, matrix_peak, processor
+from probeline.activations.memory import return_freed_memory
 from probeline.activations.reuse import PastResults, line_of
 from probeline.activations.tensor_file import TensorFile
 from probeline.digests import canonical_digest
@@ -59,6 +60,9 @@ DECISIVE_VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
     "ONEDNN_DEFAULT_FPMATH_MODE",
 )
+
+# After so many games that went through the model, the holes in the heap are given back.
+GAMES_PER_HEAP = 128
 
 Row = dict[str, Any]
 
@@ -304,6 +308,8 @@ class _Job:
             # Before the work, so that nothing can fail after it.
             self._peak = matrix_peak(self._described["dtype"], self._engine.device)
             self._tally.started = time.monotonic()
+        if self._tally.forwarded_games % GAMES_PER_HEAP == GAMES_PER_HEAP - 1:
+            return_freed_memory()
         self._tally.forwarded_games += 1
         self._tally.forwarded_tokens += game.tokens
         return self._engine.launch(game.sequences)

@@ -1,6 +1,5 @@
 """What every job of the workflow shares: its log, its threads, and faults in words."""
 
-import ctypes
 import logging
 import os
 import sys
@@ -10,9 +9,6 @@ from pathlib import Path
 
 from probeline.errors import ProbelineError
 
-# Of malloc.h: the parameters of mallopt, and the largest block that glibc takes from its own heap.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGEST_HEAP_BLOCK = 32 * 2**20
 OUT_OF_MEMORY = "The memory is used up. Run fewer jobs at once (--cores), or raise shards in the config."
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -60,18 +56,6 @@ def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
             sys.exit(1)
         logging.getLogger("probeline").exception("This is a defect of Probeline, not of your data:")
         sys.exit(1)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed for what comes next.
-
-    By default it returns large blocks to the system, which hands them back page by page: a sixth of the time
-    of a forward pass over short texts. Other C libraries than glibc are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
 
 
 def _log_to(path: Path) -> None:
