@@ -170,7 +170,7 @@ def test_a_requested_path_is_checked_before_anything_runs(config: dict[str, Any]
         check_target("results/activations/colusion", config)
     with pytest.raises(ProbelineError, match="Did you mean lr"):
         check_target("results/probes/trust_lrr_l22/metrics.json", config)
-    with pytest.raises(ProbelineError, match="no shard-0-of-2 in .* 4 shards, shard-0-of-4 to shard-3-of-4"):
+    with pytest.raises(ProbelineError, match=r"no shard-0-of-2 in .* 4 shards, shard-0-of-4 to shard-3-of-4"):
         check_target("results/activations/trust/shard-0-of-2", config)
     config["activations"]["shards"] = 2
     check_target("results/activations/trust/shard-0-of-2/manifest.json", config)

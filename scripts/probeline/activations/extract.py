@@ -62,7 +62,7 @@ DECISIVE_VARIABLES = (
 )
 
 # After so many games that went through the model, the holes in the heap are given back.
-GAMES_PER_HEAP = 128
+GAMES_PER_HEAP = 32
 
 Row = dict[str, Any]
 
