@@ -11,7 +11,17 @@ import numpy.typing as npt
 
 from probeline.errors import ProbelineError
 from probeline.files import write_bytes
-from probeline.probes.methods import SETTINGS, Array, Head, Labels, Settings, Split, fit_head
+from probeline.probes.methods import (
+    SETTINGS,
+    Array,
+    Head,
+    Labels,
+    Settings,
+    Split,
+    fit_head,
+    require_both_classes,
+    standardisation,
+)
 
 DETECTOR = "detector.pt"
 
@@ -30,7 +40,7 @@ class Detector:
             blocks: transformers' `hidden_states[L]`, except that its last entry lies behind the final norm
             and the last layer here lies before it.
         scaler_mean: [layers, width] mean of the training activations.
-        scaler_scale: [layers, width] their standard deviation, 1 where a feature is constant.
+        scaler_scale: [layers, width] their deviation within the classes, see `methods.standardisation`.
         heads: one per layer.
         score_mean: [layers] mean of the layer's training scores.
         score_scale: [layers] their standard deviation.
@@ -201,18 +211,18 @@ def fit_detector(
     Raises:
         ProbelineError: see `methods.fit_head`.
     """
-    from sklearn.preprocessing import StandardScaler
-
     (X, y), (X_validation, y_validation) = train, validation
+    require_both_classes("training", y)
     means, scales, heads, score_means, score_scales = [], [], [], [], []
     for i in range(len(layers)):
-        scaler = StandardScaler()
-        scaled = Split(scaler.fit_transform(X[:, i].astype(np.float64)), y)
-        scaled_validation = Split(scaler.transform(X_validation[:, i].astype(np.float64)), y_validation)
+        raw = X[:, i].astype(np.float64)
+        mean, scale = standardisation(raw, y)
+        scaled = Split((raw - mean) / scale, y)
+        scaled_validation = Split((X_validation[:, i].astype(np.float64) - mean) / scale, y_validation)
         head = fit_head(method, scaled, scaled_validation, settings, seed)
         scores = head.scores(scaled.X)
-        means.append(scaler.mean_)
-        scales.append(scaler.scale_)
+        means.append(mean)
+        scales.append(scale)
         heads.append(head)
         score_means.append(scores.mean())
         score_scales.append(scores.std() or 1.0)

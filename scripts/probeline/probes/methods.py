@@ -66,6 +66,32 @@ class Split:
         return self.X[self.y == 0].mean(axis=0), self.X[self.y == 1].mean(axis=0)
 
 
+def standardisation(X: Array, y: Labels) -> tuple[Array, Array]:
+    """What is subtracted from each feature and what it is divided by: mean and deviation within the classes.
+
+    The deviation within the classes (pooled, as in diagonal discriminant analysis) instead of the whole one:
+    by the whole one, a feature that tells the classes apart is shrunk for doing so, and a few good features
+    drown in thousands of others. Where the classes differ little, the two are the same.
+
+    Args:
+        X: features [n, features].
+        y: labels [n] of 0 and 1, both present.
+
+    Returns:
+        mean [features]; scale [features], 1 for a constant feature, and at least a hundredth of the whole
+        deviation.
+    """
+    whole = X.std(axis=0)
+    means = np.stack([X[y == label].mean(axis=0) for label in (0, 1)])
+    within = np.sqrt(
+        np.maximum(whole**2 - np.prod(np.bincount(y) / len(y)) * np.diff(means, axis=0)[0] ** 2, 0)
+    )
+    scale = np.maximum(within, whole / 100)
+    # A constant's deviation is not 0 but what rounding leaves of it.
+    constant = whole <= 1e-12 * np.abs(X).max(axis=0)
+    return X.mean(axis=0), np.where(constant, 1.0, scale)
+
+
 def fit_lr(train: Split, validation: Split, settings: Settings, seed: int) -> Head:
     """Logistic regression with both classes weighing the same.
 
@@ -188,16 +214,29 @@ def fit_head(method: str, train: Split, validation: Split, settings: Settings, s
             f"Method {method} has no setting {name!r}. {near_misses(name, SETTINGS[method])}"
         )
     for name, split in (("training", train), ("validation", validation)):
-        positives = int(split.y.sum())
-        if positives in (0, len(split.y)):
-            raise ProbelineError(
-                f"Not enough data: the {name} samples are {positives} positives and "
-                f"{len(split.y) - positives} negatives; a probe needs both classes."
-            )
+        require_both_classes(name, split.y)
         if not np.isfinite(split.X).all():
             row = int(np.flatnonzero(~np.isfinite(split.X).all(axis=1))[0])
             raise ProbelineError(f"The {name} features of row {row} are NaN or infinite.")
     return METHODS[method](train, validation, SETTINGS[method] | settings, seed)
+
+
+def require_both_classes(name: str, y: Labels) -> None:
+    """Refuse samples of one class only.
+
+    Args:
+        name: of the samples, for the error.
+        y: labels [n] of 0 and 1.
+
+    Raises:
+        ProbelineError: with both counts.
+    """
+    positives = int(y.sum())
+    if positives in (0, len(y)):
+        raise ProbelineError(
+            f"Not enough data: the {name} samples are {positives} positives and {len(y) - positives} "
+            "negatives; a probe needs both classes."
+        )
 
 
 def _halfway(direction: Array, negative: Array, positive: Array) -> Head:
