@@ -88,7 +88,8 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
 
     model = base_model(config)
     if model not in config["models"]:
-        return [f"model is {model!r}. {near_misses(model, config['models'])}"]
+        key = "model" if isinstance(config["model"], str) else "model.base"
+        return [f"{key} is {model!r}. {near_misses(model, config['models'])}"]
     faults = []
     shares = {name: config["splits"][name] for name in ("train", "validation", "test")}
     if abs(sum(shares.values()) - 1) > 1e-9:
@@ -282,13 +283,17 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
                 f"Unknown concept {parts[position]!r} in {target}. "
                 f"{near_misses(parts[position], config['probes'])}"
             )
-        if parts[:position] == folder and len(parts) > position + 1:
+        if parts[:position] == folder and len(parts) > position:
             count = config["shards"]
             if folder == ("results", "activations"):
                 count = config["activations"].get("shards", count)
             shards = [shard_name(index, count) for index in range(count)]
+            if len(parts) == position + 1:
+                raise ProbelineError(
+                    f"{target} is made in shards: ask for {target}/{shards[0]}, for example."
+                )
             if parts[position + 1] not in shards:
                 raise ProbelineError(
-                    f"There is no {parts[position + 1]} in {target}: the config deals it to {count} "
+                    f"There is no {parts[position + 1]} in {target}: the config makes it in {count} "
                     f"shards, {shards[0]} to {shards[-1]}."
                 )

@@ -85,8 +85,12 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json_bytes(value))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "Delete it to have it made again.") -> Any:
     """The value in a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what the error advises; a file of the user's is not made again.
 
     Raises:
         ProbelineError: the file is missing or no JSON; the text names it.
@@ -96,9 +100,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ProbelineError(f"{path} does not exist.") from error
     except orjson.JSONDecodeError as error:
-        raise ProbelineError(
-            f"{path} is not valid JSON ({error}). Delete it to have it made again."
-        ) from error
+        raise ProbelineError(f"{path} is not valid JSON ({error}). {remedy}") from error
 
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ COLLUSION = {
     "mask": "action",
 }
 FEWEST_PER_GAME = 8  # a simulated game has 10 statements or more
-PUBLIC_SHARE = 250  # one public game for so many statements: a forward per prompt is slow, which is the point
+PUBLIC_SHARE = 100  # one public game for so many statements: a forward per prompt is slow, which is the point
 
 
 def make_workload(statements: int, model: Path) -> dict[str, Games]:

@@ -84,7 +84,7 @@ def test_an_adapter_with_a_mistyped_key(config: dict[str, Any]) -> None:
     config["model"] = {"base": "smollm2-135m", "adaptor": "data/adapter"}
     assert "unknown key model.adaptor. Did you mean adapter?" in refusal(config)
     config["model"] = {"base": "smolm2-135m", "adapter": "data/adapter"}
-    assert "model is 'smolm2-135m'. Did you mean smollm2-135m?" in refusal(config)
+    assert "model.base is 'smolm2-135m'. Did you mean smollm2-135m?" in refusal(config)
 
 
 def test_layers_that_are_a_mapping_are_refused_in_words(config: dict[str, Any]) -> None:
@@ -172,6 +172,8 @@ def test_a_requested_path_is_checked_before_anything_runs(config: dict[str, Any]
         check_target("results/probes/trust_lrr_l22/metrics.json", config)
     with pytest.raises(ProbelineError, match=r"no shard-0-of-2 in .* 4 shards, shard-0-of-4 to shard-3-of-4"):
         check_target("results/activations/trust/shard-0-of-2", config)
+    with pytest.raises(ProbelineError, match="ask for results/activations/trust/shard-0-of-4"):
+        check_target("results/activations/trust", config)
     config["activations"]["shards"] = 2
     check_target("results/activations/trust/shard-0-of-2/manifest.json", config)
     check_target("data/processed/dialogues/trust/shard-3-of-4", config)

@@ -118,7 +118,7 @@ def test_a_shard_is_complete_and_repeats_byte_for_byte(tmp_path, dialogues, mode
     facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     assert facts.items() <= manifest.items()
     assert str(tmp_path) not in (first / "manifest.json").read_text()
-    assert f"18 samples of 3 games: {manifest['tokens']} tokens" in caplog.text
+    assert f"3 of 3 games went through the model: {manifest['tokens']} tokens" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -282,6 +282,11 @@ def test_an_adapter_on_the_model_is_read_through(tmp_path, dialogues, model):
 
 def test_an_adapter_that_could_run_code_is_refused(tmp_path, dialogues, model):
     adapter = make_adapter(model, tmp_path / "adapter")
+    whole = (adapter / "adapter_model.safetensors").read_bytes()
+    (adapter / "adapter_model.safetensors").write_bytes(b"nonsense" * 10)
+    with pytest.raises(ProbelineError, match=r"adapter_model\.safetensors is not a whole safetensors file"):
+        extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
+    (adapter / "adapter_model.safetensors").write_bytes(whole)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(ProbelineError, match=r"lacks adapter_model\.safetensors\. Weights in other formats"):
         extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
@@ -593,6 +598,17 @@ def test_damaged_shards_are_named(tmp_path, dialogues, model):
     (shard / "activations.safetensors").write_bytes(b"\0" * 4)
     with pytest.raises(ProbelineError, match="is damaged"):
         read_activations([shard], [0])
+    (shard / "activations.safetensors").unlink()
+    with pytest.raises(ProbelineError, match=r"activations\.safetensors does not exist\. Delete"):
+        read_activations([shard], [0])
+
+
+def test_shards_of_two_extractions_are_not_taken_for_one(tmp_path, dialogues, model):
+    shards = [extract(dialogues, model, tmp_path / name) for name in ("one", "two")]
+    with pytest.raises(ProbelineError, match="hold a sample more than once"):
+        read_activations(shards, [0])
+    with pytest.raises(ProbelineError, match="No shards"):
+        read_activations([], [0])
 
 
 def test_bfloat16_is_read_from_the_processors_flags(tmp_path):

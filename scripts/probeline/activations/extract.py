@@ -420,8 +420,9 @@ class _Job:
                 "threads": self._described["threads"],
             }
             log.info(
-                "%d samples of %d games: %d tokens in %.1f s (%.0f tokens/s, %.0f %% of the matrix peak)",
-                tally.samples,
+                "%d of %d games went through the model: %d tokens in %.1f s (%.0f tokens/s, %.0f %% of the "
+                "matrix peak)",
+                tally.forwarded_games,
                 tally.games,
                 tally.forwarded_tokens,
                 tally.seconds,

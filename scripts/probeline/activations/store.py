@@ -49,8 +49,12 @@ def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activatio
         layers: the layers wanted.
 
     Raises:
-        ProbelineError: a layer was not extracted, shards disagree, or a file is damaged.
+        ProbelineError: a layer was not extracted, shards disagree or hold a sample twice, or a file is
+            missing or cut short. Bytes that were changed inside a file are not looked for here: that is
+            what the digests in the manifests are for.
     """
+    if not shards:
+        raise ProbelineError("No shards of activations are named; there is nothing to read.")
     manifests = [read_json(shard / MANIFEST) for shard in shards]
     # An empty shard was made on no device, so one with samples says what the others are compared to.
     first = next((index for index, manifest in enumerate(manifests) if manifest["samples"]), 0)
@@ -61,8 +65,14 @@ def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activatio
         _read_shard(shard, [manifest["layers"].index(layer) for layer in layers], facts["hidden_size"])
         for shard, manifest in zip(shards, manifests, strict=True)
     ]
+    samples = [sample for samples, _, _ in parts for sample in samples]
+    if len(set(samples)) < len(samples):
+        raise ProbelineError(
+            f"The shards {', '.join(str(shard) for shard in shards)} hold a sample more than once. Name the "
+            "shards of one extraction only: those that end in the same `-of-N`."
+        )
     return Activations(
-        samples=[sample for samples, _, _ in parts for sample in samples],
+        samples=samples,
         games=[game for _, games, _ in parts for game in games],
         values=np.concatenate([values for _, _, values in parts]),
         facts=facts,
@@ -145,8 +155,7 @@ def _read_tensor(file: Path, name: str, columns: list[int], rows: int, width: in
             # A slice of no rows is an error to safetensors.
             for position, column in enumerate(columns if rows else []):
                 values[:, position] = stored[:, column]
-    except SafetensorError as error:
-        raise ProbelineError(
-            f"{file} is damaged ({error}). Delete {file.parent} to have it made again."
-        ) from error
+    except (SafetensorError, FileNotFoundError) as error:
+        fault = "does not exist" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+        raise ProbelineError(f"{file} {fault}. Delete {file.parent} to have it made again.") from error
     return values
