@@ -27,8 +27,8 @@ HEAD = """\
 @media (prefers-color-scheme: dark) {{
   :root {{
     --page: #12161c; --card: #1a2029; --ink: #e4e8ee; --faint: #9aa5b4; --line: #323b48;
-    --b1: #1d3346; --b2: #1f4a6d; --b3: #2f76ad; --b4: #8cc6f0;
-    --a1: #40301a; --a2: #64430f; --a3: #a3620a; --a4: #ffb95c;
+    --b1: #1d3346; --b2: #1f4a6d; --b3: #2a6595; --b4: #8cc6f0;
+    --a1: #40301a; --a2: #64430f; --a3: #8c5206; --a4: #ffb95c;
     --strong: #10141a;
   }}
 }}
@@ -51,7 +51,7 @@ a {{ color: inherit }}
 .ends {{ display: flex; justify-content: space-between; font-size: .8rem; color: var(--faint) }}
 article {{
   margin: 1rem 0; padding: .9rem 1rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .5rem; contain: paint;
+  border-radius: .5rem; contain: paint; scroll-margin-top: 4.5rem;
 }}
 h2 {{ font-size: 1rem; margin: 0; display: flex; flex-wrap: wrap; gap: .1rem 1rem; align-items: baseline }}
 h2 b {{ font-variant-numeric: tabular-nums; font-size: 1.15rem }}
@@ -74,12 +74,17 @@ h2 span {{ font-weight: normal; color: var(--faint); font-size: .9rem }}
   }}
   article {{ contain: none; overflow: clip }}
 }}
-.wide {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }}
 td.number, th.number {{ text-align: right }}
 td {{ border-top: 1px solid var(--line); overflow-wrap: anywhere }}
 td:last-child {{ white-space: pre-wrap; unicode-bidi: isolate }}
+@media (max-width: 34rem) {{
+  .overview table {{ table-layout: fixed; width: 100% }}
+  .overview th {{ width: 4.2rem }} .overview th:first-child {{ width: 2.6rem }}
+  .overview th:last-child {{ width: auto }}
+  .overview td:last-child {{ white-space: nowrap; overflow: hidden; text-overflow: ellipsis }}
+}}
 details {{ font-size: .9rem }}
 summary {{ cursor: pointer; color: var(--faint) }}
 @media print {{ .legend {{ position: static }} i, .scale span {{ print-color-adjust: exact }} }}
@@ -115,7 +120,8 @@ def page(
         HEAD.format(title=f"Scores of {name}"),
         f"<h1>Scores of {name}</h1>\n<p class=faint>{safe(probe['method'])} probe for "
         f"{safe(probe['concept'])} on layer {safe(layers)} of {safe(probe['model'])}. A score counts "
-        "deviations from the training mean; a higher one means label 1.</p>\n",
+        "deviations from the training mean; a higher one means label 1, which begins at the threshold. The "
+        "threshold need not lie where the probability is 50%.</p>\n",
         f"<p class=faint>On test games: {safe(verdict)}</p>\n" if verdict else "",
         f"<p class=faint>System message: {safe(system_prompt)}</p>\n" if system_prompt else "",
         _legend(threshold),
@@ -149,10 +155,8 @@ def _overview(texts: Sequence[str], scores: Sequence[Score]) -> str:
             f'<tr><td class=number><a href="#text-{number}">{number}</a><td class=number>{score.score:+.2f}'
             f"<td class=number>{score.probability:.0%}<td class=number>{score.label}<td>{safe(short)}\n"
         )
-    names = (
-        "<th class=number>Text<th class=number>Score<th class=number>Probability<th class=number>Label<th>"
-    )
-    return f"<div class=wide><table><tr>{names}\n{''.join(rows)}</table></div>\n"
+    names = "<th class=number>Text<th class=number>Score<th class=number>Prob.<th class=number>Label<th>"
+    return f"<div class=overview><table><tr>{names}\n{''.join(rows)}</table></div>\n"
 
 
 def _article(number: int, score: Score, threshold: float) -> str:
@@ -161,7 +165,8 @@ def _article(number: int, score: Score, threshold: float) -> str:
     rows = "".join(f"<tr><td class=number>{value:+.3f}<td>{safe(token)}\n" for token, value in found)
     side = "at or above" if score.label else "below"
     return (
-        f"<article id=text-{number}><h2><b>{score.score:+.3f}</b> label {score.label}"
+        f"<article id=text-{number}><h2><span>text {number}</span><b>{score.score:+.3f}</b> "
+        f"label {score.label}"
         f"<span>{side} the threshold {threshold:+.3f}</span><span>probability {score.probability:.0%}</span>"
         f"</h2>\n<div class=text dir=auto>{tokens}</div>\n"
         f"<details><summary>{len(found)} tokens and their scores</summary><table>"
