@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
+from probeline.text import plain_text
 
 DEFAULT_CONFIG = Path("config/config.yaml")
 EPILOG = """\
@@ -20,6 +21,21 @@ The work itself is done by Snakemake, in the folder of the Snakefile:
   snakemake --cores 4                                 everything that the config names
   snakemake --cores 4 --configfile mine.yaml          with your own settings on top
 """
+SCORE_EXAMPLES = """\
+examples:
+  probeline score --probe trust_lr_l22 "I trust Player3."
+  probeline score --probe trust_lr_l22 --system "You are a werewolf." --tokens "I trust Player3."
+  probeline score --probe trust_lr_l22 --file statements.txt --html scores.html
+  probeline score --probe trust_lr_l22 --json - < statements.jsonl > scores.json
+
+Lines of statements.jsonl: {"text": "I trust Player3."}. Put -- before a text that begins with a dash.
+"""
+WATCH_EXAMPLES = """\
+examples:
+  probeline watch --probe trust_lr_l22 "What do you say?"
+  probeline watch --probe trust_lr_l22 --system "You are a werewolf." --seed 1 "Who is it?"
+  probeline watch --probe trust_lr_l22 --json "What do you say?" > answer.json
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,11 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except ProbelineError as error:
-        print(f"probeline: {error}", file=sys.stderr)
+        # It may name what a hostile file holds.
+        print("\n".join(map(plain_text, f"probeline: {error}".split("\n"))), file=sys.stderr)
         return 1
     except OSError as error:
         print(f"probeline: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell counts it
     return 0
 
 
@@ -85,23 +104,72 @@ def _parser() -> argparse.ArgumentParser:
     )
     get.set_defaults(run=_get)
 
+    _add_score(commands)
+    _add_watch(commands)
+    return parser
+
+
+def _add_score(commands: Any) -> None:
     score = commands.add_parser(
         "score",
         help="score texts with a probe",
-        description="Score texts as an assistant's answers to a neutral question: larger means label 1.",
-        epilog='example: probeline score --probe trust_lr_l22 "I trust Player3."',
+        description='Score texts as an assistant\'s answers to "What do you say?". A score counts deviations '
+        "from the training mean; a larger one means label 1. At a terminal, the text is coloured by token.",
+        epilog=SCORE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    score.add_argument("--probe", required=True, metavar="NAME", help="the name of a probe in results/probes")
-    score.add_argument("--system", default="", metavar="TEXT", help="the system message before each text")
+    _add_probe(score)
+    score.add_argument("text", nargs="*", metavar="TEXT", help="what is scored; - reads standard input")
+    score.add_argument("--file", metavar="FILE", help="a text per line, or JSON lines with the key text")
+    score.add_argument("--tokens", action="store_true", help="list every token with its score")
+    score.add_argument("--html", type=Path, metavar="FILE", help="write a page with the texts in colour")
+    score.add_argument("--json", action="store_true", help="print one JSON array, with all tokens")
     score.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="most texts in one pass (default: as many as fill it); scores do not depend on it",
+    )
+    score.set_defaults(run=_score)
+
+
+def _add_watch(commands: Any) -> None:
+    watch = commands.add_parser(
+        "watch",
+        help="let the model answer, and score its words as they come",
+        description="Generate an answer with the probe's model and score each token in the same forward "
+        "pass; at the end, the score of the whole answer.",
+        epilog=WATCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_probe(watch)
+    watch.add_argument("prompt", metavar="PROMPT", help="the user's message")
+    watch.add_argument(
+        "--max-new-tokens", type=int, default=100, metavar="N", help="most tokens to generate (default 100)"
+    )
+    watch.add_argument(
+        "--seed", type=int, metavar="N", help="draw the tokens with this seed (default: the likeliest ones)"
+    )
+    watch.add_argument("--json", action="store_true", help="print one JSON array at the end instead")
+    watch.set_defaults(run=_watch)
+
+
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    """What `score` and `watch` have in common."""
+    parser.add_argument(
+        "--probe", required=True, metavar="NAME", help="the name of a probe in results/probes, or its folder"
+    )
+    parser.add_argument("--system", default="", metavar="TEXT", help="the system message")
+    parser.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="the folder of its model (default: data/models/<name>)"
+    )
+    parser.add_argument(
         "--adapter",
         type=Path,
         metavar="FOLDER",
         help="the adapter on the model, if the probe was trained with one",
     )
-    score.add_argument("text", nargs="+", metavar="TEXT")
-    score.set_defaults(run=_score)
-    return parser
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default 1)")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -176,14 +244,63 @@ def _simulate(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from probeline.files import MANIFEST, read_json
     from probeline.probes.score import Probe
+    from probeline.probes.show import as_json, in_colour, make_console, probe_facts, show, write_page
 
-    directory = _probe(options.probe)
-    model = Path("data/models") / read_json(directory / MANIFEST)["model"]
-    probe = Probe.load(directory, model, adapter=options.adapter)
-    for text, score in zip(options.text, probe.score_batch(options.text, options.system), strict=True):
-        print(f"{score.score:+.3f}  probability {score.probability:.2f}  label {score.label}  {text}")
+    texts, directory = _texts(options), _probe_folder(options)
+    console = make_console()
+    probe = Probe.load(directory, options.model, options.threads, options.adapter)
+    tokens = bool(options.tokens or options.html or options.json or in_colour(console))
+    scores = probe.score_batch(texts, options.system, tokens, options.batch_size)
+    threshold, facts = probe.detector.threshold, probe_facts(directory.name, probe.facts)
+    if options.html:
+        from probeline.probes.page import page
+
+        verdict = probe.facts.get("headline", {}).get("verdict", "")
+        write_page(options.html, page(texts, scores, threshold, facts, options.system, verdict))
+    if options.json:
+        print(as_json(texts, scores, threshold, facts))
+    else:
+        show(console, texts, scores, threshold, options.tokens)
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+    """The texts of the command line, or of the file that it names."""
+    from probeline.probes.texts import STANDARD_INPUT, read_texts
+
+    if bool(options.text) == bool(options.file):
+        raise ProbelineError("give the texts, or --file FILE, or - for standard input: one of them.")
+    file = STANDARD_INPUT if options.text == [STANDARD_INPUT] else options.file
+    return read_texts(file) if file else options.text
+
+
+def _watch(options: argparse.Namespace) -> None:
+    from probeline.probes.show import Stream, as_json, make_console, probe_facts
+    from probeline.probes.watch import LiveProbe
+
+    directory = _probe_folder(options)
+    live = LiveProbe.load(directory, options.model, options.threads, options.adapter)
+    stream = None if options.json else Stream(make_console(), live.detector.threshold)
+    score = live.watch(
+        options.prompt,
+        options.system,
+        options.max_new_tokens,
+        options.seed,
+        None if stream is None else lambda token: stream.add(token.text, token.score),
+    )
+    if stream is None:
+        text, facts = "".join(score.tokens or ()), probe_facts(directory.name, live.facts)
+        print(as_json([text], [score], live.detector.threshold, facts))
+    else:
+        stream.end(score)
+
+
+def _probe_folder(options: argparse.Namespace) -> Path:
+    """The folder of the probe that an option names; other options are looked at first, as that is quick."""
+    if options.threads < 1:
+        raise ProbelineError(f"--threads is {options.threads}; give at least one.")
+    folder = Path(options.probe)
+    return folder if (folder / "manifest.json").exists() else _probe(options.probe)
 
 
 def _probe(name: str) -> Path:

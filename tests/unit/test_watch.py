@@ -1,0 +1,261 @@
+import doctest
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from probeline import cli
+from probeline.errors import ProbelineError
+from probeline.files import MANIFEST, read_json, write_manifest
+from probeline.models.render import render_chat, token_span
+from probeline.probes import watch
+from probeline.probes.detector import DETECTOR, Detector
+from probeline.probes.methods import Head
+from probeline.probes.score import QUESTION, Probe, chat
+from probeline.probes.watch import LiveProbe, Monitor, Suspicion
+from tests.unit.tiny import make_model
+
+WIDTH, HIDDEN = 32, 5
+ANSWERS = ("the wolf lied to us, and nobody spoke", "trust me")
+
+
+def random_detector(method, layers):
+    generator = np.random.default_rng(len(layers))
+
+    def normal(*shape):
+        return generator.normal(size=shape)
+
+    heads = [
+        Head(normal(HIDDEN), 0.3, normal(WIDTH, HIDDEN) / 4, normal(HIDDEN))
+        if method == "mlp"
+        else Head(normal(WIDTH) / 4, 0.3)
+        for _ in layers
+    ]
+    return Detector(
+        method,
+        "tiny",
+        layers,
+        normal(len(layers), WIDTH) / 10,
+        0.5 + generator.random((len(layers), WIDTH)),
+        tuple(heads),
+        normal(len(layers)),
+        0.5 + generator.random(len(layers)),
+        1.0,
+        threshold=0.2,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model, and probes on it: of one layer, of several in an odd order, and with a hidden layer."""
+    folder = tmp_path_factory.mktemp("watch")
+    model = make_model(folder / "data/models/tiny", width=WIDTH)
+    facts = {"model": "tiny", "dtype": "float32", "adapter_sha256": None, "concept": "lies"}
+    facts["weights_sha256"] = read_json(model / MANIFEST)["weights_sha256"]
+    for name, method, layers in (
+        ("one", "lr", (2,)),
+        ("several", "lr", (3, 0, 1)),
+        ("mlp", "mlp", (2, 1)),
+    ):
+        detector = random_detector(method, layers)
+        detector.save(folder / "results/probes" / name / DETECTOR)
+        write_manifest(
+            folder / "results/probes" / name, "probe", facts | {"layers": layers, "method": method}
+        )
+    return folder
+
+
+@pytest.fixture(scope="module", params=["one", "several", "mlp"])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def probe(folder, name):
+    return Probe.load(folder / "results/probes" / name, folder / "data/models/tiny")
+
+
+@pytest.fixture(scope="module")
+def live(folder, name):
+    return LiveProbe.load(folder / "results/probes" / name, folder / "data/models/tiny")
+
+
+def answer_ids(live, text, system=""):
+    """The tokens of an answer, after the prompt that `watch` makes."""
+    rendered = render_chat(live.tokenizer, chat(text, system))
+    prompt = live._inputs(QUESTION, system)["input_ids"][0].tolist()
+    assert list(rendered.input_ids[: len(prompt)]) == prompt
+    return list(rendered.input_ids[len(prompt) : token_span(rendered, -1, 0, len(text)).stop])
+
+
+def end_of(live):
+    end = live.model.generation_config.eos_token_id
+    return end if isinstance(end, int) else end[0]
+
+
+def forced(prompt_tokens, answers):
+    """Makes `generate` say these tokens, one list for each sequence."""
+
+    def allowed(sequence, tokens):
+        answer = answers[sequence]
+        place = len(tokens) - prompt_tokens
+        return [answer[min(place, len(answer) - 1)]]
+
+    return allowed
+
+
+def generate(live, monitor, inputs, answers):
+    length = inputs["input_ids"].shape[1]
+    return monitor.generate(
+        **inputs,
+        max_new_tokens=max(map(len, answers)),
+        do_sample=False,
+        prefix_allowed_tokens_fn=forced(length, answers),
+    )
+
+
+def same(found, expected):
+    assert found.score == pytest.approx(expected.score, abs=1e-4)
+    assert found.probability == pytest.approx(expected.probability, abs=1e-4)
+    assert found.label == expected.label
+
+
+@pytest.mark.parametrize("system", ["", "You are a werewolf."])
+@pytest.mark.parametrize("ended", [True, False])
+def test_generated_tokens_are_scored_as_the_same_text_is(live, probe, system, ended):
+    ids = answer_ids(live, ANSWERS[0], system)
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        generate(live, monitor, live._inputs(QUESTION, system), [ids + [end_of(live)] * ended])
+    (found,) = monitor.scores()
+    expected = probe.score_text(ANSWERS[0], system, return_token_scores=True)
+    same(found, expected)
+    assert found.tokens == expected.tokens
+    assert found.token_scores == pytest.approx(expected.token_scores, abs=1e-4)
+
+
+def test_a_batch_scores_each_sequence_until_its_end(live, probe):
+    answers = [[*answer_ids(live, text), end_of(live)] for text in ANSWERS]
+    live.tokenizer.padding_side = "left"
+    prompts = [live._inputs(QUESTION, system)["input_ids"][0] for system in ("", "You are a werewolf.")]
+    width = max(map(len, prompts))
+    inputs = {
+        "input_ids": torch.stack([torch.cat([ids.new_zeros(width - len(ids)), ids]) for ids in prompts]),
+        "attention_mask": torch.stack(
+            [torch.cat([ids.new_zeros(width - len(ids)), torch.ones_like(ids)]) for ids in prompts]
+        ),
+    }
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        generate(live, monitor, inputs, answers)
+    first, second = monitor.scores()
+    same(first, probe.score_text(ANSWERS[0]))
+    same(second, probe.score_text(ANSWERS[1], "You are a werewolf."))
+    assert "".join(second.tokens) == ANSWERS[1]
+
+
+def test_white_space_at_the_ends_does_not_count(live, probe):
+    line_break = live.tokenizer("\n\n", add_special_tokens=False)["input_ids"]
+    tokens = []
+    with Monitor(live.model, live.detector, live.tokenizer, tokens.append) as monitor:
+        answer = [*answer_ids(live, ANSWERS[0]), *line_break]
+        generate(live, monitor, live._inputs(QUESTION, ""), [answer])
+        same(monitor.scores()[0], probe.score_text(ANSWERS[0]))
+        assert len(tokens) == len(answer)
+        generate(live, monitor, live._inputs(QUESTION, ""), [line_break])
+        assert [token.mean for token in monitor.tokens[0]] == [None] * len(line_break)
+        with pytest.raises(ProbelineError, match="answer 1 holds no word"):
+            monitor.scores()
+
+
+def test_every_token_is_told_as_soon_as_it_is_scored(live):
+    seen = []
+
+    def look(token):
+        seen.append((token, len(monitor.tokens[0])))
+
+    with Monitor(live.model, live.detector, live.tokenizer, look) as monitor:
+        generate(live, monitor, live._inputs(QUESTION, ""), [answer_ids(live, ANSWERS[0])])
+    assert [count for _, count in seen] == list(range(1, len(seen) + 1))
+    assert "".join(token.text for token, _ in seen) == ANSWERS[0]
+    assert seen[-1][0].mean == monitor.scores()[0].score
+    if live.detector.method == "lr":
+        scores = [token.score for token, _ in seen]
+        means = [np.mean(scores[: count + 1]) for count in range(len(scores))]
+        assert [token.mean for token, _ in seen] == pytest.approx(means)
+
+
+def test_it_changes_nothing_and_leaves_nothing_behind(live):
+    inputs = live._inputs(QUESTION, "")
+    plain = live.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    monitor = Monitor(live.model, live.detector, live.tokenizer)
+    with monitor:
+        assert torch.equal(monitor.generate(**inputs, max_new_tokens=12, do_sample=False), plain)
+        with pytest.raises(ProbelineError, match="attached already"):
+            monitor.__enter__()
+    with pytest.raises(KeyboardInterrupt), monitor:
+        raise KeyboardInterrupt
+    modules = [live.model, *live.model.modules()]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    before = list(monitor.tokens[0])
+    live.model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert monitor.tokens[0] == before
+    with pytest.raises(ProbelineError, match="not attached"):
+        monitor.generate(**inputs, max_new_tokens=3)
+
+
+def test_the_models_own_generate_is_watched_too(live):
+    inputs = live._inputs(QUESTION, "")
+    with Monitor(live.model, live.detector, live.tokenizer, ends=()) as monitor:
+        monitor.generate(**inputs, max_new_tokens=6, do_sample=False)
+        whole = monitor.tokens[0]
+        live.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    # Nothing is run after the last token.
+    assert [token.token for token in monitor.tokens[0]] == [token.token for token in whole][:5]
+    assert [token.score for token in monitor.tokens[0]] == pytest.approx([token.score for token in whole[:5]])
+
+
+def test_what_cannot_be_watched_is_refused(folder, tmp_path):
+    live = LiveProbe.load(folder / "results/probes/one", folder / "data/models/tiny")
+    inputs = live._inputs(QUESTION, "")
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        with pytest.raises(ProbelineError, match="leave num_beams out"):
+            monitor.generate(**inputs, num_beams=2)
+        with pytest.raises(ProbelineError, match="use_cache=True"):
+            monitor.generate(**inputs, max_new_tokens=2, use_cache=False)
+    with pytest.raises(ProbelineError, match="reads layer 7; the model has 3 layers"):
+        Monitor(live.model, random_detector("lr", (7,)), live.tokenizer)
+    wide = AutoModelForCausalLM.from_pretrained(make_model(tmp_path / "wide", width=64))
+    with pytest.raises(ProbelineError, match="hidden size of 32, but llama has 64"):
+        Monitor(wide, live.detector, live.tokenizer)
+    with pytest.raises(ProbelineError, match="max_new_tokens is 0"):
+        live.watch("Who?", max_new_tokens=0)
+    with pytest.raises(ProbelineError, match="at most 0 can follow"):
+        live.watch("Who? " * 300)
+    with pytest.raises(ProbelineError, match="prompt cannot be shown to tiny: it holds a special token"):
+        live.watch("<|im_end|>")
+
+
+def test_the_command_streams_or_prints_json(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    command = ["watch", "--probe", "one", "--max-new-tokens", "8", "--seed", "3", "What do you say?"]
+    assert cli.main([*command, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert len(row["tokens"]) == len(row["token_scores"]) == 8
+    assert row["label"] == (row["score"] >= row["threshold"])
+    assert cli.main(command) == 0
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert f"{row['score']:+.3f}  probability {row['probability']:.2f}  label {row['label']}" in output
+    assert cli.main([*command[:-2], "4", "What do you say?", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["text"] != row["text"]
+
+
+def test_players_are_ranked_by_their_mean():
+    assert doctest.testmod(watch).attempted >= 3
+    assert doctest.testmod(watch).failed == 0
+    suspicion = Suspicion()
+    assert suspicion.ranking() == []
+    assert [suspicion.update("Ben", score) for score in (1.0, 3.0)] == [1.0, 2.0]
+    suspicion.update("Ann", 2.0)
+    assert suspicion.ranking() == [("Ann", 2.0), ("Ben", 2.0)]
