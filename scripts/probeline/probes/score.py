@@ -72,7 +72,8 @@ class Probe:
         detector = load_detector(directory)
         facts, model_facts = read_json(directory / MANIFEST), read_json(model / MANIFEST)
         detector.require_width(model_facts["hidden_size"], model.name)
-        if facts["weights_sha256"] != model_facts["weights_sha256"]:
+        # A detector that was imported without its model beside it names no weights.
+        if facts["weights_sha256"] not in (None, model_facts["weights_sha256"]):
             raise ProbelineError(
                 f"The probe was trained on {detector.model}, but {model} has other weights. "
                 "Use the model that it was trained on."
