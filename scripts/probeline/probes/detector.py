@@ -23,6 +23,7 @@ from probeline.probes.methods import (
     require_both_classes,
     standardisation,
 )
+from probeline.probes.plain_pickle import read_plain
 
 DETECTOR = "detector.pt"
 
@@ -149,33 +150,20 @@ def load_detector(directory: Path) -> Detector:
     Raises:
         ProbelineError: there is none, it is damaged, or it holds anything but tensors and plain values.
     """
-    import torch
-
     path = directory / DETECTOR
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content, _ = read_plain(path)
+        if not isinstance(content, dict):
+            raise ProbelineError(f"{path} holds a {type(content).__name__}.")
     except FileNotFoundError as error:
         raise ProbelineError(
             f"{path} does not exist. Make the probe first, for example: snakemake --cores 4 {directory}"
         ) from error
-    except OSError:
-        raise
-    except Exception as error:
-        # A damaged or hostile file can raise anything.
-        raise ProbelineError(
-            f"{path} is no detector of tensors and plain values, and was not run: "
-            f"{str(error).partition(chr(10))[0]}"
-        ) from error
-    if not isinstance(content, dict):
-        raise ProbelineError(f"{path} is not a detector, but holds a {type(content).__name__}.")
+    except ProbelineError as error:
+        raise ProbelineError(f"This is no detector of tensors and plain values: {error}") from error
     try:
-        return build_detector(
-            {
-                name: value.numpy() if isinstance(value, torch.Tensor) else value
-                for name, value in content.items()
-            }
-        )
-    except (ProbelineError, TypeError, RuntimeError) as error:
+        return build_detector(content)
+    except ProbelineError as error:
         raise ProbelineError(f"{path} is not a detector of this version: {error}") from error
 
 

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from probeline.errors import ProbelineError
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 2**30
 MOST_OPCODES = 2_000_000
 MOST_TUPLES = 30_000  # hashing a deeper nest of tuples overflows the stack
-MOST_VALUES = 32 * 2**20
+MOST_NUMBERS = 2**27
 MOST_COPIED = 4 * 2**30  # a call can copy the largest text that the pickle holds
 DEEPEST = 20
 TOO_MUCH = "it has more or larger parts than a detector can have."
@@ -145,11 +145,13 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: An
 
     if not isinstance(storage, _Storage):
         _refuse("a tensor without a storage")
-    typed = storage.storage
+    raw, empty = storage.storage.untyped(), torch.empty(0, dtype=storage.storage.dtype)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if min(0, offset, *size, *stride) < 0 or (0 not in size and last >= len(typed)):
+    if min(0, offset, *size, *stride) < 0 or (
+        0 not in size and (last + 1) * empty.element_size() > raw.nbytes()
+    ):
         raise ProbelineError("it holds a tensor that reaches beyond its storage.")
-    return _Array(torch.empty(0, dtype=typed.dtype).set_(typed.untyped(), offset, tuple(size), tuple(stride)))
+    return _Array(empty.set_(raw, offset, tuple(size), tuple(stride)))
 
 
 def _rebuild_parameter(data: Any, *rest: Any) -> Any:
@@ -237,7 +239,7 @@ def _scan(stream: io.BytesIO, allowed: Any) -> None:
         calls += opcode.name in ("REDUCE", "INST", "OBJ")
         largest = max(largest, len(argument) if isinstance(argument, str | bytes | bytearray) else 0)
         # An index into the memo makes room for all below it.
-        index = argument if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
+        index = int(argument or 0) if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
         if max(count, index) > MOST_OPCODES or tuples > MOST_TUPLES or calls * largest > MOST_COPIED:
             raise ProbelineError(TOO_MUCH)
 
@@ -259,6 +261,8 @@ def _read_torch(data: Any) -> Any:
             programs = [name for name in archive.namelist() if name.endswith(".pkl")]
             for name in programs:
                 _scan(io.BytesIO(archive.read(name)), allowed)
+    elif not data.startswith(LEGACY):
+        _refuse("torch.storage._load_from_bytes for bytes that torch.save did not write")
     else:
         stream = io.BytesIO(data)
         for _ in range(LEGACY_HEADERS + 1):
@@ -290,28 +294,18 @@ def tensor_numbers(tensor: Any) -> Numbers:
 
 
 class _Plain:
-    """Copies what was read into plain values, at most MOST_VALUES of them."""
+    """Copies what was read into plain values, of a bounded number of parts and numbers."""
 
     def __init__(self) -> None:
-        self.left = MOST_VALUES
+        self.parts = self.numbers = 0
 
     def value(self, value: Any, place: str, depth: int) -> Any:
         """The plain value of what was read at a place, for example `the file[directions]`."""
-        import torch
-
-        self._spend(1)
         huge = type(value) is int and abs(value) >= 2**63
+        self._count(parts=1)
         if depth > DEEPEST or huge:
             raise ProbelineError(TOO_MUCH)
         if value is None or type(value) in (bool, int, float, str):
-            return value
-        if isinstance(value, _Array) and value.values is not None:
-            value = value.values
-        if isinstance(value, torch.Tensor):
-            self._spend(value.numel())
-            return tensor_numbers(value)
-        if isinstance(value, np.ndarray):
-            self._spend(value.size)
             return value
         if isinstance(value, dict):
             if not all(type(key) in (str, int) for key in value):
@@ -321,13 +315,27 @@ class _Plain:
                 for key, inner in value.items()
             }
         if isinstance(value, list | tuple):
-            return [self.value(inner, f"{place}[{i}]", depth + 1) for i, inner in enumerate(value)]
+            return [self.value(inner, place, depth + 1) for inner in value]
+        return self._array(value, place)
+
+    def _array(self, value: Any, place: str) -> Numbers:
+        import torch
+
+        held = value.values if isinstance(value, _Array) else value
+        if isinstance(held, torch.Tensor):
+            self._count(numbers=held.numel())
+            return tensor_numbers(held)
+        if isinstance(held, np.ndarray):
+            self._count(numbers=held.size)
+            return held.copy()  # what lies over the file's bytes cannot be written to
         kind = next((name for name, made in NAMES.items() if made is value), type(value).__name__)
         _refuse(f"{kind} at {place}")
 
-    def _spend(self, values: int) -> None:
-        self.left -= values
-        if self.left < 0:
+    def _count(self, parts: int = 0, numbers: int = 0) -> None:
+        self.parts += parts
+        self.numbers += numbers
+        # What was written out cannot have more parts than the pickle has operations.
+        if self.parts > MOST_OPCODES or self.numbers > MOST_NUMBERS:
             raise ProbelineError(TOO_MUCH)
 
 
