@@ -130,6 +130,7 @@ TRANSFER = [
     ("accuracy", "double?", "at the source's threshold"),
     ("brier", "double?", "of the probabilities calibrated on the source"),
     ("ece", "double?", "of the same"),
+    ("small", "bool", "fewer than 5 test games, or test samples of a class: no ground for a verdict"),
     ("reason", "string?", "why there is no number"),
 ]
 

@@ -197,9 +197,31 @@ def test_pairs_without_enough_data_say_why_and_the_others_have_numbers(tmp_path)
         assert "metrics" not in cell(tmp_path / "result", "silent", name)
     reason = cell(tmp_path / "result", "whole", "tiny")["reason"]
     assert reason.startswith("not enough data to test: ")
-    assert "at least 5 games and 5 of each are needed" in reason
-    assert "5 pairs without enough data" in read(tmp_path / "result")["verdict"]
+    assert "at least 2 games and both classes are needed" in reason
+    assert "5 pairs without enough data for a number" in read(tmp_path / "result")["verdict"]
     assert transfer_summary(tmp_path / "result").count("too few") == 7
+
+
+def test_a_number_from_few_games_is_marked_and_makes_no_verdict(tmp_path):
+    def two(sample, values):
+        number = int(sample["game"].rpartition("game")[2])
+        sample["experiment"] = "few" if number in few else "many"
+
+    test = [n for n in range(120) if split_of(f"content-{n}", FRACTIONS, 0) == "test"]
+    few = [n for n in range(120) if n not in test][:20] + test[:3]
+    activations, dialogues, _ = corpora(tmp_path, trust={"games": 120, "strength": 2, "edit": two})
+    evaluate_transfer(activations, dialogues, tmp_path / "result", EXPERIMENTS)
+    one = cell(tmp_path / "result", "many", "few")
+    assert one["num_games"] == 3
+    assert one["small"]
+    assert one["verdict"].startswith("No verdict: 3 test games")
+    assert not cell(tmp_path / "result", "few", "many")["small"]
+    verdict = read(tmp_path / "result")["verdict"]
+    assert "above chance in 1 of 1 pair," in verdict
+    assert verdict.endswith("1 pair with too few test games or samples for a verdict.")
+    summary = transfer_summary(tmp_path / "result")
+    assert f"{one['metrics']['auroc']['value']:.3f} (" in summary
+    assert "* too few test games" in summary
 
 
 def test_no_pair_with_enough_data_is_an_error_with_counts(tmp_path):

@@ -36,6 +36,8 @@ def draw_transfer(table: Sequence[dict[str, Any]], title: str, folder: Path) -> 
         size = (2.4 + names + 2 * 0.9 * len(targets), 1.4 + 0.7 * names + 0.6 * len(sources))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10)
+        if any(row["small"] for row in table):
+            figure.supxlabel("* too few test games or samples for a verdict", fontsize=7, color="0.3")
         for axes, panel in zip(figure.subplots(1, 2, sharey=True), PANELS, strict=True):
             _draw_panel(axes, panel, rows)
             axes.set_xticks(range(len(targets)), map(_short, targets), rotation=40, ha="right")
@@ -61,7 +63,8 @@ def _draw_panel(
                 continue
             far = abs(row[name] - (low + high) / 2) > 0.35 * (high - low)
             colour = "white" if far else "black"
-            axes.text(x, y - 0.12, f"{row[name]:{form}}", ha="center", va="center", color=colour)
+            mark = "*" if row["small"] else ""
+            axes.text(x, y - 0.12, f"{row[name]:{form}}{mark}", ha="center", va="center", color=colour)
             if row[f"{name}_low"] is not None:
                 interval = f"{row[f'{name}_low']:{form}} to {row[f'{name}_high']:{form}}"
                 axes.text(x, y + 0.24, interval, ha="center", va="center", color=colour, fontsize=6)

@@ -145,13 +145,11 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: An
 
     if not isinstance(storage, _Storage):
         _refuse("a tensor without a storage")
-    raw, empty = storage.storage.untyped(), torch.empty(0, dtype=storage.storage.dtype)
+    flat = torch.empty(0, dtype=storage.storage.dtype).set_(storage.storage)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if min(0, offset, *size, *stride) < 0 or (
-        0 not in size and (last + 1) * empty.element_size() > raw.nbytes()
-    ):
+    if min(0, offset, *size, *stride) < 0 or (0 not in size and last >= flat.numel()):
         raise ProbelineError("it holds a tensor that reaches beyond its storage.")
-    return _Array(empty.set_(raw, offset, tuple(size), tuple(stride)))
+    return _Array(flat.as_strided(tuple(size), tuple(stride), offset))
 
 
 def _rebuild_parameter(data: Any, *rest: Any) -> Any:

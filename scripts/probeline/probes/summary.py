@@ -77,8 +77,13 @@ def transfer_summary(directory: Path) -> str:
         lines.append(f"    {'':<20}" + "".join(f"{_cut(name):>18}" for name in targets))
         for start in range(0, len(cells), len(targets)):
             row = cells[start : start + len(targets)]
-            values = ["too few" if c["auroc"] is None else f"{c['auroc']:.3f} ({c['text']:.3f})" for c in row]
+            values = [
+                "too few" if c["auroc"] is None else f"{c['auroc']:.3f} ({c['text']:.3f}){'*' * c['small']}"
+                for c in row
+            ]
             lines.append(f"    {_cut(row[0]['train']):<20}" + "".join(f"{value:>18}" for value in values))
+    if any(cell["small"] for cell in cells):
+        lines.append("  * too few test games or samples for a verdict")
     seen = sum(cell["seen_in_training"] for cell in cells)
     if seen:
         lines.append(f"  test samples left out, because their game was in the source's training: {seen:,}")

@@ -43,6 +43,7 @@ FORM = ("concept", "groups", "train", "test")
 """The keys that say what is transferred from where to where; the others are those of a probe."""
 
 MOST_GROUPS = 40
+LEAST_GAMES = 2  # below, there is no interval
 SAME_FACTS = ("model", "weights_sha256", "adapter_sha256", "hidden_size")
 NO_EXPERIMENT = "(no experiment)"
 
@@ -242,8 +243,9 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
     reasons = [reason or _too_few_to_test(test) for test, _ in tests]
     cells = []
     for target, (test, seen), reason in zip(targets, tests, reasons, strict=True):
-        cell = {"train": source.name, "test": target.name, **_sizes(test.samples), "seen_in_training": seen}
-        cells.append(cell | {"reason": reason})
+        sizes = _sizes(test.samples)
+        cell = {"train": source.name, "test": target.name, **sizes, "seen_in_training": seen}
+        cells.append(cell | {"small": reason is None and _is_small(sizes), "reason": reason})
     tested = [(cell, test) for cell, (test, _) in zip(cells, tests, strict=True) if cell["reason"] is None]
     if tested:
         settings = {name: probe[name] for name in SETTINGS[probe["method"]]}
@@ -268,14 +270,19 @@ def _too_few_to_train(fitted: ProbeData, least: int) -> str | None:
 
 def _too_few_to_test(test: ProbeData) -> str | None:
     sizes = _sizes(test.samples)
-    if sizes["num_games"] >= FEWEST_GAMES and (
-        min(sizes["num_positive"], sizes["num_negative"]) >= FEWEST_OF_A_CLASS
-    ):
+    if sizes["num_games"] >= LEAST_GAMES and min(sizes["num_positive"], sizes["num_negative"]) > 0:
         return None
     return (
-        f"not enough data to test: {sizes['num_games']} games with {sizes['num_positive']} positives and "
-        f"{sizes['num_negative']} negatives, at least {FEWEST_GAMES} games and {FEWEST_OF_A_CLASS} of each "
-        "are needed"
+        f"not enough data to test: {_several(sizes['num_games'], 'game')} with "
+        f"{_several(sizes['num_positive'], 'positive')} and {_several(sizes['num_negative'], 'negative')}, "
+        f"at least {LEAST_GAMES} games and both classes are needed"
+    )
+
+
+def _is_small(sizes: Mapping[str, int]) -> bool:
+    """Whether a pair has too few test games, or samples of a class, to draw a conclusion from."""
+    return sizes["num_games"] < FEWEST_GAMES or (
+        min(sizes["num_positive"], sizes["num_negative"]) < FEWEST_OF_A_CLASS
     )
 
 
@@ -393,10 +400,17 @@ def matrix_verdict(cells: Sequence[Cell]) -> str:
         cells: of the matrix; those on the diagonal are the ordinary results.
     """
     crossing = [cell for cell in cells if cell["train"] != cell["test"]]
-    numbers = [cell for cell in crossing if cell["reason"] is None]
-    empty = _several(len(crossing) - len(numbers), "pair") + " without enough data"
+    numbers = [cell for cell in crossing if cell["reason"] is None and not cell["small"]]
+    left_out = [
+        f"{_several(count, 'pair')} {why}"
+        for count, why in (
+            (sum(cell["small"] for cell in crossing), "with too few test games or samples for a verdict"),
+            (sum(cell["reason"] is not None for cell in crossing), "without enough data for a number"),
+        )
+        if count
+    ]
     if not numbers:
-        return f"No verdict on transfer: {empty}."
+        return f"No verdict on transfer: {'; '.join(left_out) or 'no pair of different games'}."
     above = [cell for cell in numbers if (cell["metrics"]["auroc"]["low"] or 0) > 0.5]
     better = [cell for cell in above if (cell["difference_to_text"]["low"] or 0) > 0]
     sentence = (
@@ -404,7 +418,7 @@ def matrix_verdict(cells: Sequence[Cell]) -> str:
         f"{_several(len(numbers), 'pair')}, and in {len(better)} of them it beats a text classifier that was "
         "trained on the same games (95 % intervals over games, not corrected for the number of pairs)"
     )
-    return sentence + (f"; {empty}." if len(numbers) < len(crossing) else ".")
+    return "; ".join([sentence, *left_out]) + "."
 
 
 def _several(number: int, noun: str) -> str:
