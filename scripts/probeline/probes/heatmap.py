@@ -61,7 +61,7 @@ def _draw_panel(
             if row[name] is None:
                 axes.text(x, y, "too few", ha="center", va="center", color="0.4", fontsize=7)
                 continue
-            far = abs(row[name] - (low + high) / 2) > 0.35 * (high - low)
+            far = abs(row[name] - (low + high) / 2) > 0.3 * (high - low)
             colour = "white" if far else "black"
             mark = "*" if row["small"] else ""
             axes.text(x, y - 0.12, f"{row[name]:{form}}{mark}", ha="center", va="center", color=colour)
