@@ -16,12 +16,14 @@ include: "rules/datasets.smk"
 include: "rules/models.smk"
 include: "rules/activations.smk"
 include: "rules/probes.smk"
+include: "rules/evaluation.smk"
 
 
 rule all:
     default_target: True
     input:
         rules.probes.input,
+        rules.evaluation.input,
 
 
 onstart:

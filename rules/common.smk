@@ -24,6 +24,7 @@ from probeline.config import (
     check_target,
     is_simulated,
     local_model_files,
+    transfer_concepts,
 )
 from probeline.digests import canonical_digest, shard_name, shard_of
 from probeline.errors import ProbelineError
@@ -33,7 +34,7 @@ from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
 from probeline.models.adapter import adapter_files
-from probeline.probes.summary import probe_summary
+from probeline.probes.summary import probe_summary, transfer_summary
 from probeline.stat_cache import StatCache
 
 
@@ -75,6 +76,7 @@ wildcard_constraints:
     concept="|".join(config["probes"]),
     method="|".join(config["methods"]),
     layers=r"\d+(_\d+)*",
+    transfer="|".join(config["transfers"]) or "(?!)",
 
 
 @cache
@@ -269,12 +271,42 @@ def probe_spec(wildcards):
     }
 
 
+def activations_to_transfer(wildcards):
+    return expand(
+        "results/activations/{concept}/{shard}/manifest.json",
+        concept=transfer_concepts(config["transfers"][wildcards.transfer]),
+        shard=ACTIVATION_SHARDS,
+    )
+
+
+def dialogues_to_transfer(wildcards):
+    return expand(
+        "data/processed/dialogues/{concept}/{shard}/manifest.json",
+        concept=transfer_concepts(config["transfers"][wildcards.transfer]),
+        shard=SHARDS,
+    )
+
+
+def transfer_spec(wildcards):
+    transfer = config["transfers"][wildcards.transfer]
+    return {
+        **transfer,
+        "model": base_model(config),
+        "seed": config["seed"],
+        **config["methods"][transfer["method"]],
+        **config["evaluation"],
+        "code": code_of("evaluate_transfer"),
+    }
+
+
 def print_summary():
-    """The last lines of a run: headline figures of every probe that it made."""
+    """The last lines of a run: headline figures of every probe and every transfer that it made."""
+    summaries = {"probes": probe_summary, "evaluation": transfer_summary}
     made = [
-        manifest.parent
-        for manifest in sorted(Path("results/probes").glob("*/manifest.json"))
+        summary(manifest.parent)
+        for kind, summary in summaries.items()
+        for manifest in sorted(Path("results", kind).glob("*/manifest.json"))
         if manifest.stat().st_mtime >= STARTED
     ]
     if made:
-        print("\n\n".join(probe_summary(probe) for probe in made), file=sys.stderr)
+        print("\n\n".join(made), file=sys.stderr)

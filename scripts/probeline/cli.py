@@ -104,6 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     get.set_defaults(run=_get)
 
+    adopt = commands.add_parser(
+        "import-detector",
+        help="make a probe of a detector that another program saved",
+        description="Read a detector saved by pickle.dump or torch.save and write it as a probe. Nothing in "
+        "the file is run: what is no tensor, array, number, string, list or dict is refused by name.",
+        epilog="example: probeline import-detector a.pkl --model smollm2-135m --output results/probes/a",
+    )
+    adopt.add_argument("file", type=Path, metavar="FILE", help="a .pkl or .pt file that holds a dict")
+    adopt.add_argument("--model", required=True, metavar="NAME", help="the model whose activations it reads")
+    adopt.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet"
+    )
+    adopt.set_defaults(run=_import_detector)
+
     _add_score(commands)
     _add_watch(commands)
     return parser
@@ -337,6 +351,23 @@ def _get(options: argparse.Namespace) -> None:
                     f"Delete {source} and run snakemake --cores 4 {source}"
                 )
     print(f"{source} copied to {options.output}")
+
+
+def _import_detector(options: argparse.Namespace) -> None:
+    from probeline.files import MANIFEST, read_json
+    from probeline.probes.importing import import_detector
+
+    detector = import_detector(options.file, options.model, options.output)
+    layers = ", ".join(map(str, detector.layers))
+    print(
+        f"{options.output}: {detector.method} on layers {layers} of {options.model}, width "
+        f"{detector.hidden_size}"
+    )
+    if read_json(options.output / MANIFEST)["weights_sha256"] is None:
+        print(
+            f"data/models/{options.model} is not there, so the width was not compared with the model's, and "
+            "the probe goes with any model of that width."
+        )
 
 
 if __name__ == "__main__":

@@ -130,7 +130,39 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
                 parse_probe_name(target, config)
             except ProbelineError as error:
                 faults.append(f"targets.probes: {error}")
+        faults += [
+            f"targets.transfers: {_unknown_transfer(target, config)}"
+            for target in config["targets"]["transfers"]
+            if target not in config["transfers"]
+        ]
+    return faults + _transfer_faults(config)
+
+
+def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
+    """What the transfers ask for and the config lacks: each of their probes must be possible."""
+    faults = []
+    for name, transfer in config["transfers"].items():
+        layers = "_".join(map(str, transfer["layers"]))
+        for concept in transfer_concepts(transfer):
+            try:
+                parse_probe_name(f"{concept}_{transfer['method']}_l{layers}", config)
+            except ProbelineError as error:
+                faults.append(f"transfers.{name}: {error}")
     return faults
+
+
+def transfer_concepts(transfer: Mapping[str, Any]) -> list[str]:
+    """The concepts that a transfer reads, each once."""
+    if "concept" in transfer:
+        return [transfer["concept"]]
+    return list(dict.fromkeys([*transfer["train"], *transfer["test"]]))
+
+
+def _unknown_transfer(name: str, config: Mapping[str, Any]) -> str:
+    return (
+        f"unknown transfer {name!r}. {near_misses(name, config['transfers'])} "
+        "They are declared under transfers: in the config."
+    )
 
 
 def is_simulated(name: str, corpus: Mapping[str, Any]) -> bool:
@@ -263,7 +295,7 @@ def _closest(name: str, config: Mapping[str, Any]) -> str:
 
 
 def check_target(target: str, config: Mapping[str, Any]) -> None:
-    """Refuse the path of a probe or of activations whose name holds a typo.
+    """Refuse the path of a probe, of activations or of an evaluation whose name holds a typo.
 
     Raises:
         ProbelineError: says what is unknown and what is close.
@@ -276,6 +308,8 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         )
     if len(parts) >= 3 and parts[:2] == ("results", "probes"):
         parse_probe_name(parts[2], config)
+    if len(parts) >= 3 and parts[:2] == ("results", "evaluation") and parts[2] not in config["transfers"]:
+        raise ProbelineError(f"In {target}: {_unknown_transfer(parts[2], config)}")
     concepts = {("results", "activations"): 2, ("data", "processed", "dialogues"): 3}
     for folder, position in concepts.items():
         if parts[:position] == folder and len(parts) > position and parts[position] not in config["probes"]:

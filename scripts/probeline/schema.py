@@ -108,6 +108,32 @@ SCORES = [
     ("probability", "double", "calibrated probability of label 1, from validation"),
 ]
 
+TRANSFER = [
+    ("train", "string", "what the probe was trained on: a concept, or a group of experiments"),
+    ("test", "string", "what it was tested on"),
+    ("num_games", "int32", "test games"),
+    ("num_positive", "int32", "test samples of label 1"),
+    ("num_negative", "int32", "test samples of label 0"),
+    ("seen_in_training", "int32", "test samples left out, because their game is in the source's training"),
+    ("auroc", "double?", "of the probe; null, as all that follows, where there is not enough data"),
+    ("auroc_low", "double?", "lower end of the 95 % interval over games"),
+    ("auroc_high", "double?", "its upper end"),
+    ("text", "double?", "AUROC of the better text classifier, trained on the same games as the probe"),
+    ("text_low", "double?", "lower end of its interval"),
+    ("text_high", "double?", "its upper end"),
+    ("text_baseline", "string?", "which text it read: text_masked or text_input"),
+    ("difference", "double?", "AUROC of the probe minus that of the text"),
+    ("difference_low", "double?", "lower end of its interval"),
+    ("difference_high", "double?", "its upper end"),
+    ("auprc", "double?", "area under the precision-recall curve"),
+    ("f1", "double?", "at the source's threshold"),
+    ("accuracy", "double?", "at the source's threshold"),
+    ("brier", "double?", "of the probabilities calibrated on the source"),
+    ("ece", "double?", "of the same"),
+    ("small", "bool", "fewer than 5 test games, or test samples of a class: no ground for a verdict"),
+    ("reason", "string?", "why there is no number"),
+]
+
 ACTIVATION_INDEX = [
     ("sample", "string", "id of the sample: row i of the tensors is row i of this table"),
     ("game", "string", "key of the game"),

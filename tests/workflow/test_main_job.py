@@ -78,6 +78,41 @@ def test_the_last_lines_say_what_was_made(tmp_path: Path, simulated_run: Project
     assert str(metrics["test"]["num_positive"]) in summary
 
 
+TRANSFERS = """\
+transfers:
+  both: {train: [trust, collusion], test: [trust, collusion], method: mms, layers: [2]}
+  halves:
+    concept: collusion
+    groups: {scored: ["*probe*", "*short*"], others: [simulated_baseline, "*cot*", "*large", "*no_*"]}
+    method: lr
+    layers: [2]
+"""
+
+
+def test_transfers_are_made_from_the_activations_that_are_there(
+    simulated_run: Project, tmp_path: Path
+) -> None:
+    project = simulated_run.copy(tmp_path / "project")
+    project.write("transfers.yaml", TRANSFERS)
+    config = (TINY, "transfers.yaml")
+    targets = [f"results/evaluation/{name}" for name in ("both", "halves")]
+    assert project.planned(*targets, config=config) == {"evaluate_transfer": 2}
+    lines = project.run(*targets, config=config)
+    summary = lines[lines.index("(100%) done") :]
+    for target in targets:
+        assert target in summary
+        made = {file.name for file in (project.folder / target).iterdir()}
+        assert {"metrics.json", "transfer.parquet", "transfer.png", "transfer.svg", "manifest.json"} <= made
+    result = json.loads((project.folder / targets[0] / "metrics.json").read_text())
+    diagonal = next(cell for cell in result["cells"] if (cell["train"], cell["test"]) == ("collusion",) * 2)
+    project.run("results/probes/collusion_mms_l2", config=config)
+    alone = metrics_of(project, "collusion_mms_l2")["test"]
+    assert diagonal["metrics"]["auroc"] == alone["metrics"]["auroc"]
+    assert project.planned(*targets, config=config) == {}
+    words = project.refused("results/evaluation/bothh", config=config)
+    assert "unknown transfer 'bothh'. Did you mean both?" in words
+
+
 def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(
     simulated_run: Project, tmp_path: Path
 ) -> None:

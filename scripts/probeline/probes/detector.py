@@ -1,7 +1,7 @@
 """A trained probe: what it is made of, how it scores, and its file `detector.pt`."""
 
 import io
-import pickle
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probeline.errors import ProbelineError
+from probeline.errors import ProbelineError, near_misses
 from probeline.files import write_bytes
 from probeline.probes.methods import (
+    METHODS,
     SETTINGS,
     Array,
     Head,
@@ -22,6 +23,7 @@ from probeline.probes.methods import (
     require_both_classes,
     standardisation,
 )
+from probeline.probes.plain_pickle import read_plain
 
 DETECTOR = "detector.pt"
 
@@ -146,46 +148,105 @@ def load_detector(directory: Path) -> Detector:
     """The detector in a probe's directory; no code of the file is run.
 
     Raises:
-        ProbelineError: there is none, or it holds anything but tensors and plain values.
+        ProbelineError: there is none, it is damaged, or it holds anything but tensors and plain values.
     """
-    import torch
-
     path = directory / DETECTOR
     try:
-        content = torch.load(path, weights_only=True)
+        content, _ = read_plain(path)
+        if not isinstance(content, dict):
+            raise ProbelineError(f"{path} holds a {type(content).__name__}.")
     except FileNotFoundError as error:
         raise ProbelineError(
             f"{path} does not exist. Make the probe first, for example: snakemake --cores 4 {directory}"
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ProbelineError(
-            f"{path} is no detector of tensors and plain values, and was not run: "
-            f"{str(error).partition(chr(10))[0]}"
-        ) from error
+    except ProbelineError as error:
+        raise ProbelineError(f"This is no detector of tensors and plain values: {error}") from error
     try:
-        arrays = {name: value.numpy() for name, value in content.items() if isinstance(value, torch.Tensor)}
-        layers = tuple(content["layers"])
-        weights = arrays.get("hidden_weight", [None] * len(layers))
-        biases = arrays.get("hidden_bias", [None] * len(layers))
-        return Detector(
-            method=content["method"],
-            model=content["model"],
-            layers=layers,
-            scaler_mean=arrays["scaler_mean"],
-            scaler_scale=arrays["scaler_scale"],
-            heads=tuple(
-                Head(arrays["directions"][i], float(arrays["bias"][i]), weights[i], biases[i])
-                for i in range(len(layers))
-            ),
-            score_mean=arrays["score_mean"],
-            score_scale=arrays["score_scale"],
-            regularization=content["reg_coeff"],
-            threshold=content["threshold"],
-            slope=content["calibration_slope"],
-            intercept=content["calibration_intercept"],
-        )
-    except (KeyError, AttributeError) as error:
-        raise ProbelineError(f"{path} is not a detector of this version: {error} is missing.") from error
+        return build_detector(content)
+    except ProbelineError as error:
+        raise ProbelineError(f"{path} is not a detector of this version: {error}") from error
+
+
+def build_detector(content: Mapping[str, Any]) -> Detector:
+    """A detector from what `Detector.save` writes, tensors as arrays, every shape and number looked at.
+
+    Args:
+        content: L layers of width W; with `hidden_weight` [L, W, H] and `hidden_bias` [L, H], the directions
+            are [L, H], else [L, W].
+
+    Raises:
+        ProbelineError: what is missing, of another shape or type, or not a finite number.
+    """
+    method, layers = _required(content, "method"), _required(content, "layers")
+    model = _required(content, "model")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ProbelineError(f"its method is {method!r}. {near_misses(str(method), METHODS)}")
+    if not isinstance(model, str):
+        raise ProbelineError(f"its model is {model!r}, not a name.")
+    if (method == "mlp") != ("hidden_weight" in content):
+        raise ProbelineError("an mlp has a 'hidden_weight', and no other method does.")
+    if not isinstance(layers, list) or not layers or not all(type(layer) is int for layer in layers):
+        raise ProbelineError(f"its layers are {layers!r}, not a list of whole numbers.")
+    if len(set(layers)) < len(layers) or min(layers) < 0:
+        raise ProbelineError(f"its layers are {layers!r}; each counts from 0 and stands there once.")
+    mean = _finite_array(content, "scaler_mean", (len(layers), None))
+    shape = mean.shape
+    scale = _finite_array(content, "scaler_scale", shape)
+    score_scale = _finite_array(content, "score_scale", shape[:1])
+    if scale.min() <= 0 or score_scale.min() <= 0:
+        raise ProbelineError("its scaler_scale and score_scale are to be above 0.")
+    weights: Sequence[Array | None] = [None] * len(layers)
+    biases = weights
+    width: int | None = shape[1]
+    if "hidden_weight" in content:
+        weights = list(_finite_array(content, "hidden_weight", (*shape, None)))
+        width = np.shape(content["hidden_weight"])[2]
+        biases = list(_finite_array(content, "hidden_bias", (len(layers), width)))
+    directions = _finite_array(content, "directions", (len(layers), width))
+    bias = _finite_array(content, "bias", shape[:1])
+    score_mean = _finite_array(content, "score_mean", shape[:1])
+    names = ("reg_coeff", "threshold", "calibration_slope", "calibration_intercept")
+    regularization, threshold, slope, intercept = (float(_finite_array(content, name, ())) for name in names)
+    heads = zip(directions, bias.tolist(), weights, biases, strict=True)
+    return Detector(
+        method=method,
+        model=model,
+        layers=tuple(layers),
+        scaler_mean=mean,
+        scaler_scale=scale,
+        heads=tuple(Head(*head) for head in heads),
+        score_mean=score_mean,
+        score_scale=score_scale,
+        regularization=regularization,
+        threshold=threshold,
+        slope=slope,
+        intercept=intercept,
+    )
+
+
+def _required(content: Mapping[str, Any], name: str) -> Any:
+    if name not in content:
+        raise ProbelineError(f"{name!r} is missing.")
+    return content[name]
+
+
+def _finite_array(content: Mapping[str, Any], name: str, shape: tuple[int | None, ...]) -> Array:
+    """An entry as float64 of a shape, where None stands for any length but 0."""
+    value = _required(content, name)
+    try:
+        array: Array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ProbelineError(f"{name!r} is a {type(value).__name__}, not numbers.") from None
+    fits = array.ndim == len(shape) and all(
+        length == wanted or (wanted is None and length > 0)
+        for length, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ProbelineError(f"{name!r} has the shape {list(array.shape)}, not [{wanted}].")
+    if not np.isfinite(array).all():
+        raise ProbelineError(f"{name!r} holds NaN or infinite numbers.")
+    return array
 
 
 def fit_detector(

@@ -112,7 +112,7 @@ def evaluate(
         "shuffled": baselines.shuffled_scores(detector, values, labels, train, validation, settings, seed),
     }
     compared = {
-        name: _compare(bootstrap, labels[test], scores[test], [rival[test] for rival in repetitions])
+        name: compare(bootstrap, labels[test], scores[test], [rival[test] for rival in repetitions])
         for name, repetitions in rivals.items()
     }
     # The stronger text on the test games themselves: if anything, this choice favours the text.
@@ -136,7 +136,7 @@ def evaluate(
     return {**counts, "verdict": verdict(counts["test"]), "by_type": interactions_by_type(samples)}
 
 
-def _compare(bootstrap: Bootstrap, labels: Labels, probe: Array, rivals: list[Array]) -> dict[str, Any]:
+def compare(bootstrap: Bootstrap, labels: Labels, probe: Array, rivals: list[Array]) -> dict[str, Any]:
     """AUROC of a baseline (the mean over its repetitions), and by how much the probe exceeds it."""
     ones = np.ones((1, len(labels)))
     probe_ranking = Ranking(labels, probe)

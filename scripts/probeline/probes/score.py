@@ -260,7 +260,8 @@ def check_model(
         ProbelineError: another width, other weights, or another adapter.
     """
     detector.require_width(model_facts["hidden_size"], model.name)
-    if facts["weights_sha256"] != model_facts["weights_sha256"]:
+    # A detector that was imported without its model beside it names no weights.
+    if facts["weights_sha256"] not in (None, model_facts["weights_sha256"]):
         raise ProbelineError(
             f"The probe was trained on {detector.model}, but {model} has other weights. "
             "Use the model that it was trained on."

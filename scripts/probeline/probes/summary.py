@@ -1,4 +1,4 @@
-"""The last lines of a run: what a probe was trained on, what it is worth, and where it lies."""
+"""The last lines of a run: what a probe or a transfer was made of, what it is worth, and where it lies."""
 
 import textwrap
 from pathlib import Path
@@ -22,6 +22,8 @@ LOSSES = {
 }
 """Counts of the corpus's quality.json that say what is missing, in words for one and for several."""
 WIDTH = 96
+MOST_COLUMNS = 4
+"""Wider matrices do not fit on a terminal; their picture does."""
 
 
 def probe_summary(directory: Path) -> str:
@@ -54,6 +56,45 @@ def probe_summary(directory: Path) -> str:
     lines += textwrap.wrap(headline["verdict"], WIDTH, initial_indent="  ", subsequent_indent="  ")
     lines.append(f"  {directory}")
     return "\n".join(lines)
+
+
+def transfer_summary(directory: Path) -> str:
+    """A few aligned lines on one transfer, from its manifest alone.
+
+    Args:
+        directory: a matrix made by `evaluate_transfer`.
+    """
+    facts = read_json(directory / MANIFEST)
+    cells = facts["headline"]["cells"]
+    layers = " ".join(map(str, facts["layers"]))
+    lines = [
+        f"{directory.name}: method {facts['method']}, layer{'s' * (len(facts['layers']) > 1)} {layers}, "
+        f"model {facts['model']}"
+    ]
+    targets = list(dict.fromkeys(cell["test"] for cell in cells))
+    if len(targets) <= MOST_COLUMNS:
+        lines.append("  AUROC on the test games, in brackets that of the better text; trained on, tested on:")
+        lines.append(f"    {'':<20}" + "".join(f"{_cut(name):>18}" for name in targets))
+        for start in range(0, len(cells), len(targets)):
+            row = cells[start : start + len(targets)]
+            values = [
+                "too few" if c["auroc"] is None else f"{c['auroc']:.3f} ({c['text']:.3f}){'*' * c['small']}"
+                for c in row
+            ]
+            lines.append(f"    {_cut(row[0]['train']):<20}" + "".join(f"{value:>18}" for value in values))
+    if any(cell["small"] for cell in cells):
+        lines.append("  * too few test games or samples for a verdict")
+    seen = sum(cell["seen_in_training"] for cell in cells)
+    if seen:
+        lines.append(f"  test samples left out, because their game was in the source's training: {seen:,}")
+    verdict = facts["headline"]["verdict"]
+    lines += textwrap.wrap(verdict, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines.append(f"  {directory}")
+    return "\n".join(lines)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 17 else f"{name[:16]}…"
 
 
 def _left_out(facts: dict[str, Any]) -> list[str]:

@@ -3,6 +3,8 @@
 import importlib
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,11 @@ class ProbeData:
         """Which samples [n] belong to a split."""
         return np.array([sample["split"] == split for sample in self.samples], dtype=bool)
 
+    def where(self, kept: npt.NDArray[np.bool_]) -> "ProbeData":
+        """The samples that a mask [n] keeps, in their order."""
+        rows = np.flatnonzero(kept)
+        return replace(self, samples=[self.samples[row] for row in rows], values=self.values[rows])
+
 
 def train_probe(
     activations: list[Path], dialogues: list[Path], quality: Path, output: Path, spec: dict[str, Any]
@@ -90,17 +97,28 @@ def train_probe(
         ProbelineError: not enough data, activations that are no numbers or not of these dialogues, an
             unknown setting, or too little memory. Nothing is written then.
     """
+    spec = complete_spec(spec)
+    with one_thread(spec["concept"], spec["layers"]):
+        _train(activations, dialogues, quality, output, spec)
+
+
+@contextmanager
+def one_thread(trained_for: str, layers: list[int]) -> Iterator[None]:
+    """Fit on one thread, so that the bytes do not depend on the machine; too little memory ends in words.
+
+    Raises:
+        ProbelineError: the memory is used up.
+    """
     from threadpoolctl import threadpool_limits
 
-    spec = complete_spec(spec)
     for library in ("scipy.linalg", "sklearn.linear_model"):
         importlib.import_module(library)  # a limit on threads reaches only what is loaded already
     try:
         with threadpool_limits(limits=1):
-            _train(activations, dialogues, quality, output, spec)
+            yield
     except MemoryError as error:
         raise ProbelineError(
-            f"Not enough memory to train a probe for {spec['concept']} on {len(spec['layers'])} layers"
+            f"Not enough memory to train a probe for {trained_for} on {len(layers)} layers"
             f"{f' ({error})' if str(error) else ''}. Name fewer layers, set max_samples under evaluation in "
             "the config, or use a machine with more memory."
         ) from error
@@ -153,7 +171,7 @@ def _train(
         data.samples,
         data.values,
         scores,
-        _read_sequences(dialogues),
+        read_sequences(dialogues),
         settings,
         spec["bootstrap"],
         spec["seed"],
@@ -324,7 +342,8 @@ def _read_rows(shards: list[Path], name: str) -> list[dict[str, Any]]:
     return [row for shard in shards for row in open_parquet(shard / name).read().to_pylist()]
 
 
-def _read_sequences(dialogues: list[Path]) -> dict[str, list[dict[str, str]]]:
+def read_sequences(dialogues: list[Path]) -> dict[str, list[dict[str, str]]]:
+    """The messages of each sequence of some shards of dialogues, by its id."""
     return {row["sequence"]: row["messages"] for row in _read_rows(dialogues, "sequences.parquet")}
 
 

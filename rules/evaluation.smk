@@ -1,0 +1,27 @@
+rule evaluate_transfer:
+    input:
+        activations=activations_to_transfer,
+        dialogues=dialogues_to_transfer,
+    output:
+        evaluation=directory("results/evaluation/{transfer}"),
+        metrics="results/evaluation/{transfer}/metrics.json",
+        table="results/evaluation/{transfer}/transfer.parquet",
+        picture="results/evaluation/{transfer}/transfer.png",
+        drawing="results/evaluation/{transfer}/transfer.svg",
+        manifest="results/evaluation/{transfer}/manifest.json",
+    log:
+        "logs/evaluate_transfer/{transfer}.log",
+    benchmark:
+        "benchmarks/evaluate_transfer/{transfer}.tsv"
+    threads: 1
+    params:
+        spec=transfer_spec,
+    message:
+        "Train and test probes for the transfer {wildcards.transfer}."
+    script:
+        "../scripts/evaluate_transfer.py"
+
+
+rule evaluation:
+    input:
+        expand("results/evaluation/{name}", name=config["targets"]["transfers"]),
