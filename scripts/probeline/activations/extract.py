@@ -192,8 +192,8 @@ def extract_activations(
     facts = read_json(model / MANIFEST)
     if "parameters" not in facts:
         raise ProbelineError(
-            f"{model / MANIFEST} does not say how many parameters the model has: an older version of Probeline "
-            f"made it. Delete {model} to have it made again."
+            f"{model / MANIFEST} does not say how many parameters the model has: an older version of "
+            f"Probeline made it. Delete {model} to have it made again."
         )
     layers = _check_layers(settings.layers, model.name, facts["depth"], "activations.layers")
     token_layers: list[int] = []

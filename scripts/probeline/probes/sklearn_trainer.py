@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probeline.probes.methods import Array
-from probeline.probes.solver import Descent, Line, Problem, Targets
+from probeline.probes.solver import Descent, Line, Problem, Targets, one_thread
 from probeline.probes.streaming import Block, cached_rows, centred
 from probeline.probes.trainer import ProbeTrainer
 
@@ -39,7 +39,8 @@ class SklearnProbeTrainer(ProbeTrainer):
     def _only_epoch(self, problem: Problem, theta: Array, iterations: int) -> list[dict[str, object]]:
         """The history of a solver that shows its last epoch only."""
         descent = Descent(problem, self.config, self._products)
-        gradient = descent.at(theta).gradient.copy()
+        with one_thread():
+            gradient = descent.at(theta).gradient.copy()
         strength = self.config.regularization / problem.weights.sum()
         direction = theta[:-1]
         if self.config.penalty == "l2":
@@ -53,7 +54,7 @@ class SklearnProbeTrainer(ProbeTrainer):
     def _products(self, block: Block, line: Line, targets: Targets | None) -> tuple[Array, Array | None]:
         from scipy.special import expit
 
-        dtype = np.float64 if block.dtype == np.float64 else np.float32
+        dtype = np.dtype(np.float64 if block.dtype == np.float64 else np.float32)
         mean, weights = line.mean.astype(dtype), line.weights.astype(dtype)
         chunk = cached_rows(len(weights))
         buffer = np.empty((min(chunk, len(block)), len(weights)), dtype)

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 # Where a pass has lowered the loss by no more than this share of it, or the gradient, per sample, has become
 # so small against the first one, the minimum is reached: float32 products carry no more.
 SMALLEST_GAIN, SMALLEST_GRADIENT = 1e-10, 1e-5
+# Validation AUROCs no further apart count as equal; then the lower loss decides. By AUROC alone, chance would
+# pick one of the first epochs, whose probabilities all lie near one half.
+EQUAL_AUROC = 0.002
 
 
 class Line(NamedTuple):
@@ -115,7 +118,9 @@ class Descent:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Array | None = None
     last: Point | None = None
-    _best_value: tuple[float, float] = (-np.inf, -np.inf)
+    _highest: float = -np.inf
+    _best_value: float = -np.inf
+    _best_loss: float = np.inf
     _stale: int = 0
 
     def at(self, theta: Array) -> Point:
@@ -156,8 +161,11 @@ class Descent:
             }
         )
         log.debug("epoch %(epoch)d: loss %(train_loss).4f, AUROC %(validation_auroc).4f", self.history[-1])
-        if (value, -loss) > self._best_value or not self.config.early_stopping:
-            self._best_value, self.best, self._stale = (value, -loss), theta.copy(), 0
+        self._highest = max(self._highest, value)
+        enough = self._highest - EQUAL_AUROC
+        better = value >= enough and (loss < self._best_loss or self._best_value < enough)
+        if better or not self.config.early_stopping:
+            self._best_value, self._best_loss, self.best, self._stale = value, loss, theta.copy(), 0
         else:
             self._stale += 1
         return self._stale >= self.config.early_stopping_patience
@@ -168,8 +176,8 @@ def minimise(
 ) -> tuple[Array, list[dict[str, Any]]]:
     """The direction [width] and bias, in one array, that minimise the objective; and the epochs' history.
 
-    With early stopping they are those of the epoch with the best validation AUROC, and of those of equal AUROC
-    the one with the lowest validation loss.
+    With early stopping they are those of the epoch with the best validation AUROC, and of equally good ones
+    (`EQUAL_AUROC`) of that with the lowest validation loss.
     """
     from scipy.optimize import minimize
 
@@ -256,7 +264,7 @@ def sweep(
     """
     scores = np.empty(len(rows))
     total = None if targets is None else np.zeros(rows.features + 1)
-    with one_thread(), np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         for start, block in rows.blocks(block_rows(rows, config)):
             part = slice(start, start + len(block))
             inside = None if targets is None else Targets(targets.labels[part], targets.weights[part])

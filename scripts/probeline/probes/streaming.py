@@ -57,13 +57,13 @@ class _Stored:
         try:
             first = self.offset + start * self.row * size
             if self.features == self.row:
-                self._fill(descriptor, first, memoryview(out).cast("B"))
+                self._fill(descriptor, first, out.data.cast("B"))
                 return out
             for number, target in enumerate(out):
                 done = 0
                 for column, count in self.columns:
                     place = first + (number * self.row + column) * size
-                    self._fill(descriptor, place, memoryview(target[done : done + count]).cast("B"))
+                    self._fill(descriptor, place, target[done : done + count].data.cast("B"))
                     done += count
             return out
         finally:
@@ -203,7 +203,9 @@ class ActivationDataset:
                 yield start, self._array[start : start + rows].reshape(-1, self.features)
             return
         reads = self._reads(rows)
-        size = max((len(pair[1]) * self.features * pair[0].dtype.itemsize for _, *pair in reads), default=0)
+        size = max(
+            (len(wanted) * self.features * file.dtype.itemsize for _, file, wanted in reads), default=0
+        )
         buffers = [np.empty(size, np.uint8) for _ in range(2)]
 
         def start_read(number: int) -> Callable[[], Block]:
@@ -364,7 +366,8 @@ def _stored(
     """A file's rows, and [layers, width] of each; refuses what is no rows, or not all there."""
     if len(shape) not in (2, 3) or min(shape[1:]) < 1 or min(shape) < 0:
         raise ProbelineError(
-            f"{path} holds an array of shape {list(shape)}. Expected [samples, width] or [samples, layers, width]."
+            f"{path} holds an array of shape {list(shape)}. Expected [samples, width] or "
+            "[samples, layers, width]."
         )
     if dtype not in TYPES.values():
         raise ProbelineError(f"{path} holds {dtype}. Save it as float16 or float32.")

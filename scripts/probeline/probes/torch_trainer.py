@@ -1,6 +1,5 @@
 """The trainer for large models: products in torch, on a CUDA device where there is one."""
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,8 +14,6 @@ from probeline.probes.solver import Line, Targets
 from probeline.probes.streaming import Block, cached_rows
 from probeline.probes.trainer import ProbeTrainer
 from probeline.probes.training_config import ProbeTrainingConfig
-
-log = logging.getLogger(__name__)
 
 
 class LinearProbe(torch.nn.Module):
@@ -57,7 +54,6 @@ class TorchProbeTrainer(ProbeTrainer):
         super().__init__(input_dim, config, seed)
         self.device = _device(self.config.device)
         self._rows_that_fit: int | None = None
-        self._rows_said: int | None = None
 
     def probe(self) -> LinearProbe:
         """The trained probe as a torch module, in float64.
@@ -66,18 +62,6 @@ class TorchProbeTrainer(ProbeTrainer):
             ProbelineError: nothing was trained yet.
         """
         return LinearProbe(*self._line())
-
-    def _say_what_was_done(self) -> None:
-        if self._rows_that_fit != self._rows_said:
-            self._rows_said = self._rows_that_fit
-            log.warning(
-                "The memory of %s did not hold a batch of %d rows: it went on with %d at once, with the same "
-                "result. Set batch_size to %d to begin there.",
-                self.device,
-                self.config.batch_size,
-                self._rows_that_fit,
-                self._rows_that_fit,
-            )
 
     def _products(self, block: Block, line: Line, targets: Targets | None) -> tuple[Array, Array | None]:
         scores, gradient = np.empty(len(block)), np.zeros(len(line.weights) + 1)
@@ -102,6 +86,10 @@ class TorchProbeTrainer(ProbeTrainer):
                 f"The memory of {self.device} does not hold a single row. Free it, or set device to cpu."
             )
         self._rows_that_fit = rows // 2
+        self._note = (
+            f"The memory of {self.device} did not hold a batch of {self.config.batch_size} rows: it went on "
+            f"with {rows // 2} at once, with the same result. Set batch_size to {rows // 2} to begin there."
+        )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

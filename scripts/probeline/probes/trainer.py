@@ -19,7 +19,16 @@ from probeline.probes.calibration import choose_threshold
 from probeline.probes.checkpoint import Trained
 from probeline.probes.methods import Array, Head, Labels, require_both_classes
 from probeline.probes.metrics import auroc
-from probeline.probes.solver import Line, Problem, Targets, balanced, minimise, standardise, sweep
+from probeline.probes.solver import (
+    Line,
+    Problem,
+    Targets,
+    balanced,
+    minimise,
+    one_thread,
+    standardise,
+    sweep,
+)
 from probeline.probes.streaming import ActivationDataset, Block
 from probeline.probes.training_config import SKLEARN_SEED, ProbeTrainingConfig
 
@@ -119,6 +128,7 @@ class ProbeTrainer(ABC):
         self.seed = seed
         self.training_history: list[dict[str, Any]] = []
         self.trained: Trained | None = None
+        self._note = ""
 
     def get_backend_type(self) -> str:
         """`sklearn` or `torch`."""
@@ -182,7 +192,7 @@ class ProbeTrainer(ABC):
         ]
         trained = Trained.of(heads, rows.layer)
         source = rows if validation is None else validation
-        scores = sweep(source, trained.line(), self._products, self.config)[0]
+        scores = self._sweep(source, trained.line())
         if validation is None:
             scores = scores[held_out]
         self.trained = replace(trained, threshold=self._choose(validation_labels, scores, "youden"))
@@ -281,10 +291,19 @@ class ProbeTrainer(ABC):
 
     def _solve(self, problem: Problem) -> tuple[Array, list[dict[str, Any]]]:
         """Direction and bias in one array, and the epochs' history."""
-        return minimise(problem, self.config, self._products)
+        with one_thread():
+            return minimise(problem, self.config, self._products)
+
+    def _sweep(self, rows: ActivationDataset, line: Line) -> Array:
+        """Scores [n] of all rows."""
+        with one_thread():
+            return sweep(rows, line, self._products, self.config)[0]
 
     def _say_what_was_done(self) -> None:
-        """Report what the backend had to do otherwise than asked."""
+        """Report, once, what the backend had to do otherwise than asked."""
+        if self._note:
+            log.warning("%s", self._note)
+            self._note = ""
 
     def _fit_layer(
         self,
@@ -313,7 +332,7 @@ class ProbeTrainer(ABC):
         if rows.layers == 1:
             return head
         # What other layers' scores are weighed against.
-        scores = sweep(layer, head.line(), self._products, self.config)[0][~held_out]
+        scores = self._sweep(layer, head.line())[~held_out]
         return replace(head, score_mean=float(scores.mean()), score_scale=float(scores.std()) or 1.0)
 
     def _open(self, X: Any) -> ActivationDataset:
@@ -364,8 +383,8 @@ class ProbeTrainer(ABC):
                 f"No validation samples can be held out: {error} Give X_val and y_val, or more samples."
             ) from error
         raise ProbelineError(
-            f"Not enough data: with {share:g} of the groups held out, no draw left both labels on both sides. "
-            "Give X_val and y_val, or more groups."
+            f"Not enough data: with {share:g} of the groups held out, no draw left both labels on both "
+            "sides. Give X_val and y_val, or more groups."
         )
 
     def _choose(self, labels: Labels, scores: Array, rule: str) -> float:
@@ -374,7 +393,7 @@ class ProbeTrainer(ABC):
         return float(expit(choose_threshold(labels, scores, rule, self.config.threshold_percentile)))
 
     def _scores(self, X: Any) -> Array:
-        scores = sweep(self._open(X), self._line(), self._products, self.config)[0]
+        scores = self._sweep(self._open(X), self._line())
         self._say_what_was_done()
         return scores
 
@@ -391,7 +410,7 @@ def _as_labels(y: Any, name: str) -> Labels:
     labels = np.asarray(y)
     if labels.ndim != 1 or labels.dtype.kind not in "iufb" or not np.isin(labels, (0, 1)).all():
         raise ProbelineError(
-            f"{name} is {labels.dtype} of shape {list(labels.shape)}. Expected labels of 0 and 1, one for each "
-            "sample."
+            f"{name} is {labels.dtype} of shape {list(labels.shape)}. Expected labels of 0 and 1, one for "
+            "each sample."
         )
     return labels.astype(np.int8)

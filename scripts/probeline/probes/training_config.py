@@ -67,7 +67,8 @@ class ProbeTrainingConfig:
         max_iterations: most epochs; an epoch is one pass over the data, seldom more.
         early_stopping: stop when the validation AUROC no longer rises, and keep the best epoch's weights.
             scikit-learn's own solver, which takes arrays in memory, always goes to the optimum.
-        early_stopping_patience: epochs without a better AUROC, or the same with a lower loss, before the stop.
+        early_stopping_patience: epochs without a better AUROC, or an equal one with a lower loss, until the
+            stop; equal is what is no more than 0.002 apart.
         validation_split: the share of the samples that is held out where `fit` gets no validation samples.
         learning_rate: length of the first step that is tried, in the space of the standardised features; the
             line search finds the others itself.
