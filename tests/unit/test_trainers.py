@@ -1,6 +1,8 @@
 import inspect
 import json
 import pickle
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -405,8 +407,8 @@ def test_standardisation_in_one_pass_is_the_definition(dtype, tmp_path):
 
 
 def test_memory_is_bounded_for_fit_and_predict(tmp_path):
-    """A file of 400 MB; what the process needs beyond its libraries is a few blocks of 32 MB."""
-    rows, width = 50_000, 4096
+    """A file of 246 MB; what the process needs beyond its libraries is a few blocks of 32 MB."""
+    rows, width = 30_000, 4096
     y = (np.arange(rows) % 2).astype(np.int8)
     noise = np.random.default_rng(0).standard_normal((1000, width), dtype=np.float32).astype(np.float16)
     shape = (rows, width)
@@ -435,7 +437,7 @@ def test_memory_is_bounded_for_fit_and_predict(tmp_path):
         value, count, growth = map(float, shown.stdout.split())
         assert value > 0.99
         assert count == rows
-        assert growth < 150
+        assert growth < 130
 
 
 @pytest.mark.parametrize(
@@ -547,7 +549,12 @@ def test_without_cuda_a_warning_and_the_processor():
 
 def test_without_torch_the_error_says_what_to_do():
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError('No module named torch')\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "import numpy as np; from probeline.probes import create_probe_trainer\n"
         "X = np.random.default_rng(0).normal(size=(200, 3)); y = X[:, 0] > 0\n"
         "print(create_probe_trainer(7, 3).fit(X, y) > 0.9)\n"
@@ -728,17 +735,22 @@ def test_activations_of_an_older_version_are_explained(tmp_path):
         train_probe(shards, dialogues, quality, tmp_path / "probe", SPEC)
 
 
-def test_the_examples_of_the_docs_run(tmp_path):
+def test_the_examples_of_the_docs_run(tmp_path, monkeypatch):
     text = (SCRIPTS.parent / "docs/training.md").read_text()
     blocks = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
     assert len(blocks) == 2
-    for block in blocks:
-        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    for number, block in enumerate(blocks):
+        Path(f"{number}.py").write_text(block)
+        runpy.run_path(f"{number}.py")
     assert (tmp_path / "probe.safetensors").exists()
 
 
-def test_parts_of_the_package_do_not_depend_on_the_trainers():
-    files = code_closure(SCRIPTS / "probeline/probes/summary.py", SCRIPTS)
+def test_parts_of_the_package_do_not_depend_on_the_trainers(tmp_path):
+    sources = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS / "probeline", sources / "probeline")
+    (sources / "show_probe.py").write_text("from probeline.probes.summary import probe_summary\n")
+    files = code_closure(sources / "show_probe.py", sources)
     assert "scripts/probeline/probes/__init__.py" in files
     assert not [file for file in files if "train" in file or "streaming" in file]
     import probeline.probes
