@@ -33,6 +33,7 @@ def test_a_random_model_is_complete_and_repeats_byte_for_byte(tmp_path, architec
     assert facts.items() <= manifest.items()
     assert manifest["has_chat_template"]
     model = AutoModelForCausalLM.from_pretrained(first)
+    assert manifest["parameters"] == sum(weights.numel() for weights in model.parameters())
     tokenizer = AutoTokenizer.from_pretrained(first)
     ids = tokenizer.apply_chat_template(tiny.chat(("user", "Hi 🐺")), return_tensors="pt")["input_ids"]
     assert torch.isfinite(model(ids).logits).all()

@@ -107,7 +107,7 @@ def make_corpus(
         facts = {"model": "tiny", "layers": LAYERS, "hidden_size": width, "samples": len(index)}
         kinds = {"dtype": "float32", "store_dtype": "float32", "weights_sha256": "0" * 64}
         kinds["adapter_sha256"] = None
-        run = {"device": "cpu", "threads": 1, "token_budget": 2048}
+        run = {"device": "cpu", "threads": 1, "token_budget": 2048, "parameters": 1000}
         write_manifest(folder, "activations", facts | kinds | run)
         activations.append(folder)
     quality = root / "quality.json"

@@ -190,6 +190,11 @@ def extract_activations(
             finite in the number types asked for.
     """
     facts = read_json(model / MANIFEST)
+    if "parameters" not in facts:
+        raise ProbelineError(
+            f"{model / MANIFEST} does not say how many parameters the model has: an older version of "
+            f"Probeline made it. Delete {model} to have it made again."
+        )
     layers = _check_layers(settings.layers, model.name, facts["depth"], "activations.layers")
     token_layers: list[int] = []
     if settings.token_layers:
@@ -200,6 +205,7 @@ def extract_activations(
         "model": model.name,
         "weights_sha256": facts["weights_sha256"],
         "adapter_sha256": adapter_digest(adapter),
+        "parameters": facts["parameters"],
         "hidden_size": facts["hidden_size"],
         **asdict(settings),
         "layers": layers,
@@ -232,8 +238,10 @@ class _Job:
         self._past: PastResults | None = None
         if workplace is not None:
             packages = PACKAGES if adapter is None else (*PACKAGES, "peft")
+            # How large the model is follows from its weights, which are in there.
+            decisive = {name: value for name, value in described.items() if name != "parameters"}
             identity = {
-                **described,
+                **decisive,
                 "model": None,  # a name; the digest says which it is
                 "device": self._device,
                 "processor": processor(),

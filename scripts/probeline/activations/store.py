@@ -15,6 +15,7 @@ SHARED_FACTS = (
     "model",
     "weights_sha256",
     "adapter_sha256",
+    "parameters",
     "hidden_size",
     "dtype",
     "store_dtype",
@@ -22,6 +23,7 @@ SHARED_FACTS = (
     "threads",
     "token_budget",
 )
+MEANS = "activations.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,10 @@ def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activatio
             missing or cut short. Bytes that were changed inside a file are not looked for here: that is
             what the digests in the manifests are for.
     """
-    if not shards:
-        raise ProbelineError("No shards of activations are named; there is nothing to read.")
-    manifests = [read_json(shard / MANIFEST) for shard in shards]
-    # An empty shard was made on no device, so one with samples says what the others are compared to.
-    first = next((index for index, manifest in enumerate(manifests) if manifest["samples"]), 0)
-    facts = {fact: manifests[first][fact] for fact in SHARED_FACTS}
-    for shard, manifest in zip(shards, manifests, strict=True):
-        _check_shard(shard, manifest, shards[first], facts, layers)
+    found = shard_facts(shards, layers)
     parts = [
-        _read_shard(shard, [manifest["layers"].index(layer) for layer in layers], facts["hidden_size"])
-        for shard, manifest in zip(shards, manifests, strict=True)
+        _read_shard(shard, [manifest["layers"].index(layer) for layer in layers], found.facts["hidden_size"])
+        for shard, manifest in zip(shards, found.manifests, strict=True)
     ]
     samples = [sample for samples, _, _ in parts for sample in samples]
     if len(set(samples)) < len(samples):
@@ -75,8 +70,58 @@ def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activatio
         samples=samples,
         games=[game for _, games, _ in parts for game in games],
         values=np.concatenate([values for _, _, values in parts]),
-        facts=facts,
+        facts=found.facts,
     )
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What shards say of themselves.
+
+    Attributes:
+        facts: what all agree on, the `SHARED_FACTS`.
+        layers: those asked for.
+        manifests: of each shard.
+    """
+
+    facts: dict[str, Any]
+    layers: list[int]
+    manifests: list[dict[str, Any]]
+
+
+def shard_facts(shards: Sequence[Path], layers: Sequence[int] | None) -> ShardFacts:
+    """Check that shards belong together and hold the layers; their numbers are not read.
+
+    Args:
+        shards: folders as `extract_activations` makes them, at least one; some may be empty.
+        layers: the layers wanted; None for the only one that there is.
+
+    Raises:
+        ProbelineError: a layer was not extracted or has to be named, or shards disagree.
+    """
+    if not shards:
+        raise ProbelineError("No shards of activations are named; there is nothing to read.")
+    manifests = [read_json(shard / MANIFEST) for shard in shards]
+    for shard, manifest in zip(shards, manifests, strict=True):
+        for fact in SHARED_FACTS:
+            if fact not in manifest:
+                raise ProbelineError(
+                    f"{shard / MANIFEST} does not say {fact}: another version of Probeline made it, or "
+                    f"something else. Delete {shard} to have it made again."
+                )
+    # An empty shard was made on no device, so one with samples says what the others are compared to.
+    first = next((index for index, manifest in enumerate(manifests) if manifest["samples"]), 0)
+    facts = {fact: manifests[first][fact] for fact in SHARED_FACTS}
+    if layers is None:
+        layers = manifests[first]["layers"]
+        if len(layers) > 1:
+            raise ProbelineError(
+                f"{shards[first]} holds the layers {', '.join(map(str, layers))}. "
+                "Name those to be read: ActivationDataset(shards, layer=...)."
+            )
+    for shard, manifest in zip(shards, manifests, strict=True):
+        _check_shard(shard, manifest, shards[first], facts, layers)
+    return ShardFacts(facts, list(layers), manifests)
 
 
 @dataclass(frozen=True)
@@ -135,7 +180,7 @@ def _check_shard(
 
 def _read_shard(shard: Path, columns: list[int], width: int) -> tuple[list[str], list[str], np.ndarray]:
     index = open_parquet(shard / "index.parquet").read(columns=["sample", "game"])
-    values = _read_tensor(shard / "activations.safetensors", "mean", columns, index.num_rows, width)
+    values = _read_tensor(shard / MEANS, "mean", columns, index.num_rows, width)
     return index["sample"].to_pylist(), index["game"].to_pylist(), values
 
 

@@ -4,6 +4,7 @@ Weights are only ever read from safetensors or GGUF files: pickled ones can run 
 """
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -383,17 +384,20 @@ def _describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _describe_weights(folder: Path) -> dict[str, str]:
-    """Number type of most of the weights, and one digest over all their files."""
+def _describe_weights(folder: Path) -> dict[str, Any]:
+    """Number of the weights, number type of most of them, and one digest over all their files."""
     files = sorted(folder.glob("*.safetensors"))
     volumes: Counter[str] = Counter()
+    parameters = 0
     for file in files:
         for tensor in _safetensors_header(file).values():
             if "dtype" in tensor:
                 start, end = tensor["data_offsets"]
                 volumes[tensor["dtype"]] += end - start
+                parameters += math.prod(tensor["shape"])
     (dtype, _), *_ = volumes.most_common(1)
     return {
+        "parameters": parameters,
         "dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(dtype, dtype),
         "weights_sha256": canonical_digest({file.name: sha256_file(file) for file in files}),
     }

@@ -18,7 +18,7 @@ Labels = npt.NDArray[np.int8]
 Settings = dict[str, Any]
 
 SETTINGS: dict[str, Settings] = {
-    "lr": {"regularization": 100.0},
+    "lr": {"regularization": 100.0, "penalty": "l2", "backend": "auto"},
     "mms": {},
     "cmms": {},
     "lat": {},
@@ -26,7 +26,6 @@ SETTINGS: dict[str, Settings] = {
 }
 """The settings of each method, with their defaults."""
 
-MAX_ITERATIONS = 2000
 EPOCHS, PATIENCE = 200, 10
 
 
@@ -83,30 +82,46 @@ def standardisation(X: Array, y: Labels) -> tuple[Array, Array]:
     """
     whole = X.std(axis=0)
     means = np.stack([X[y == label].mean(axis=0) for label in (0, 1)])
-    within = np.sqrt(
-        np.maximum(whole**2 - np.prod(np.bincount(y) / len(y)) * np.diff(means, axis=0)[0] ** 2, 0)
-    )
-    scale = np.maximum(within, whole / 100)
     # A constant's deviation is not 0 but what rounding leaves of it.
     constant = whole <= 1e-12 * np.abs(X).max(axis=0)
-    return X.mean(axis=0), np.where(constant, 1.0, scale)
+    return X.mean(axis=0), np.where(constant, 1.0, scale_within(whole, means, np.bincount(y)))
+
+
+def scale_within(whole: Array, means: Array, counts: npt.NDArray[Any]) -> Array:
+    """What `standardisation` divides by, from sums alone; 0 for a constant feature.
+
+    Args:
+        whole: [features] deviation over all samples.
+        means: [2, features] mean of each class.
+        counts: [2] samples of each class.
+    """
+    shares = counts / counts.sum()
+    within = np.sqrt(np.maximum(whole**2 - np.prod(shares) * np.diff(means, axis=0)[0] ** 2, 0))
+    scale: Array = np.maximum(within, whole / 100)
+    return scale
 
 
 def fit_lr(train: Split, validation: Split, settings: Settings, seed: int) -> Head:
-    """Logistic regression with both classes weighing the same.
+    """Logistic regression with both classes weighing the same, by the trainer of `probeline.probes`.
 
     Minimises the weighted log loss summed over the samples plus regularization / 2 times the squared norm of
-    the direction (C = 1 / regularization in scikit-learn).
+    the direction (C = 1 / regularization in scikit-learn); with the penalty l1, plus regularization times the
+    sum of its absolute weights. Backend `auto` is scikit-learn here, where the model's size is not known. No
+    early stopping: so the backends agree, and the validation samples are left to the calibration.
     """
-    from sklearn.linear_model import LogisticRegression
+    from probeline.probes.trainer import create_probe_trainer
+    from probeline.probes.training_config import ProbeTrainingConfig
 
-    model = LogisticRegression(
-        C=1 / settings["regularization"],
-        class_weight="balanced",
-        max_iter=MAX_ITERATIONS,
-        random_state=seed,
-    ).fit(train.X, train.y)
-    return Head(model.coef_[0], float(model.intercept_[0]))
+    config = ProbeTrainingConfig(
+        regularization=settings["regularization"],
+        penalty=settings["penalty"],
+        early_stopping=False,
+        min_samples=2,
+    )
+    backend = None if settings["backend"] == "auto" else settings["backend"]
+    trainer = create_probe_trainer(0, train.X.shape[1], config, backend, seed=seed)
+    trainer.fit(train.X, train.y, validation.X, validation.y)
+    return trainer.head()
 
 
 def fit_mms(train: Split, validation: Split, settings: Settings, seed: int) -> Head:

@@ -29,6 +29,7 @@ from probeline.probes.calibration import choose_threshold, fit_platt
 from probeline.probes.detector import DETECTOR, Detector, fit_detector
 from probeline.probes.evaluate import SPLITS, evaluate
 from probeline.probes.methods import METHODS, SETTINGS, Array, Labels, Settings
+from probeline.probes.trainer import recommend_backend
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,19 @@ def complete_spec(spec: dict[str, Any]) -> dict[str, Any]:
     return defaults | spec
 
 
+def settings_of(spec: dict[str, Any], parameters: int) -> Settings:
+    """The settings of the spec's method, the backend `auto` replaced by the one that suits the model.
+
+    Args:
+        spec: complete, see `train_probe`.
+        parameters: of the model.
+    """
+    settings = {name: spec[name] for name in SETTINGS[spec["method"]]}
+    if settings.get("backend") == "auto":
+        settings["backend"] = recommend_backend(parameters / 1e9)
+    return settings
+
+
 def _train(
     activations: list[Path], dialogues: list[Path], quality: Path, output: Path, spec: dict[str, Any]
 ) -> None:
@@ -163,7 +177,7 @@ def _train(
         data.labels.sum(),
         len(data.labels) - data.labels.sum(),
     )
-    settings = {name: spec[name] for name in SETTINGS[spec["method"]]}
+    settings = settings_of(spec, data.facts["parameters"])
     detector = fit_calibrated(data, spec, settings)
     scores = detector.scores(data.values)
     result = evaluate(
@@ -185,7 +199,9 @@ def _train(
         detector.save(draft / DETECTOR)
         write_parquet(draft / "scores.parquet", _score_table(data, detector, scores))
         write_json(draft / "metrics.json", result | {"samples": counts})
-        write_manifest(draft, "probe", _facts(data, detector, result, counts, read_json(quality), spec))
+        write_manifest(
+            draft, "probe", _facts(data, detector, result, counts, read_json(quality), spec | settings)
+        )
     log.info("%s", result["verdict"])
 
 

@@ -1,0 +1,9 @@
+from probeline.probes.sklearn_trainer import SklearnProbeTrainer as SklearnProbeTrainer
+from probeline.probes.streaming import ActivationDataset as ActivationDataset
+from probeline.probes.torch_trainer import LinearProbe as LinearProbe
+from probeline.probes.torch_trainer import TorchProbeTrainer as TorchProbeTrainer
+from probeline.probes.trainer import ProbeTrainer as ProbeTrainer
+from probeline.probes.trainer import create_probe_trainer as create_probe_trainer
+from probeline.probes.trainer import get_backend_type as get_backend_type
+from probeline.probes.trainer import recommend_backend as recommend_backend
+from probeline.probes.training_config import ProbeTrainingConfig as ProbeTrainingConfig
