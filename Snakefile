@@ -22,6 +22,7 @@ rule all:
     default_target: True
     input:
         rules.probes.input,
+        rules.sweeps.input,
 
 
 onstart:

@@ -33,7 +33,7 @@ from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
 from probeline.models.adapter import adapter_files
-from probeline.probes.summary import probe_summary
+from probeline.probes.summary import probe_summary, sweep_summary
 from probeline.stat_cache import StatCache
 
 
@@ -269,12 +269,30 @@ def probe_spec(wildcards):
     }
 
 
+def sweep_spec(wildcards):
+    sweeps, evaluation = config["sweeps"], config["evaluation"]
+    used = ("bootstrap", "min_samples", "max_samples")
+    return {
+        "concept": wildcards.concept,
+        "methods": {method: config["methods"][method] for method in sweeps["methods"]},
+        "layers": sweeps["layers"],
+        "folds": sweeps["folds"],
+        "by": config["splits"]["by"],
+        "model": base_model(config),
+        "seed": config["seed"],
+        **{key: evaluation[key] for key in used if key in evaluation},
+        "code": code_of("sweep_probes"),
+    }
+
+
 def print_summary():
-    """The last lines of a run: headline figures of every probe that it made."""
+    """The last lines of a run: headline figures of every probe and every sweep that it made."""
+    summaries = {"probes": probe_summary, "sweeps": sweep_summary}
     made = [
-        manifest.parent
-        for manifest in sorted(Path("results/probes").glob("*/manifest.json"))
+        summary(manifest.parent)
+        for kind, summary in summaries.items()
+        for manifest in sorted(Path("results", kind).glob("*/manifest.json"))
         if manifest.stat().st_mtime >= STARTED
     ]
     if made:
-        print("\n\n".join(probe_summary(probe) for probe in made), file=sys.stderr)
+        print("\n\n".join(made), file=sys.stderr)

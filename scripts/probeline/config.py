@@ -129,6 +129,30 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
                 parse_probe_name(target, config)
             except ProbelineError as error:
                 faults.append(f"targets.probes: {error}")
+    return faults + _sweep_faults(config)
+
+
+def _sweep_faults(config: Mapping[str, Any]) -> list[str]:
+    """What the sweeps ask for and the config lacks."""
+    sweeps, extracted, depth = config["sweeps"], config["activations"]["layers"], model_depth(config)
+    faults = [
+        f"sweeps.methods: unknown method {method!r}. {near_misses(method, config['methods'])}"
+        for method in sweeps["methods"]
+        if method not in config["methods"]
+    ]
+    for layer in [] if sweeps["layers"] == "all" else sweeps["layers"]:
+        if extracted != "all" and layer not in extracted:
+            faults.append(
+                f"sweeps.layers names layer {layer}, which is not extracted: "
+                f"activations.layers is {extracted}."
+            )
+        elif depth is not None and layer > depth:
+            faults.append(f"sweeps.layers names layer {layer}; {base_model(config)} has layers 0 to {depth}.")
+    faults += [
+        f"targets.sweeps: unknown concept {concept!r}. {near_misses(concept, config['probes'])}"
+        for concept in config["targets"]["sweeps"]
+        if concept not in config["probes"]
+    ]
     return faults
 
 
@@ -262,7 +286,7 @@ def _closest(name: str, config: Mapping[str, Any]) -> str:
 
 
 def check_target(target: str, config: Mapping[str, Any]) -> None:
-    """Refuse the path of a probe or of activations whose name holds a typo.
+    """Refuse the path of a probe, of a sweep or of activations whose name holds a typo.
 
     Raises:
         ProbelineError: says what is unknown and what is close.
@@ -275,14 +299,19 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         )
     if len(parts) >= 3 and parts[:2] == ("results", "probes"):
         parse_probe_name(parts[2], config)
-    concepts = {("results", "activations"): 2, ("data", "processed", "dialogues"): 3}
+    concepts = {
+        ("results", "sweeps"): 2,
+        ("results", "activations"): 2,
+        ("data", "processed", "dialogues"): 3,
+    }
     for folder, position in concepts.items():
         if parts[:position] == folder and len(parts) > position and parts[position] not in config["probes"]:
             raise ProbelineError(
                 f"Unknown concept {parts[position]!r} in {target}. "
                 f"{near_misses(parts[position], config['probes'])}"
             )
-        if parts[:position] == folder and len(parts) > position + 1:
+        sharded = folder != ("results", "sweeps")
+        if sharded and parts[:position] == folder and len(parts) > position + 1:
             count = config["shards"]
             if folder == ("results", "activations"):
                 count = config["activations"].get("shards", count)

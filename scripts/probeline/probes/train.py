@@ -68,6 +68,11 @@ class ProbeData:
         """Which samples [n] belong to a split."""
         return np.array([sample["split"] == split for sample in self.samples], dtype=bool)
 
+    def where(self, kept: npt.NDArray[np.bool_]) -> "ProbeData":
+        """The samples that a mask [n] keeps, in their order."""
+        rows = np.flatnonzero(kept)
+        return replace(self, samples=[self.samples[row] for row in rows], values=self.values[rows])
+
 
 def train_probe(
     activations: list[Path], dialogues: list[Path], quality: Path, output: Path, spec: dict[str, Any]
@@ -153,7 +158,7 @@ def _train(
         data.samples,
         data.values,
         scores,
-        _read_sequences(dialogues),
+        read_sequences(dialogues),
         settings,
         spec["bootstrap"],
         spec["seed"],
@@ -324,7 +329,8 @@ def _read_rows(shards: list[Path], name: str) -> list[dict[str, Any]]:
     return [row for shard in shards for row in open_parquet(shard / name).read().to_pylist()]
 
 
-def _read_sequences(dialogues: list[Path]) -> dict[str, list[dict[str, str]]]:
+def read_sequences(dialogues: list[Path]) -> dict[str, list[dict[str, str]]]:
+    """The messages of each sequence of some shards of dialogues, by its id."""
     return {row["sequence"]: row["messages"] for row in _read_rows(dialogues, "sequences.parquet")}
 
 
