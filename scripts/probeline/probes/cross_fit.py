@@ -79,7 +79,7 @@ class Folds:
                 return other
         raise ProbelineError(
             "Not enough data for the mlp: besides the held-out games it needs others to tell it when to "
-            "stop, and others to train on, all with both classes. Add games, or leave it out of sweeps.methods."
+            "stop, and others to train on, with both classes. Add games, or leave it out of sweeps.methods."
         )
 
     def over_training(self, sums: Array) -> Array:

@@ -68,9 +68,10 @@ def sweep_summary(directory: Path) -> str:
     span = f"{len(layers)} layers, {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
     lines = [
         f"{facts['concept']}: sweep of {span}, model {facts['model']}, {facts['samples']['used']:,} samples",
-        "  AUROC on held-out folds of the training and validation games (95 % interval, bootstrap over games)",
+        "  AUROC on held-out folds of the training and validation games (95 % interval over games)",
     ]
-    for method, best in headline["choice"].items():
+    choice = sorted(headline["choice"].items(), key=lambda chosen: -chosen[1]["auroc"]["value"])
+    for method, best in choice:
         title = f"{method}, best at layer {best['layer']}"
         lines.append(f"    {title:<24}{_estimate(best['auroc'])}")
     for title, key in (("text, masked", "text_masked"), ("text, whole input", "text_input")):

@@ -43,7 +43,7 @@ def draw_sweep(result: dict[str, Any], folder: Path) -> None:
         _draw_methods(axes, result)
         _draw_texts(axes, result["baselines"])
         _label(axes, result)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
         figure.savefig(folder / "figure.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(folder / "figure.png", metadata={"Software": None})
 
@@ -58,7 +58,10 @@ def _draw_methods(axes: "Axes", result: dict[str, Any]) -> None:
         values = [_or_nan(row["auroc"]["value"]) for row in rows]
         axes.plot(layers, values, color=colour, marker=marker if few else None, markersize=4, label=title)
         low, high = ([_or_nan(row["auroc"][end]) for row in rows] for end in ("low", "high"))
-        axes.fill_between(layers, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(layers, low, high, color=colour, alpha=0.1, linewidth=0)
+        # Where bands lie over each other, their edges tell them apart.
+        for edge in (low, high):
+            axes.plot(layers, edge, color=colour, alpha=0.5, linewidth=0.7)
         best = result["choice"][method]
         axes.plot(
             *([best["layer"]], [best["auroc"]["value"]]),
@@ -77,7 +80,9 @@ def _draw_texts(axes: "Axes", baselines: dict[str, Any]) -> None:
         estimate = baselines[name]["auroc"]
         axes.axhline(_or_nan(estimate["value"]), color=colour, linestyle=dashes, linewidth=1.3, label=title)
         if estimate["low"] is not None:
-            axes.axhspan(estimate["low"], estimate["high"], color=colour, alpha=0.06, linewidth=0)
+            axes.axhspan(estimate["low"], estimate["high"], color=colour, alpha=0.05, linewidth=0)
+            for edge in (estimate["low"], estimate["high"]):
+                axes.axhline(edge, color=colour, linestyle=dashes, alpha=0.35, linewidth=0.6)
 
 
 def _label(axes: "Axes", result: dict[str, Any]) -> None:
