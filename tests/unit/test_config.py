@@ -187,9 +187,9 @@ def test_a_sweep_of_an_unknown_concept_is_refused(config: dict[str, Any]) -> Non
 
 
 def test_a_sweep_of_what_is_not_there_is_refused(config: dict[str, Any]) -> None:
-    config["sweeps"] = {"methods": ["lr", "matt"], "layers": [22, 40], "folds": 5}
+    config["sweeps"] = {"methods": ["lr", "latt"], "layers": [22, 40], "folds": 5}
     words = refusal(config)
-    assert "sweeps.methods: unknown method 'matt'. Did you mean lat" in words
+    assert "sweeps.methods: unknown method 'latt'. Did you mean lat" in words
     config["sweeps"]["methods"] = ["lr"]
     config["activations"]["layers"] = [22]
     assert "sweeps.layers names layer 40, which is not extracted" in refusal(config)

@@ -27,7 +27,7 @@ MEMORY = 12  # steps that the curvature is corrected by
 MAX_STEPS = 500
 SMALL_VARIANCE = 1e-3  # of a fold's training samples, in units of the variance of all
 LR_TOLERANCE = 1e-7  # loss per sample that is left: less than what scikit-learn's default leaves
-LAT_TOLERANCE = 1e-5  # residual over the eigenvalue; single precision ends at 1e-6
+LAT_TOLERANCE = 1e-4  # residual over the eigenvalue: moves an AUROC by 1e-5; single precision ends at 1e-6
 
 
 class Folds:
