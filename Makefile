@@ -63,10 +63,11 @@ $(BENCH)/ready: pyproject.toml tests/bench/constraints.txt
 	$(BENCH)/bin/pip install --quiet --no-compile -c tests/bench/constraints.txt -e . nnsight transformer-lens probelab
 	touch $@
 
-bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one run, into docs/benchmark-extraction.md
+bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one run, into docs/benchmark-*.md
 	$(BIN)/snakemake --cores $(CORES) --quiet all -- data/models/smollm2-135m/manifest.json
 	$(BENCH)/bin/python -m tests.bench.bench_extraction --save docs/benchmark-extraction.md
 	$(BIN)/python -m tests.bench.bench_watch
+	$(BIN)/python -m tests.bench.bench_sweep --save docs/benchmark-sweep.md
 
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay
 	rm -rf results/* data/processed data/simulated logs benchmarks .snakemake .probeline

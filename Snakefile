@@ -24,6 +24,7 @@ rule all:
     input:
         rules.probes.input,
         rules.evaluation.input,
+        rules.sweeps.input,
 
 
 onstart:

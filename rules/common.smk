@@ -34,7 +34,7 @@ from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
 from probeline.models.adapter import adapter_files
-from probeline.probes.summary import probe_summary, transfer_summary
+from probeline.probes.summary import probe_summary, sweep_summary, transfer_summary
 from probeline.stat_cache import StatCache
 
 
@@ -299,9 +299,29 @@ def transfer_spec(wildcards):
     }
 
 
+def sweep_spec(wildcards):
+    sweeps, evaluation = config["sweeps"], config["evaluation"]
+    used = ("bootstrap", "min_samples", "max_samples")
+    return {
+        "concept": wildcards.concept,
+        "methods": {method: config["methods"][method] for method in sweeps["methods"]},
+        "layers": sweeps["layers"],
+        "folds": sweeps["folds"],
+        "by": config["splits"]["by"],
+        "model": base_model(config),
+        "seed": config["seed"],
+        **{key: evaluation[key] for key in used if key in evaluation},
+        "code": code_of("sweep_probes"),
+    }
+
+
 def print_summary():
-    """The last lines of a run: headline figures of every probe and every transfer that it made."""
-    summaries = {"probes": probe_summary, "evaluation": transfer_summary}
+    """The last lines of a run: headline figures of every probe, sweep and transfer that it made."""
+    summaries = {
+        "probes": probe_summary,
+        "sweeps": sweep_summary,
+        "evaluation": transfer_summary,
+    }
     made = [
         summary(manifest.parent)
         for kind, summary in summaries.items()

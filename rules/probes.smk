@@ -22,6 +22,35 @@ rule train_probe:
         "../scripts/train_probe.py"
 
 
+rule sweep_probes:
+    input:
+        activations=activations_of,
+        dialogues=dialogues_of,
+    output:
+        sweep=directory("results/sweeps/{concept}"),
+        figures="results/sweeps/{concept}/sweep.json",
+        table="results/sweeps/{concept}/sweep.parquet",
+        svg="results/sweeps/{concept}/figure.svg",
+        png="results/sweeps/{concept}/figure.png",
+        manifest="results/sweeps/{concept}/manifest.json",
+    log:
+        "logs/sweep_probes/{concept}.log",
+    benchmark:
+        "benchmarks/sweep_probes/{concept}.tsv"
+    threads: 4
+    params:
+        spec=sweep_spec,
+    message:
+        "Cross-validate every method on every layer for {wildcards.concept}, without the test games."
+    script:
+        "../scripts/sweep_probes.py"
+
+
 rule probes:
     input:
         expand("results/probes/{name}", name=config["targets"]["probes"]),
+
+
+rule sweeps:
+    input:
+        expand("results/sweeps/{concept}", concept=config["targets"]["sweeps"]),

@@ -135,7 +135,7 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
             for target in config["targets"]["transfers"]
             if target not in config["transfers"]
         ]
-    return faults + _transfer_faults(config)
+    return faults + _transfer_faults(config) + _sweep_faults(config)
 
 
 def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
@@ -148,6 +148,30 @@ def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
                 parse_probe_name(f"{concept}_{transfer['method']}_l{layers}", config)
             except ProbelineError as error:
                 faults.append(f"transfers.{name}: {error}")
+    return faults
+
+
+def _sweep_faults(config: Mapping[str, Any]) -> list[str]:
+    """What the sweeps ask for and the config lacks."""
+    sweeps, extracted, depth = config["sweeps"], config["activations"]["layers"], model_depth(config)
+    faults = [
+        f"sweeps.methods: unknown method {method!r}. {near_misses(method, config['methods'])}"
+        for method in sweeps["methods"]
+        if method not in config["methods"]
+    ]
+    for layer in [] if sweeps["layers"] == "all" else sweeps["layers"]:
+        if extracted != "all" and layer not in extracted:
+            faults.append(
+                f"sweeps.layers names layer {layer}, which is not extracted: "
+                f"activations.layers is {extracted}."
+            )
+        elif depth is not None and layer > depth:
+            faults.append(f"sweeps.layers names layer {layer}; {base_model(config)} has layers 0 to {depth}.")
+    faults += [
+        f"targets.sweeps: unknown concept {concept!r}. {near_misses(concept, config['probes'])}"
+        for concept in config["targets"]["sweeps"]
+        if concept not in config["probes"]
+    ]
     return faults
 
 
@@ -295,7 +319,7 @@ def _closest(name: str, config: Mapping[str, Any]) -> str:
 
 
 def check_target(target: str, config: Mapping[str, Any]) -> None:
-    """Refuse the path of a probe, of activations or of an evaluation whose name holds a typo.
+    """Refuse the path of a probe, of activations, a sweep or an evaluation whose name holds a typo.
 
     Raises:
         ProbelineError: says what is unknown and what is close.
@@ -310,14 +334,19 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         parse_probe_name(parts[2], config)
     if len(parts) >= 3 and parts[:2] == ("results", "evaluation") and parts[2] not in config["transfers"]:
         raise ProbelineError(f"In {target}: {_unknown_transfer(parts[2], config)}")
-    concepts = {("results", "activations"): 2, ("data", "processed", "dialogues"): 3}
+    concepts = {
+        ("results", "sweeps"): 2,
+        ("results", "activations"): 2,
+        ("data", "processed", "dialogues"): 3,
+    }
     for folder, position in concepts.items():
         if parts[:position] == folder and len(parts) > position and parts[position] not in config["probes"]:
             raise ProbelineError(
                 f"Unknown concept {parts[position]!r} in {target}. "
                 f"{near_misses(parts[position], config['probes'])}"
             )
-        if parts[:position] == folder and len(parts) > position:
+        sharded = folder != ("results", "sweeps")
+        if sharded and parts[:position] == folder and len(parts) > position:
             count = config["shards"]
             if folder == ("results", "activations"):
                 count = config["activations"].get("shards", count)

@@ -142,6 +142,16 @@ ACTIVATION_INDEX = [
 ]
 
 
+SWEEP = [
+    ("method", "string", "how the direction was found"),
+    ("layer", "int32", "0: the embeddings; L: the residual stream after L blocks"),
+    ("auroc", "double", "over pairs of the same held-out fold of training and validation games"),
+    ("low", "double?", "lower end of the 95 % interval, from a bootstrap over games"),
+    ("high", "double?", "upper end"),
+    ("folds", "int32", "number of folds that held both classes"),
+]
+
+
 def arrow_schema(columns: list[tuple[str, str, str]]) -> "pa.Schema":
     """The pyarrow schema of a declared table."""
     import pyarrow as pa

@@ -177,3 +177,23 @@ def test_a_requested_path_is_checked_before_anything_runs(config: dict[str, Any]
     config["activations"]["shards"] = 2
     check_target("results/activations/trust/shard-0-of-2/manifest.json", config)
     check_target("data/processed/dialogues/trust/shard-3-of-4", config)
+
+
+def test_a_sweep_of_an_unknown_concept_is_refused(config: dict[str, Any]) -> None:
+    check_target("results/sweeps/trust", config)
+    check_target("results/sweeps/trust/figure.svg", config)
+    with pytest.raises(ProbelineError, match=r"Unknown concept 'trst'.*Did you mean trust"):
+        check_target("results/sweeps/trst", config)
+    config["targets"]["sweeps"] = ["colusion"]
+    assert "targets.sweeps: unknown concept 'colusion'. Did you mean collusion?" in refusal(config)
+
+
+def test_a_sweep_of_what_is_not_there_is_refused(config: dict[str, Any]) -> None:
+    config["sweeps"] = {"methods": ["lr", "latt"], "layers": [22, 40], "folds": 5}
+    words = refusal(config)
+    assert "sweeps.methods: unknown method 'latt'. Did you mean lat" in words
+    config["sweeps"]["methods"] = ["lr"]
+    config["activations"]["layers"] = [22]
+    assert "sweeps.layers names layer 40, which is not extracted" in refusal(config)
+    config["sweeps"]["folds"] = 2
+    assert "sweeps.folds" in refusal(config)

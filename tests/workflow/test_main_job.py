@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,32 @@ def test_transfers_are_made_from_the_activations_that_are_there(
     assert project.planned(*targets, config=config) == {}
     words = project.refused("results/evaluation/bothh", config=config)
     assert "unknown transfer 'bothh'. Did you mean both?" in words
+
+
+def test_a_sweep_is_made_only_when_asked_for_and_rerun_alone(tmp_path: Path, simulated_run: Project) -> None:
+    assert not (simulated_run.folder / "results/sweeps").exists()
+    project, sweep = simulated_run.copy(tmp_path / "project"), "results/sweeps/collusion"
+    lines = project.run(sweep)
+    summary = lines[lines.index("(100%) done") :]
+    made = json.loads((project.folder / sweep / "sweep.json").read_text())
+    assert made["layers"] == [0, 1, 2, 3, 4]
+    for method in ("lr", "mms", "lat"):
+        chosen = made["choice"][method]
+        assert f"{method}, best at layer {chosen['layer']}" in summary
+        assert f"{chosen['auroc']['value']:.3f}" in summary
+    assert project.planned(sweep) == Counter()
+    for key in (
+        "sweeps: {methods: [lr, mms]}",
+        "sweeps: {layers: [1, 2]}",
+        "methods: {lr: {regularization: 9}}",
+    ):
+        project.write("other.yaml", key)
+        assert project.planned(sweep, config=(TINY, "other.yaml")) == Counter(sweep_probes=1)
+    project.write("unrelated.yaml", "evaluation: {threshold: f1}")
+    assert project.planned(sweep, config=(TINY, "unrelated.yaml")) == Counter()
+    assert project.planned("results/probes/trust_lr_l2", config=(TINY, "other.yaml")) == Counter(
+        train_probe=1
+    )
 
 
 def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(

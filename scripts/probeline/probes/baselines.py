@@ -47,16 +47,33 @@ def input_features(
 ) -> "csr_matrix":
     """TF-IDF of everything that the model read up to the end of each sample's masked text [n, features].
 
+    Args:
+        sequences: messages of each sequence, by id.
+        samples: rows with the columns sequence, message and end.
+        train: [n] which of them are training samples.
+    """
+    return weighted_counts(input_counts(sequences, samples), train)
+
+
+def weighted_counts(counts: "csr_matrix", train: Mask) -> "csr_matrix":
+    """TF-IDF [n, features] of counts of words, weights from the training rows."""
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    return TfidfTransformer(sublinear_tf=True).fit(counts[np.flatnonzero(train)]).transform(counts)
+
+
+def input_counts(sequences: dict[str, list[dict[str, str]]], samples: list[dict[str, Any]]) -> "csr_matrix":
+    """Counts of words and pairs of words in all that the model read for each sample [n, features].
+
     The samples of a sequence share their beginnings, so each stretch of text between two masks is counted
     once and the counts are summed up; pairs of words do not reach over the end of a stretch.
 
     Args:
         sequences: messages of each sequence, by id.
         samples: rows with the columns sequence, message and end.
-        train: [n] which of them are training samples.
     """
     from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.feature_extraction.text import HashingVectorizer
 
     by_sequence: dict[str, list[int]] = {}
     for row, sample in enumerate(samples):
@@ -80,8 +97,7 @@ def input_features(
         norm=None,
     )
     shown = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(samples), len(stretches)))
-    counts = shown @ vectorizer.transform(stretches)
-    return TfidfTransformer(sublinear_tf=True).fit(counts[np.flatnonzero(train)]).transform(counts)
+    return shown @ vectorizer.transform(stretches)
 
 
 def _stretches(contents: list[str], cuts: list[tuple[int, int]]) -> list[str]:
@@ -112,19 +128,26 @@ def classifier_scores(features: Any, labels: Labels, train: Mask, validation: Ma
         train: [n] which rows it is fitted on.
         validation: [n] which rows choose the penalty.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    rows, chosen = np.flatnonzero(train), np.flatnonzero(validation)
+    chosen = np.flatnonzero(validation)
     best, best_auroc = np.zeros(len(labels)), -1.0
     for inverse_penalty in INVERSE_PENALTIES:
-        model = LogisticRegression(
-            C=inverse_penalty, class_weight="balanced", solver="liblinear", random_state=0
-        ).fit(features[rows], labels[rows])
-        scores = model.decision_function(features)
+        scores = fitted_scores(features, labels, train, inverse_penalty)
         on_validation = auroc(labels[chosen], scores[chosen])
         if on_validation > best_auroc:
             best, best_auroc = scores, on_validation
     return best
+
+
+def fitted_scores(features: Any, labels: Labels, train: Mask, inverse_penalty: float) -> Array:
+    """Scores [n] of a class-balanced logistic regression with one penalty, fitted on the training rows."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows = np.flatnonzero(train)
+    model = LogisticRegression(
+        C=inverse_penalty, class_weight="balanced", solver="liblinear", random_state=0
+    ).fit(features[rows], labels[rows])
+    scores: Array = model.decision_function(features)
+    return scores
 
 
 def input_scores(

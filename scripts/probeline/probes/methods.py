@@ -154,11 +154,7 @@ def fit_lat(train: Split, validation: Split, settings: Settings, seed: int) -> H
     """
     from scipy.sparse.linalg import svds
 
-    random = np.random.default_rng(seed)
-    pairs = len(train.y)
-    first = random.choice(np.flatnonzero(train.y == 1), pairs)
-    second = random.choice(np.flatnonzero(train.y == 0), pairs)
-    order = random.choice([-1.0, 1.0], pairs)
+    first, second, order = draw_pairs(train.y, seed)
     differences = (train.X[first] - train.X[second]) * order[:, None]
     negative, positive = train.means()
     # The start of the iteration is fixed: the default is drawn from the process's own randomness.
@@ -166,6 +162,14 @@ def fit_lat(train: Split, validation: Split, settings: Settings, seed: int) -> H
     direction = svds(differences, k=1, v0=start)[2][0]
     sign = 1.0 if direction @ (positive - negative) >= 0 else -1.0
     return _halfway(sign * direction, negative, positive)
+
+
+def draw_pairs(y: Labels, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array]:
+    """As many random pairs as samples: rows [n] of label 1, rows [n] of label 0, and their order [n], ±1."""
+    random = np.random.default_rng(seed)
+    first = random.choice(np.flatnonzero(y == 1), len(y))
+    second = random.choice(np.flatnonzero(y == 0), len(y))
+    return first, second, random.choice([-1.0, 1.0], len(y))
 
 
 def fit_mlp(train: Split, validation: Split, settings: Settings, seed: int) -> Head:

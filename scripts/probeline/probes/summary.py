@@ -97,6 +97,31 @@ def _cut(name: str) -> str:
     return name if len(name) <= 17 else f"{name[:16]}…"
 
 
+def sweep_summary(directory: Path) -> str:
+    """A few aligned lines on one sweep, from its manifest alone.
+
+    Args:
+        directory: a sweep made by `sweep_probes`.
+    """
+    facts = read_json(directory / MANIFEST)
+    headline = facts["headline"]
+    layers = facts["layers"]
+    span = f"{len(layers)} layers, {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+    lines = [
+        f"{facts['concept']}: sweep of {span}, model {facts['model']}, {facts['samples']['used']:,} samples",
+        "  AUROC on held-out folds of the training and validation games (95 % interval over games)",
+    ]
+    choice = sorted(headline["choice"].items(), key=lambda chosen: -chosen[1]["auroc"]["value"])
+    for method, best in choice:
+        title = f"{method}, best at layer {best['layer']}"
+        lines.append(f"    {title:<24}{_estimate(best['auroc'])}")
+    for title, key in (("text, masked", "text_masked"), ("text, whole input", "text_input")):
+        lines.append(f"    {title:<24}{_estimate(headline['baselines'][key]['auroc'])}")
+    lines += textwrap.wrap(headline["note"], WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines.append(f"  {directory / 'figure.svg'}")
+    return "\n".join(lines)
+
+
 def _left_out(facts: dict[str, Any]) -> list[str]:
     """What the numbers above do not contain: nothing is lost without a word."""
     logs = [
