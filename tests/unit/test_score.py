@@ -13,6 +13,7 @@ from probeline.files import write_json, write_manifest, write_parquet
 from probeline.models.fetch import fetch_model
 from probeline.probes.score import QUESTION, Probe
 from probeline.probes.train import train_probe
+from tests.unit.tiny import NOTHING_LOGGED
 
 LIARS, HONEST = (
     ("the wolf lied to us", "a wolf spoke against me"),
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
                 "start": 0,
                 "end": len(text),
                 "text": text,
-                "logged_score": None,
+                **NOTHING_LOGGED,
             }
         )
     dialogues = folder / "dialogues"

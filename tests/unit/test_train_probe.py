@@ -18,6 +18,7 @@ from probeline.probes.detector import load_detector
 from probeline.probes.metrics import auroc
 from probeline.probes.summary import probe_summary
 from probeline.probes.train import train_probe
+from tests.unit.tiny import NOTHING_LOGGED
 
 LAYERS = [1, 2, 3]
 SPEC = {"concept": "trust", "method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
@@ -82,7 +83,7 @@ def make_corpus(
                     "start": 7,
                     "end": 7 + len(text),
                     "text": text,
-                    "logged_score": None,
+                    **NOTHING_LOGGED,
                 }
                 values = random.normal(size=(len(LAYERS), width)) + strength * (2 * label - 1) * direction
                 if edit:
@@ -193,7 +194,7 @@ def test_counts_by_hand(tmp_path):
     assert manifest["hidden_size"] == 16
     assert manifest["layers"] == [2]
     assert manifest["headline"]["verdict"] == result["verdict"]
-    assert set(manifest["files"]) == {"detector.pt", "metrics.json", "scores.parquet"}
+    assert set(manifest["files"]) == {"detector.pt", "metrics.json", "scores.parquet", "suspects.parquet"}
 
 
 def test_scores_are_those_of_the_saved_detector(tmp_path):
