@@ -175,10 +175,28 @@ def test_logged_scores_are_compared_on_exactly_the_samples_that_have_them():
     assert test["probe"]["value"] == 0.75  # 1 and 3 against 2 and 0
     assert test["difference"]["value"] == 0.0
     assert test["difference"]["low"] <= 0 <= test["difference"]["high"]
+    # Only the first game has both classes there: 3 against 4 and 1, and 1 against 2 and 0.
+    assert test["within_games"]["games"] == 1
+    assert (test["within_games"]["auroc"]["value"], test["within_games"]["probe"]["value"]) == (0.5, 0.5)
+    assert "two games" in test["within_games"]["auroc"]["reason"]
     every = found["logged_score"]["every_split"]
     assert (every["num_games"], every["num_interactions"]) == (3, 5)
     assert every["auroc"]["value"] == 0.5  # 3, 5 and 0 against 4 and 1
     assert found["logged_cot_score"] == {"reason": "no sample has it"}
+
+
+def test_scales_that_differ_from_game_to_game_do_not_count_within_games():
+    samples, scores = unpacked(
+        *(acts(f"g{n}", "Ann", 1, [0.0], logged=[100.0 * n + 1]) for n in range(6)),
+        *(acts(f"g{n}", "Bob", 0, [1.0], logged=[100.0 * n]) for n in range(6)),
+    )
+    test = logged_scores(samples, scores, resamples=100, seed=0)["logged_score"]["test"]
+    assert test["auroc"]["value"] == pytest.approx(21 / 36)
+    within = test["within_games"]
+    assert [within[name]["value"] for name in ("auroc", "probe", "difference")] == [1.0, 0.0, -1.0]
+    assert (within["difference"]["low"], within["difference"]["high"]) == (-1.0, -1.0)
+    stage = stages(samples, scores, resamples=100, seed=0)["logged"]["whole_game"]
+    assert (stage["value"], stage["within_games"]["value"]) == (pytest.approx(21 / 36), 1.0)
 
 
 def test_the_sign_of_a_logged_score_is_not_chosen():

@@ -8,7 +8,13 @@ import numpy.typing as npt
 from probeline.probes import baselines
 from probeline.probes.detector import Detector, fit_detector
 from probeline.probes.methods import Array, Labels, Settings
-from probeline.probes.metrics import Ranking, bootstrap_games, compare
+from probeline.probes.metrics import (
+    Ranking,
+    auroc_within_games,
+    bootstrap_games,
+    compare,
+    over_games,
+)
 from probeline.schema import LOGGED_SCORES
 
 Samples = list[dict[str, Any]]
@@ -18,9 +24,12 @@ SPLITS = ("train", "validation", "test")
 def logged_scores(samples: Samples, scores: Array, resamples: int, seed: int) -> dict[str, Any]:
     """AUROC of every score that was logged in the games, beside the probe's on exactly the same test samples.
 
+    Experiments ran different probes, whose scores have different scales: pooled, they can rank worse than any
+    of them does. So the mean AUROC within a game, in which one probe ran, stands beside the pooled one.
+
     A logged score is taken as it is, larger for label 1: choosing its sign here would be fitting on test
-    games. The logged probe was not trained on these splits, so it is shown on all of them, too; what it was
-    trained on, the logs do not say.
+    games. This project's splits had no part in training the logged probe, so it is shown on all of them, too;
+    what it was trained on, the logs do not say.
 
     Args:
         samples: [n] rows of schema.SAMPLES, of every split.
@@ -36,21 +45,57 @@ def logged_scores(samples: Samples, scores: Array, resamples: int, seed: int) ->
         if not there.any():
             result[name] = {"reason": "no sample has it"}
             continue
-        test = there & (split == "test")
-        on_test: dict[str, Any] = _counts(labels[test], games[test])
-        if test.any():
-            bootstrap = bootstrap_games(games[test], labels[test], resamples, seed)
-            on_test |= compare(bootstrap, labels[test], scores[test], [logged[test]])
-            on_test["probe"] = bootstrap.estimate(Ranking(labels[test], scores[test]).auroc)
-        else:
-            on_test["reason"] = "no test sample has it"
         everywhere = bootstrap_games(games[there], labels[there], resamples, seed)
+        within = auroc_within_games(labels[there], logged[there], games[there])
         result[name] = {
-            "test": on_test,
-            "every_split": _counts(labels[there], games[there])
-            | {"auroc": everywhere.estimate(Ranking(labels[there], logged[there]).auroc)},
+            "test": _beside(scores, logged, labels, games, there & (split == "test"), resamples, seed),
+            "every_split": {
+                **_counts(labels[there], games[there]),
+                "auroc": everywhere.estimate(Ranking(labels[there], logged[there]).auroc),
+                "within_games": over_games({"auroc": within}, resamples, seed)["auroc"]
+                if len(within)
+                else None,
+            },
         }
     return result
+
+
+def _beside(
+    scores: Array,
+    logged: Array,
+    labels: Labels,
+    games: npt.NDArray[Any],
+    test: npt.NDArray[np.bool_],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The logged score and the probe on the same test samples, pooled and game by game."""
+    counts = _counts(labels[test], games[test])
+    if not test.any():
+        return {**counts, "reason": "no test sample has it"}
+    bootstrap = bootstrap_games(games[test], labels[test], resamples, seed)
+    return {
+        **counts,
+        **compare(bootstrap, labels[test], scores[test], [logged[test]]),
+        "probe": bootstrap.estimate(Ranking(labels[test], scores[test]).auroc),
+        "within_games": _within_games(labels[test], games[test], logged[test], scores[test], resamples, seed),
+    }
+
+
+def _within_games(
+    labels: Labels,
+    games: npt.NDArray[Any],
+    logged: Array,
+    scores: Array,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The comparison game by game, averaged over the games that have both classes."""
+    of_logged, of_probe = (auroc_within_games(labels, values, games) for values in (logged, scores))
+    if not len(of_probe):
+        return {"games": 0, "reason": "no game has both classes"}
+    compared = {"auroc": of_logged, "probe": of_probe, "difference": of_probe - of_logged}
+    return {"games": len(of_probe), **over_games(compared, resamples, seed)}
 
 
 def role_masked(

@@ -171,6 +171,35 @@ def draw_games(games: int, resamples: int, seed: int) -> Array:
     return counts.astype(np.float64)
 
 
+def over_games(per_game: dict[str, Array], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Means over games, each with its interval, all on the same resamples.
+
+    Args:
+        per_game: name → one value per game, the same games in each, at least one.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    games = len(next(iter(per_game.values())))
+    bootstrap = Bootstrap(np.arange(games), draw_games(games, resamples, seed), 0)
+    return {
+        name: bootstrap.interval(float(values.mean()), bootstrap.counts @ values / games)
+        for name, values in per_game.items()
+    }
+
+
+def auroc_within_games(labels: Labels, scores: Array, games: npt.NDArray[Any]) -> Array:
+    """The AUROC of each game that has both classes, in the order of the games' names.
+
+    Args:
+        labels: [n] of 0 and 1.
+        scores: [n].
+        games: [n] game of each sample.
+    """
+    members = [games == game for game in np.unique(games)]
+    found = [auroc(labels[inside], scores[inside]) for inside in members]
+    return np.array([value for value in found if np.isfinite(value)])
+
+
 def compare(bootstrap: Bootstrap, labels: Labels, probe: Array, rivals: list[Array]) -> dict[str, Any]:
     """AUROC of a rival (the mean over its repetitions), and by how much the probe exceeds it.
 

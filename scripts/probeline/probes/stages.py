@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from probeline.probes.methods import Array, Labels
-from probeline.probes.metrics import Bootstrap, Ranking, auroc, bootstrap_games, draw_games
+from probeline.probes.metrics import Ranking, auroc, auroc_within_games, bootstrap_games, over_games
 
 Samples = list[dict[str, Any]]
 STEPS = (1, 2, 3, 5)
@@ -150,18 +150,19 @@ def ranking_of_suspects(scored: list[tuple[Suspect, float]], resamples: int, see
         rank_by_luck.append(expected_reciprocal_rank(len(labels), positives))
     if not hits:
         return {"games": 0, "reason": "no test game has players of both classes"}
-    bootstrap = Bootstrap(np.arange(len(hits)), draw_games(len(hits), resamples, seed), 0)
     measured = {
-        "top_is_positive": (hits, float(np.mean(by_luck))),
-        "mean_reciprocal_rank": (reciprocal, float(np.mean(rank_by_luck))),
-        "auroc_within_games": (within, 0.5),
+        "top_is_positive": np.array(hits),
+        "mean_reciprocal_rank": np.array(reciprocal),
+        "auroc_within_games": np.array(within),
     }
+    chances = (float(np.mean(by_luck)), float(np.mean(rank_by_luck)), 0.5)
+    estimates = over_games(measured, resamples, seed).items()
     return {
         "games": len(hits),
         "games_of_one_class": len(games) - len(hits),
         **{
-            name: {**bootstrap.estimate(_over_games(values)), "chance": chance}
-            for name, (values, chance) in measured.items()
+            name: {**estimate, "chance": chance}
+            for (name, estimate), chance in zip(estimates, chances, strict=True)
         },
     }
 
@@ -225,7 +226,12 @@ def _estimate(taken: list[tuple[Suspect, float]], resamples: int, seed: int) -> 
     games = np.array([suspect.game for suspect, _ in taken])
     bootstrap = bootstrap_games(games, labels, resamples, seed)
     values = np.array([value for _, value in taken])
-    return {**counts, **bootstrap.estimate(Ranking(labels, values).auroc)}
+    within = auroc_within_games(labels, values, games)
+    return {
+        **counts,
+        **bootstrap.estimate(Ranking(labels, values).auroc),
+        "within_games": over_games({"auroc": within}, resamples, seed)["auroc"] if len(within) else None,
+    }
 
 
 def _column(samples: Samples, name: str) -> Array:
@@ -242,11 +248,3 @@ def _mean(acts: Array) -> float:
 
 def _mean_of_first(acts_seen: int) -> Callable[[Array], float]:
     return lambda acts: float(acts[:acts_seen].mean())
-
-
-def _over_games(values: list[float]) -> Callable[[Array], Array]:
-    def metric(weights: Array) -> Array:
-        mean: Array = weights @ np.array(values) / weights.sum(axis=1)
-        return mean
-
-    return metric

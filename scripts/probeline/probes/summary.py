@@ -63,11 +63,18 @@ def _logged(logged: dict[str, Any] | None) -> list[str]:
     """What the probe that ran in the games reached, and this one on the samples that have its score."""
     if logged is None or logged.get("auroc", {"value": None})["value"] is None:
         return []
-    return [
+    lines = [
         f"    {'logged in the games':<20}{_estimate(logged['auroc'])}",
         f"    {'':<28}on {logged['num_interactions']:,} samples; there the probe reaches "
         f"{logged['probe']['value']:.3f}",
     ]
+    within = logged["within_games"]
+    if within["games"]:
+        lines.append(
+            f"    {'':<28}mean within a game: {within['auroc']['value']:.3f}, and the probe "
+            f"{within['probe']['value']:.3f}"
+        )
+    return lines
 
 
 def _left_out(facts: dict[str, Any]) -> list[str]:
