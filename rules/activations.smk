@@ -27,6 +27,6 @@ rule activations:
     input:
         expand(
             "results/activations/{concept}/{shard}/manifest.json",
-            concept=config["probes"],
+            concept=EXTRACTED,
             shard=ACTIVATION_SHARDS,
         ),

@@ -1,6 +1,7 @@
 # Names, parameters and code identity that the rules share; no rules.
 # Parsed by every command, also by `snakemake -n`: nothing here may import anything heavy.
 
+import re
 import sys
 import time
 from functools import cache, wraps
@@ -16,12 +17,14 @@ sys.path.insert(0, str(SOURCES))
 from probeline.activations.reuse import remove_orphans
 from probeline.activations.machine import may_have_cuda, processor_has_bfloat16
 from probeline.config import (
+    ROLE_MASKED,
     SCHEMA,
     adapter_folder,
     base_model,
     check_config,
     check_files,
     check_target,
+    extracted_names,
     is_simulated,
     local_model_files,
     transfer_concepts,
@@ -63,8 +66,10 @@ SHARDS = [shard_name(index, config["shards"]) for index in range(config["shards"
 # One extraction job may take several shards of dialogues, neighbours: then it loads the model once for them.
 EXTRACTIONS = config["activations"].get("shards", len(SHARDS))
 ACTIVATION_SHARDS = [shard_name(index, EXTRACTIONS) for index in range(EXTRACTIONS)]
+# A concept, or its twin whose input does not tell the actor's role.
+EXTRACTED = extracted_names(config)
 EXTRACTION_JOBS = {
-    f"{concept}--{shard}" for concept in config["probes"] for shard in ACTIVATION_SHARDS
+    f"{concept}--{shard}" for concept in EXTRACTED for shard in ACTIVATION_SHARDS
 }
 RESULTS_OF_GAMES = Path(".probeline/activations")
 
@@ -73,7 +78,7 @@ wildcard_constraints:
     corpus="|".join(config["corpora"]),
     shard="|".join(SHARDS),
     model="|".join(config["models"]),
-    concept="|".join(config["probes"]),
+    concept="|".join(map(re.escape, EXTRACTED)),
     method="|".join(config["methods"]),
     layers=r"\d+(_\d+)*",
     transfer="|".join(config["transfers"]) or "(?!)",
@@ -161,13 +166,18 @@ for name in config["corpora"]:
     games_by_shard(name)
 
 
+def declaration_of(wildcards):
+    """What the config says of a concept, also for its role-masked twin."""
+    return config["probes"][wildcards.concept.removesuffix(ROLE_MASKED)]
+
+
 def corpus_shard_of(wildcards):
-    corpus = config["probes"][wildcards.concept]["corpus"]
+    corpus = declaration_of(wildcards)["corpus"]
     return f"data/processed/{corpus}/shards/{wildcards.shard}/manifest.json"
 
 
 def template_of(wildcards):
-    concept = config["probes"][wildcards.concept]
+    concept = declaration_of(wildcards)
     name = concept.get("template", config["corpora"][concept["corpus"]]["format"])
     return f"config/templates/{name}.yaml"
 
@@ -187,8 +197,11 @@ def model_spec(wildcards):
 
 
 def dialogues_spec(wildcards):
+    # Whether there is a twin changes nothing in either of the two.
+    concept = declaration_of(wildcards)
     return {
-        "concept": config["probes"][wildcards.concept],
+        "concept": {key: concept[key] for key in concept if key != "role_masked"},
+        "role_masked": wildcards.concept.endswith(ROLE_MASKED),
         "splits": config["splits"],
         "seed": config["seed"],
         "code": code_of("build_dialogues"),
@@ -252,10 +265,30 @@ def activations_of(wildcards):
     )
 
 
-def quality_of(wildcards):
-    return (
-        f"data/processed/{config['probes'][wildcards.concept]['corpus']}/quality.json"
+def twin_of(wildcards):
+    """The name of a concept's role-masked twin, in a list; an empty one where it has none."""
+    twin = wildcards.concept + ROLE_MASKED
+    return [twin] if twin in EXTRACTED else []
+
+
+def role_masked_dialogues_of(wildcards):
+    return expand(
+        "data/processed/dialogues/{twin}/{shard}/manifest.json",
+        twin=twin_of(wildcards),
+        shard=SHARDS,
     )
+
+
+def role_masked_activations_of(wildcards):
+    return expand(
+        "results/activations/{twin}/{shard}/manifest.json",
+        twin=twin_of(wildcards),
+        shard=ACTIVATION_SHARDS,
+    )
+
+
+def quality_of(wildcards):
+    return f"data/processed/{declaration_of(wildcards)['corpus']}/quality.json"
 
 
 def probe_spec(wildcards):

@@ -23,6 +23,6 @@ rule datasets:
         expand("data/processed/{corpus}/quality.json", corpus=config["corpora"]),
         expand(
             "data/processed/dialogues/{concept}/{shard}/manifest.json",
-            concept=config["probes"],
+            concept=EXTRACTED,
             shard=SHARDS,
         ),

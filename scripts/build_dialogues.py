@@ -19,4 +19,5 @@ with job(snakemake.log[0]):
         template=yaml.safe_load(Path(snakemake.input.template).read_text()),
         splits=spec["splits"],
         seed=spec["seed"],
+        role_masked=spec["role_masked"],
     )

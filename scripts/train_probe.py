@@ -14,4 +14,6 @@ with job(snakemake.log[0]):
         quality=Path(snakemake.input.quality),
         output=Path(snakemake.output.probe),
         spec=snakemake.params.spec,
+        role_masked_activations=[Path(file).parent for file in snakemake.input.role_masked_activations],
+        role_masked_dialogues=[Path(file).parent for file in snakemake.input.role_masked_dialogues],
     )

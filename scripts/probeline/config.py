@@ -13,6 +13,8 @@ from probeline.files import MANIFEST, read_json
 from probeline.models.adapter import adapter_files
 
 SCHEMA = Path("config/schemas/config.schema.yaml")
+ROLE_MASKED = ".role_masked"
+"""Ends the name of a concept's dialogues and activations that do not tell the actor's role."""
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
@@ -189,6 +191,14 @@ def _unknown_transfer(name: str, config: Mapping[str, Any]) -> str:
     )
 
 
+def extracted_names(config: Mapping[str, Any]) -> list[str]:
+    """The names of dialogues and activations: every concept, and the role-masked twins of some."""
+    from probeline.datasets.concepts import is_role_masked
+
+    masked = [name + ROLE_MASKED for name, concept in config["probes"].items() if is_role_masked(concept)]
+    return [*config["probes"], *masked]
+
+
 def is_simulated(name: str, corpus: Mapping[str, Any]) -> bool:
     """Whether a corpus is made by the rule simulate_logs."""
     return Path(corpus["root"]) == Path("data/simulated") / name
@@ -340,10 +350,11 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         ("data", "processed", "dialogues"): 3,
     }
     for folder, position in concepts.items():
-        if parts[:position] == folder and len(parts) > position and parts[position] not in config["probes"]:
+        # A sweep is of a concept itself; dialogues and activations can be of its role-masked twin.
+        names = list(config["probes"]) if folder == ("results", "sweeps") else extracted_names(config)
+        if parts[:position] == folder and len(parts) > position and parts[position] not in names:
             raise ProbelineError(
-                f"Unknown concept {parts[position]!r} in {target}. "
-                f"{near_misses(parts[position], config['probes'])}"
+                f"Unknown concept {parts[position]!r} in {target}. {near_misses(parts[position], names)}"
             )
         sharded = folder != ("results", "sweeps")
         if sharded and parts[:position] == folder and len(parts) > position:

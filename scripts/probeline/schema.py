@@ -19,6 +19,15 @@ EVENT_TYPES = {
     "day_elimination": "who was voted out (no actor)",
 }
 
+LOGGED_SCORES = [
+    ("logged_score", "double?", "aggregate_score of the probe that ran in the game"),
+    ("logged_prompt_score", "double?", "its prompt_score"),
+    ("logged_cot_score", "double?", "its cot_score"),
+    ("logged_action_score", "double?", "its action_score"),
+    ("logged_generation_score", "double?", "its generation_score"),
+]
+"""What the probe that ran in a game said of an act; larger was shown to the players as more deceptive."""
+
 EVENTS = [
     ("game", "string", "key of the game: its folder relative to the corpus root, e.g. `baseline/game7`"),
     ("event", "int32", "position in the game's timeline, from 0, without gaps"),
@@ -47,11 +56,7 @@ EVENTS = [
     ("action_end", "int32?", "one past its last character"),
     ("reasoning_start", "int32?", "first character in `response` of the value of the key `reasoning`"),
     ("reasoning_end", "int32?", "one past its last character"),
-    ("logged_score", "double?", "aggregate_score of the probe that ran in the game"),
-    ("logged_prompt_score", "double?", "its prompt_score"),
-    ("logged_cot_score", "double?", "its cot_score"),
-    ("logged_action_score", "double?", "its action_score"),
-    ("logged_generation_score", "double?", "its generation_score"),
+    *LOGGED_SCORES,
 ]
 
 GAMES = [
@@ -63,7 +68,12 @@ GAMES = [
     ("aborted", "bool", "the game was not played to its end"),
     ("turns", "int32", "number of turns"),
     ("has_log", "bool", "an llm_log.txt was read with it"),
-    ("players", "list<struct<name: string, role: string, team: string, survived: bool>>", "in logged order"),
+    (
+        "players",
+        "list<struct<name: string, role: string, team: string, survived: bool, role_reveal_score: double>>",
+        "in logged order; role_reveal_score (may be null) is what the probe that ran in the game said of "
+        "the prompt that told the player's role",
+    ),
     ("backend", "string", "backend_type as logged"),
     ("probe_enabled", "bool", "a probe ran in the game"),
     ("tallies", "int32", "day eliminations with a vote tally"),
@@ -96,7 +106,8 @@ SAMPLES = [
     ("start", "int32", "first masked character in that message's content"),
     ("end", "int32", "one past the last masked character"),
     ("text", "string", "the masked text itself"),
-    ("logged_score", "double?", "aggregate_score of the probe that ran in the game"),
+    *LOGGED_SCORES,
+    ("logged_role_reveal_score", "double?", "that probe's score when the actor's role was told"),
 ]
 
 SCORES = [
@@ -132,6 +143,23 @@ TRANSFER = [
     ("ece", "double?", "of the same"),
     ("small", "bool", "fewer than 5 test games, or test samples of a class: no ground for a verdict"),
     ("reason", "string?", "why there is no number"),
+]
+
+SUSPECTS = [
+    ("game", "string", "key of the game"),
+    ("split", "string", "train, validation or test"),
+    ("actor", "string", "the player, or the first of the pair"),
+    ("target", "string?", "whom the acts are about, where pairs are ranked"),
+    ("role", "string", "role of the actor"),
+    ("label", "int8?", "1 or 0; null where it varies within a player"),
+    ("samples", "int32", "number of the player's acts in the game"),
+    ("mean_score", "double", "mean score of all of them"),
+    ("rank", "int32", "place by mean_score in the game, 1 for the highest; equal scores share a place"),
+    ("act", "int32", "number of this act among them, from 1"),
+    ("event", "int32", "its position in the game's timeline"),
+    ("turn", "int32", "turn of the game"),
+    ("score", "double", "score of this act"),
+    ("running_score", "double", "mean score up to this act"),
 ]
 
 ACTIVATION_INDEX = [

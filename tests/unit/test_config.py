@@ -114,6 +114,27 @@ def test_a_concept_of_an_unknown_corpus(config: dict[str, Any]) -> None:
     assert "probes.trust.corpus is 'werewolfs'. Did you mean werewolf?" in refusal(config)
 
 
+def test_role_masked_is_for_contexts_that_name_the_role(config: dict[str, Any]) -> None:
+    config["probes"]["trust"]["role_masked"] = False
+    config["probes"]["collusion"]["role_masked"] = False
+    check_config(config, SCHEMA)
+    config["probes"]["collusion"]["role_masked"] = True
+    assert "probes.collusion.role_masked: context public does not name the role" in refusal(config)
+    config["probes"]["collusion"]["role_masked"] = "no"
+    assert "probes.collusion.role_masked is 'no'. Expected: true or false" in refusal(config)
+
+
+def test_the_role_masked_twin_is_a_target_where_there_is_one(config: dict[str, Any]) -> None:
+    twin = "results/activations/trust.role_masked/shard-0-of-4"
+    check_target(twin, config)
+    for missing in (twin.replace("trust", "collusion"), twin.replace("masked", "maked")):
+        with pytest.raises(ProbelineError, match="Unknown concept"):
+            check_target(missing, config)
+    config["probes"]["trust"]["role_masked"] = False
+    with pytest.raises(ProbelineError, match=r"Unknown concept 'trust\.role_masked'"):
+        check_target(twin, config)
+
+
 def test_a_layer_that_the_model_lacks_is_refused_with_its_depth(config: dict[str, Any]) -> None:
     config["activations"]["layers"] = [8, 31]
     assert "layer 31; smollm2-135m has layers 0 to 30" in refusal(config)

@@ -90,7 +90,8 @@ def make_events(game="one/game1", roles=ROLES, plot=PLOT):
 
 def make_game(game="one/game1", roles=ROLES):
     players = [
-        {"name": name, "role": role, "team": team(role), "survived": True} for name, role in roles.items()
+        {"name": name, "role": role, "team": team(role), "survived": True, "role_reveal_score": None}
+        for name, role in roles.items()
     ]
     row = {"game": game, "content": f"digest of {game}", "experiment": game.rpartition("/")[0], "game_id": 1}
     row |= {"winner": "Village", "aborted": False, "turns": 2, "has_log": False, "players": players}

@@ -134,6 +134,45 @@ def test_scores_follow_the_order_of_calls(tmp_path):
     assert quality["activation_errors_dropped"] == 1
 
 
+@pytest.mark.parametrize(
+    ("reveals", "scores", "counted"),
+    [
+        (
+            {"Ann": {"prompt_mean_score": 14.5, "prompt_num_tokens": 80}, "Bob": {"prompt_mean_score": -3}},
+            {"Ann": 14.5, "Bob": -3.0},
+            {"role_reveal_entries": 2},
+        ),
+        ({}, {}, {}),
+        (None, {}, {}),
+        ([1, 2], {}, {"role_reveals_unreadable": 1}),
+        (
+            {
+                "Ann": {"prompt_mean_score": 0.5, "error": "scorer failed"},
+                "Bob": {"prompt_mean_score": "14"},
+                "Cid": {"prompt_mean_score": 10**400},
+                "Dot": [14.0],
+                "Eve": {"prompt_mean_score": True},
+                "Zoe": {"prompt_mean_score": 14.0},
+            },
+            {},
+            {
+                "role_reveal_entries": 6,
+                "role_reveal_entries_without_score": 5,
+                "role_reveal_entries_of_unknown_players": 1,
+            },
+        ),
+    ],
+)
+def test_scores_at_role_reveal_are_kept_where_they_are_numbers(tmp_path, reveals, scores, counted):
+    game = played_game()
+    game.stats["role_reveal_activations"] = reveals
+    _, games, quality, quarantine = one(tmp_path, game)
+    found = {player["name"]: player["role_reveal_score"] for player in games[0]["players"]}
+    assert found == dict.fromkeys(found) | scores
+    assert {name: count for name, count in quality.items() if name.startswith("role_reveal")} == counted
+    assert quarantine == []
+
+
 def test_repeated_statements_keep_their_own_prompts(tmp_path):
     events, *_ = one(tmp_path, played_game())
     same = [event for event in events if event["actor"] == "Ann" and event["type"] == "statement"]

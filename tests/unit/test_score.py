@@ -19,6 +19,7 @@ from probeline.probes.page import page
 from probeline.probes.score import QUESTION, Probe, Score
 from probeline.probes.show import ABOVE, BELOW, as_json, pieces, shade, show, visible
 from probeline.probes.train import train_probe
+from tests.unit.tiny import NOTHING_LOGGED
 
 LIARS, HONEST = (
     ("the wolf lied to us", "a wolf spoke against me"),
@@ -59,7 +60,7 @@ def folder(tmp_path_factory):
                 "start": 0,
                 "end": len(text),
                 "text": text,
-                "logged_score": None,
+                **NOTHING_LOGGED,
             }
         )
     dialogues = folder / "dialogues"

@@ -18,6 +18,7 @@ from probeline.probes.detector import load_detector
 from probeline.probes.metrics import auroc
 from probeline.probes.summary import probe_summary
 from probeline.probes.train import train_probe
+from tests.unit.tiny import NOTHING_LOGGED
 
 LAYERS = [1, 2, 3]
 SPEC = {"concept": "trust", "method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
@@ -82,7 +83,7 @@ def make_corpus(
                     "start": 7,
                     "end": 7 + len(text),
                     "text": text,
-                    "logged_score": None,
+                    **NOTHING_LOGGED,
                 }
                 values = random.normal(size=(len(LAYERS), width)) + strength * (2 * label - 1) * direction
                 if edit:
@@ -193,7 +194,7 @@ def test_counts_by_hand(tmp_path):
     assert manifest["hidden_size"] == 16
     assert manifest["layers"] == [2]
     assert manifest["headline"]["verdict"] == result["verdict"]
-    assert set(manifest["files"]) == {"detector.pt", "metrics.json", "scores.parquet"}
+    assert set(manifest["files"]) == {"detector.pt", "metrics.json", "scores.parquet", "suspects.parquet"}
 
 
 def test_scores_are_those_of_the_saved_detector(tmp_path):
@@ -466,6 +467,92 @@ def test_summary_shows_the_numbers_of_the_files(tmp_path):
     assert result["verdict"] in " ".join(text.split())
     assert lines[-1].strip() == str(tmp_path / "probe")
     assert max(map(len, lines[:-1])) <= 100
+
+
+def masked(corpus):
+    return {"role_masked_activations": corpus[0], "role_masked_dialogues": corpus[1]}
+
+
+def test_a_probe_that_reads_the_role_off_the_input_is_told_so(tmp_path):
+    corpus = make_corpus(tmp_path / "told", games=80, strength=2.5)
+    blind = make_corpus(tmp_path / "blind", games=80, strength=0)
+    train_probe(*corpus, tmp_path / "probe", SPEC, **masked(blind))
+    result = read(tmp_path / "probe")
+    without = result["role_masked"]
+    assert without["auroc"]["low"] < 0.5 < without["auroc"]["high"]
+    assert without["difference"]["low"] > 0
+    counts = ("num_games", "num_interactions", "num_positive", "num_negative")
+    assert [without[key] for key in counts] == [result["test"][key] for key in counts]
+    assert (without["only_with_role"], without["only_role_masked"]) == (0, 0)
+    sentence = "Without the role in the prompt the same kind of probe cannot be told from chance: AUROC "
+    assert f"{sentence}{without['auroc']['value']:.3f}" in result["verdict"]
+    assert f"role masked          {without['auroc']['value']:.3f}" in probe_summary(tmp_path / "probe")
+    # The probe itself, and what it is held against besides, is that of a run without the twin.
+    train_probe(*corpus, tmp_path / "alone", SPEC)
+    alone = read(tmp_path / "alone")
+    assert alone["test"] == result["test"]
+    assert "does not tell the actor's role" in alone["role_masked"]["reason"]
+    assert "role masked" not in probe_summary(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(("told", "blind"), [(2.5, 2.5), (0, 0)])
+def test_the_role_is_no_explanation_where_masking_changes_nothing(tmp_path, told, blind):
+    corpus = make_corpus(tmp_path / "told", games=80, strength=told)
+    twin = make_corpus(tmp_path / "blind", games=80, strength=blind)
+    train_probe(*corpus, tmp_path / "probe", SPEC, **masked(twin))
+    result = read(tmp_path / "probe")
+    assert result["role_masked"]["auroc"] == result["test"]["metrics"]["auroc"]
+    assert result["role_masked"]["difference"]["value"] == 0
+    assert "Without the role" not in result["verdict"]
+
+
+def test_text_on_the_masked_input_says_what_is_left_to_read(tmp_path):
+    corpus = make_corpus(tmp_path / "told")
+    twin = make_corpus(tmp_path / "blind", told_by_text=True)
+    train_probe(*corpus, tmp_path / "probe", SPEC, **masked(twin))
+    result = read(tmp_path / "probe")
+    assert result["role_masked"]["text_input"]["auroc"]["value"] > 0.99
+    assert result["test"]["baselines"]["text_input"]["auroc"]["value"] < 0.8
+
+
+def test_samples_that_only_one_of_the_two_has_are_counted(tmp_path):
+    corpus = make_corpus(tmp_path / "told", excluded=[0])
+    twin = make_corpus(tmp_path / "blind", excluded=[1, 2])
+    train_probe(*corpus, tmp_path / "probe", SPEC, **masked(twin))
+    result = read(tmp_path / "probe")
+    assert (result["role_masked"]["only_with_role"], result["role_masked"]["only_role_masked"]) == (80, 40)
+    assert result["role_masked"]["num_interactions"] == result["test"]["num_interactions"] / 11 * 9
+    train_probe(*corpus, tmp_path / "fewer", SPEC | {"max_samples": 300}, **masked(twin))
+    assert read(tmp_path / "fewer")["role_masked"]["only_role_masked"] == 40
+
+
+def test_no_common_samples_of_a_class_is_a_reason_and_no_failure(tmp_path):
+    def negative(sample, values):
+        if sample["split"] == "test":
+            sample["label"] = 0
+
+    twin = make_corpus(tmp_path / "blind", edit=negative)
+    train_probe(*make_corpus(tmp_path / "told"), tmp_path / "probe", SPEC, **masked(twin))
+    assert "test samples" in read(tmp_path / "probe")["role_masked"]["reason"]
+
+
+def test_the_logged_probe_stands_beside_ours(tmp_path):
+    def logged(sample, values):
+        if sample["event"] < 6:
+            sample["logged_score"] = sample["label"] + values[0, 0] / 2
+
+    train_probe(*make_corpus(tmp_path, edit=logged), tmp_path / "probe", SPEC)
+    result = read(tmp_path / "probe")
+    test = result["logged"]["logged_score"]["test"]
+    assert test["num_interactions"] == result["test"]["num_interactions"] / 2
+    assert test["auroc"]["low"] > 0.5
+    text = probe_summary(tmp_path / "probe")
+    assert f"logged in the games  {test['auroc']['value']:.3f}" in text
+    assert (
+        f"on {test['num_interactions']} samples; there the probe reaches {test['probe']['value']:.3f}" in text
+    )
+    # Its labels differ within a player, and not every act has a target.
+    assert "varies within a player" in result["stages"]["reason"]
 
 
 def test_summary_starts_without_heavy_libraries():

@@ -7,6 +7,8 @@ from probeline.files import write_parquet
 from probeline.models.fetch import fetch_model
 from probeline.schema import SAMPLES, SEQUENCES, make_table
 
+NOTHING_LOGGED = {name: None for name, _, _ in SAMPLES if name.startswith("logged_")}
+
 RANDOM = {
     "architecture": "llama",
     "layers": 3,
@@ -88,5 +90,5 @@ def _sample(sequence: str, sample: str, message: int, start: int, end: int) -> d
         "start": start,
         "end": end,
         "text": "not read by the extraction",
-        "logged_score": None,
+        **NOTHING_LOGGED,
     }

@@ -19,7 +19,7 @@ def metrics_of(project: Project, probe: str) -> dict:
 def test_a_plain_run_makes_what_the_config_names(simulated_run: Project) -> None:
     for probe in ("trust_lr_l2", "collusion_mms_l1_2"):
         made = {file.name for file in (simulated_run.folder / "results/probes" / probe).iterdir()}
-        assert {"detector.pt", "metrics.json", "scores.parquet", "manifest.json"} <= made
+        assert {"detector.pt", "metrics.json", "scores.parquet", "suspects.parquet", "manifest.json"} <= made
 
 
 def test_the_second_run_has_nothing_to_do(simulated_run: Project) -> None:
@@ -138,6 +138,26 @@ def test_a_sweep_is_made_only_when_asked_for_and_rerun_alone(tmp_path: Path, sim
     assert project.planned("results/probes/trust_lr_l2", config=(TINY, "other.yaml")) == Counter(
         train_probe=1
     )
+
+
+def test_a_probe_that_is_told_the_role_is_compared_to_one_that_is_not(
+    simulated_run: Project, tmp_path: Path
+) -> None:
+    trust = metrics_of(simulated_run, "trust_lr_l2")
+    masked = trust["role_masked"]
+    assert masked["num_interactions"] == trust["test"]["num_interactions"] - masked["only_with_role"]
+    assert masked["auroc"]["value"] is not None
+    assert "reason" in metrics_of(simulated_run, "collusion_mms_l1_2")["role_masked"]
+
+    project = simulated_run.copy(tmp_path / "project")
+    # Without the twin nothing but the probe is made anew; its dialogues and activations are not asked for.
+    project.write("off.yaml", "probes: {trust: {role_masked: false}}")
+    off = (TINY, "off.yaml")
+    assert project.planned("results/probes/trust_lr_l2", config=off) == Counter(train_probe=1)
+    twin = "results/activations/trust.role_masked"
+    assert "Unknown concept 'trust.role_masked'" in project.refused(f"{twin}/shard-0-of-3", config=off)
+    assert project.planned(f"{twin}/shard-0-of-3/manifest.json") == Counter()
+    assert "Unknown concept 'trust.role_masked'" in project.refused("results/probes/trust.role_masked_lr_l2")
 
 
 def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(

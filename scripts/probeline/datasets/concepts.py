@@ -21,7 +21,7 @@ MASKS = {
     "prompt_last": "the last character before the actor begins",
 }
 REQUIRED = ("corpus", "events", "label", "context", "mask")
-OPTIONAL = ("filter", "template")
+OPTIONAL = ("filter", "template", "role_masked")
 DEFAULT_TEMPLATE = "werewolf"
 
 COLUMN_TYPES = {name: kind for name, kind, _ in EVENTS}
@@ -36,6 +36,8 @@ CLOSED_COLUMNS = {
 WITHOUT_ACTOR = ("night_kill", "day_elimination")
 # A call that nobody answers was heard by nobody: the question stands in the transcript before its answer.
 PUBLIC_ACTS = ("statement", "reply")
+# What these show before the words names the actor's role.
+ROLE_CONTEXTS = ("private", "prompt")
 ROLE_COLUMNS = frozenset(
     ("actor_role", "actor_team", "target_role", "target_team", "same_team"),
 )
@@ -46,7 +48,7 @@ def check_concept(name: str, concept: Mapping[str, Any]) -> None:
 
     Args:
         name: the concept's key in the config.
-        concept: keys corpus, events, label, context, mask; optional filter and template.
+        concept: keys corpus, events, label, context, mask; optional filter, template and role_masked.
 
     Raises:
         ProbelineError: the first fault, with the key that holds it and what is close to what was written.
@@ -62,6 +64,11 @@ def check_concept(name: str, concept: Mapping[str, Any]) -> None:
     _check_choice(f"probes.{name}.context", concept["context"], CONTEXTS)
     _check_choice(f"probes.{name}.mask", concept["mask"], MASKS)
     _check_events(name, concept)
+    if concept.get("role_masked") and concept["context"] not in ROLE_CONTEXTS:
+        raise ProbelineError(
+            f"probes.{name}.role_masked: context {concept['context']} does not name the role of who acts. "
+            f"Leave the key out, or use context {' or '.join(ROLE_CONTEXTS)}."
+        )
     template = concept.get("template", DEFAULT_TEMPLATE)
     if not isinstance(template, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", template):
         raise ProbelineError(
@@ -74,6 +81,11 @@ def check_concept(name: str, concept: Mapping[str, Any]) -> None:
         )
     filter_expression(name, concept)
     label_expression(name, concept)
+
+
+def is_role_masked(concept: Mapping[str, Any]) -> bool:
+    """Whether a probe for the concept is compared to one whose input does not tell the actor's role."""
+    return concept["context"] in ROLE_CONTEXTS and bool(concept.get("role_masked", True))
 
 
 def filter_expression(name: str, concept: Mapping[str, Any]) -> Expression | None:
@@ -108,7 +120,7 @@ def concept_notes(name: str, concept: Mapping[str, Any]) -> list[str]:
             "With context none the input holds neither roles nor the game so far, so the label cannot be "
             "known from it: a probe can only use how the words sound."
         )
-    if context in ("private", "prompt") and columns & ROLE_COLUMNS:
+    if context in ROLE_CONTEXTS and columns & ROLE_COLUMNS:
         notes.append(
             f"With context {context} the input names the actor's role and a werewolf's team mates, which the "
             "label depends on: compare with text alone on the whole input and with a role-masked version."

@@ -9,6 +9,7 @@ from string import Template
 from typing import Any
 
 from probeline.datasets.concepts import PUBLIC_ACTS
+from probeline.datasets.role_mask import PRIVATE_ACTS, Hide, prompt_without_team, role_hider
 from probeline.errors import ProbelineError, near_misses
 
 # section → key → the placeholders that its wording may use
@@ -158,6 +159,8 @@ def views_of(
     events: list[Event],
     chosen: Collection[int],
     template: Wording,
+    *,
+    role_masked: bool = False,
 ) -> list[View]:
     """The sequences of one game, which depend on that game alone.
 
@@ -168,6 +171,7 @@ def views_of(
         events: all its events, in order.
         chosen: numbers of the events that are samples; none of them has an `exclusion`.
         template: wording that `check_wording` accepts.
+        role_masked: take out what tells the actor's role, see `role_mask`; the masked words stay as they are.
 
     Returns:
         Views in the order of their first sample; every chosen event has a span in exactly one.
@@ -178,14 +182,23 @@ def views_of(
         "private": _private_views,
         "prompt": _prompt_views,
     }
-    return list(makers[context](mask, game, events, set(chosen), template)) if chosen else []
+    hide = None
+    if role_masked:
+        hide = role_hider((player["role"] for player in game["players"]), template["plural"])
+    return list(makers[context](mask, game, events, set(chosen), template, hide)) if chosen else []
 
 
 class _Chat:
-    """A chat under construction that knows the offset of every piece."""
+    """A chat under construction that knows the offset of every piece.
 
-    def __init__(self, system: str) -> None:
+    Args:
+        system: the system message, none if empty.
+        hide: takes the names of roles out of every text but the assistant's.
+    """
+
+    def __init__(self, system: str, hide: Hide | None = None) -> None:
         self.messages: list[dict[str, str]] = []
+        self._hide = hide
         if system.strip():
             self.add("system", system)
 
@@ -193,6 +206,8 @@ class _Chat:
         """Append a text, on a new line of the last message when that has the same role."""
         # Chat templates trim messages, which would shift the offsets of untrimmed ones.
         text = text.strip()
+        if self._hide is not None and role != "assistant":
+            text = self._hide(text)
         if not self.messages or self.messages[-1]["role"] != role:
             self.messages.append({"role": role, "content": ""})
         content = self.messages[-1]["content"]
@@ -222,28 +237,55 @@ class _Chat:
 
 
 def _bare_views(
-    mask: str, game: Mapping[str, Any], events: list[Event], chosen: set[int], template: Wording
+    mask: str,
+    game: Mapping[str, Any],
+    events: list[Event],
+    chosen: set[int],
+    template: Wording,
+    hide: Hide | None,
 ) -> Iterator[View]:
     wording = template["none"]
     for event in events:
         if event["event"] in chosen:
             names = {"actor": event["actor"], "target": event["target"] or NO_TARGET}
-            chat = _Chat(_fill(wording["system"], names))
+            chat = _Chat(_fill(wording["system"], names), hide)
             chat.add("user", _fill(wording[event["type"]], names))
             span = chat.speak(event, mask)
             yield View(f"none-{event['event']}", chat.messages, {event["event"]: span})
 
 
 def _prompt_views(
-    mask: str, game: Mapping[str, Any], events: list[Event], chosen: set[int], template: Wording
+    mask: str,
+    game: Mapping[str, Any],
+    events: list[Event],
+    chosen: set[int],
+    template: Wording,
+    hide: Hide | None,
 ) -> Iterator[View]:
     for event in events:
         if event["event"] in chosen:
-            chat = _Chat(event["system_prompt"] or "")
-            chat.add("user", event["user_prompt"])
+            prompt = event["user_prompt"]
+            if hide is not None:
+                prompt = prompt_without_team(prompt)
+                event = _without_reasoning(event, mask, hide)
+            chat = _Chat(event["system_prompt"] or "", hide)
+            chat.add("user", prompt)
             response = chat.add("assistant", event["response"])
             span = chat.before(response) if mask == "prompt_last" else _logged_span(event, mask, response)
             yield View(f"prompt-{event['event']}", chat.messages, {event["event"]: span})
+
+
+def _without_reasoning(event: Event, mask: str, hide: Hide) -> Event:
+    """The event with a response whose action no reasoning precedes, unless the mask reads that."""
+    if mask != "action":
+        return event
+    response, start, end = event["response"], event["action_start"], event["action_end"]
+    head = response[:start]
+    if event["reasoning_start"] is not None and event["reasoning_end"] <= start:
+        head = response[: event["reasoning_start"]] + response[event["reasoning_end"] : start]
+    head = hide(head)
+    moved = {"action_start": len(head), "action_end": len(head) + end - start}
+    return {**event, **moved, "response": head + response[start:]}
 
 
 def _logged_span(event: Event, mask: str, response: Span) -> Span:
@@ -258,7 +300,12 @@ def _logged_span(event: Event, mask: str, response: Span) -> Span:
 
 
 def _public_views(
-    mask: str, game: Mapping[str, Any], events: list[Event], chosen: set[int], template: Wording
+    mask: str,
+    game: Mapping[str, Any],
+    events: list[Event],
+    chosen: set[int],
+    template: Wording,
+    hide: Hide | None,
 ) -> Iterator[View]:
     chat = _Chat(_fill(template["public"]["system"], _table(game, template)))
     spans = {}
@@ -274,21 +321,30 @@ def _public_views(
 
 
 def _private_views(
-    mask: str, game: Mapping[str, Any], events: list[Event], chosen: set[int], template: Wording
+    mask: str,
+    game: Mapping[str, Any],
+    events: list[Event],
+    chosen: set[int],
+    template: Wording,
+    hide: Hide | None,
 ) -> Iterator[View]:
     actors = dict.fromkeys(event["actor"] for event in events if event["event"] in chosen)
     for actor in actors:
         own = {event["event"] for event in events if event["actor"] == actor} & chosen
-        chat = _Chat(_private_system(actor, game, template))
+        chat = _Chat(_private_system(actor, game, template, tell_allies=hide is None), hide)
         spans = {}
-        for event, before, (line, _) in _narrate(_until(events, own), template, actor):
+        seen = _until(events, own)
+        if hide is not None:
+            seen = [event for event in seen if event["type"] not in PRIVATE_ACTS or event["event"] in own]
+        for event, before, (line, _) in _narrate(seen, template, actor):
             for text in [*before, line]:
                 chat.add("user", text)
             if event["actor"] == actor:
                 span = chat.speak(event, mask)
                 if event["event"] in own:
                     spans[event["event"]] = span
-                if event["type"] == "seer_check" and event["valid"] and event["target_role"]:
+                found = event["type"] == "seer_check" and event["valid"] and event["target_role"]
+                if found and hide is None:
                     chat.add("user", _fill(template["private"]["seer_result"], _names(event)))
         yield View(f"private-{actor}", chat.messages, spans)
 
@@ -342,11 +398,11 @@ def _line(event: Event, own: bool, template: Wording) -> tuple[str, int]:
     return _fill_around(template["transcript"][key], _names(event), _words(event))
 
 
-def _private_system(actor: str, game: Mapping[str, Any], template: Wording) -> str:
+def _private_system(actor: str, game: Mapping[str, Any], template: Wording, *, tell_allies: bool) -> str:
     wording = template["private"]
     me = next((player for player in game["players"] if player["name"] == actor), None)
     allies = ""
-    if me is not None and me["team"] == "werewolves":
+    if tell_allies and me is not None and me["team"] == "werewolves":
         pack = [player for player in game["players"] if player["team"] == "werewolves" and player is not me]
         if pack:
             allies = _fill(wording["allies"], {"allies": _listed(pack)})

@@ -20,7 +20,7 @@ from probeline.digests import split_of
 from probeline.errors import ProbelineError
 from probeline.files import atomic_directory, open_parquet, write_manifest, write_parquet
 from probeline.progress import progress
-from probeline.schema import EVENTS, SAMPLES, SEQUENCES, arrow_schema, make_table
+from probeline.schema import EVENTS, LOGGED_SCORES, SAMPLES, SEQUENCES, arrow_schema, make_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,6 +141,8 @@ def build_dialogues(
     template: Wording,
     splits: Mapping[str, Any],
     seed: int,
+    *,
+    role_masked: bool = False,
 ) -> None:
     """Make the dialogues of one shard: `sequences.parquet`, `samples.parquet`, `manifest.json`.
 
@@ -152,6 +154,7 @@ def build_dialogues(
         template: content of the wording file that the concept names.
         splits: `by` (game or experiment) and the shares of train, validation and test.
         seed: another seed parts the games differently.
+        role_masked: show the same events without what tells the actor's role, see `datasets.role_mask`.
 
     Raises:
         ProbelineError: the declaration or the wording is faulty, or the shard is incomplete.
@@ -168,7 +171,7 @@ def build_dialogues(
         split = game_split(game, splits, seed)
         tally.excluded += excluded
         tally.add(split, {event["event"]: event["type"] for event in events}, labels)
-        views = views_of(context, mask, game, events, labels, template)
+        views = views_of(context, mask, game, events, labels, template, role_masked=role_masked)
         tally.sequences += len(views)
         sequences.append(make_table([_sequence(key, view) for view in views], SEQUENCES))
         samples.append(make_table(_samples(game, split, events, labels, views), SAMPLES))
@@ -186,6 +189,7 @@ def build_dialogues(
                 "declaration": dict(concept),
                 "context": context,
                 "mask": mask,
+                "role_masked": role_masked,
                 "split_by": splits["by"],
                 "counts": {**facts, "sequences": tally.sequences},
                 "notes": concept_notes(concept_name, concept),
@@ -272,7 +276,11 @@ def _sample(game: Mapping[str, Any], split: str, event: Event, label: bool, view
         "start": span.start,
         "end": span.end,
         "text": view.messages[span.message]["content"][span.start : span.end],
-        "logged_score": event["logged_score"],
+        **{name: event[name] for name, _, _ in LOGGED_SCORES},
+        "logged_role_reveal_score": next(
+            (player["role_reveal_score"] for player in game["players"] if player["name"] == event["actor"]),
+            None,
+        ),
     }
 
 

@@ -15,6 +15,8 @@
   another werewolf, exactly or in a sentence.
 - activation_entries: entries of `player_activations`, among them activation_errors_dropped (the probe
   failed), activation_entries_without_score, and activation_actions_not_text (callouts).
+- role_reveal_entries: entries of `role_reveal_activations`, among them those _without_score and
+  _of_unknown_players; role_reveals_unreadable: games where that is no object.
 - all other keys: repairs and exclusions, by reason.
 """
 
@@ -216,7 +218,13 @@ def _game_events(
         "turns": game.turns,
         "has_log": calls is not None,
         "players": [
-            {"name": player.name, "role": player.role, "team": player.team, "survived": player.survived}
+            {
+                "name": player.name,
+                "role": player.role,
+                "team": player.team,
+                "survived": player.survived,
+                "role_reveal_score": player.role_reveal_score,
+            }
             for player in game.players.values()
         ],
         "backend": game.backend,

@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -34,12 +34,16 @@ _SCORES = {
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """A player: name, role in lower case, team (`werewolves` or `village`) and fate."""
+    """A player: name, role in lower case, team (`werewolves` or `village`) and fate.
+
+    `role_reveal_score` is what the game's own probe said of the prompt that told the role, if it was logged.
+    """
 
     name: str
     role: str
     team: str
     survived: bool
+    role_reveal_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ def read_game(data: bytes) -> Game:
         raise ProbelineError("game_id does not fit into 64 bits")
     _read_history(game, _take(stats, "history", list))
     _read_activations(game, _take(stats, "player_activations", dict, {}))
+    _read_role_reveals(game, stats.get("role_reveal_activations"))
     _collect_words(game, _take(stats, "player_reasoning", dict, {}))
     return game
 
@@ -325,6 +330,25 @@ def _read_activation(entry: Any, repairs: Counter[str]) -> Activation:
     else:
         repairs["activation_entries_without_score"] += 1
     return Activation(action, None)
+
+
+def _read_role_reveals(game: Game, reveals: Any) -> None:
+    """The scores at role reveal; what cannot be read is counted, since the game does not hang on it."""
+    if reveals is None:
+        return
+    if not isinstance(reveals, dict):
+        game.repairs["role_reveals_unreadable"] += 1
+        return
+    for name, entry in reveals.items():
+        game.repairs["role_reveal_entries"] += 1
+        failed = not isinstance(entry, dict) or entry.get("error") is not None
+        score = None if failed else _number(entry.get("prompt_mean_score"))
+        if name not in game.players:
+            game.repairs["role_reveal_entries_of_unknown_players"] += 1
+        elif score is None:
+            game.repairs["role_reveal_entries_without_score"] += 1
+        else:
+            game.players[name] = replace(game.players[name], role_reveal_score=score)
 
 
 def _number(value: Any) -> float | None:

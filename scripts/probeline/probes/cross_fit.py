@@ -402,7 +402,7 @@ def cross_fit(
     scores = {}
     for method, given in methods.items():
         settings = SETTINGS[method] | given
-        if method == "lr":
+        if method == "lr" and settings["penalty"] == "l2":
             scores[method] = lr_scores(layer, settings["regularization"])
         elif method == "mms":
             scores[method] = mms_scores(layer)

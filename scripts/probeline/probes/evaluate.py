@@ -9,7 +9,7 @@ import numpy.typing as npt
 from probeline.probes import baselines
 from probeline.probes.detector import Detector
 from probeline.probes.methods import Array, Labels, Settings
-from probeline.probes.metrics import Bootstrap, Ranking, auroc, bootstrap_games, metrics_of
+from probeline.probes.metrics import auroc, bootstrap_games, compare, metrics_of
 
 SPLITS = ("train", "validation", "test")
 FEW_GAMES, FEW_OF_A_CLASS = 10, 20
@@ -78,7 +78,7 @@ def evaluate(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Metrics, baselines, the difference to the text and the verdict, all on the test games.
+    """Metrics, baselines and the difference to the text, all on the test games.
 
     Args:
         detector: calibrated.
@@ -133,31 +133,15 @@ def evaluate(
             "skipped_with_one_class": bootstrap.skipped,
         },
     }
-    return {**counts, "verdict": verdict(counts["test"]), "by_type": interactions_by_type(samples)}
+    return {**counts, "by_type": interactions_by_type(samples)}
 
 
-def compare(bootstrap: Bootstrap, labels: Labels, probe: Array, rivals: list[Array]) -> dict[str, Any]:
-    """AUROC of a baseline (the mean over its repetitions), and by how much the probe exceeds it."""
-    ones = np.ones((1, len(labels)))
-    probe_ranking = Ranking(labels, probe)
-    rankings = [Ranking(labels, rival) for rival in rivals]
-    values = [float(ranking.auroc(ones)[0]) for ranking in rankings]
-    resampled = np.mean([bootstrap.values(ranking.auroc) for ranking in rankings], axis=0)
-    value = float(np.mean(values))
-    comparison = {
-        "auroc": bootstrap.interval(value, resampled),
-        "difference": bootstrap.interval(
-            float(probe_ranking.auroc(ones)[0]) - value, bootstrap.values(probe_ranking.auroc) - resampled
-        ),
-    }
-    return comparison | ({"repetitions": values} if len(values) > 1 else {})
-
-
-def verdict(test: dict[str, Any]) -> str:
+def verdict(test: dict[str, Any], role_masked: dict[str, Any] | None) -> str:
     """Says in words whether the probe beats the text on unseen games.
 
     Args:
         test: the test part of `evaluate`'s result.
+        role_masked: what `controls.role_masked` found; None where the input does not tell the role anyhow.
     """
     probe = test["metrics"]["auroc"]
     difference = test["difference_to_text"]
@@ -194,6 +178,13 @@ def verdict(test: dict[str, Any]) -> str:
             f"The probe is above chance on unseen games, but the text does about as well: AUROC "
             f"{_with_interval(probe)} against {text:.3f} from {name}; the interval of the difference, "
             f"{_with_interval(difference)}, includes 0."
+        )
+    without = (role_masked or {}).get("auroc", {"low": None})
+    if (probe["low"] or 0) > 0.5 and without["low"] is not None and without["low"] <= 0.5:
+        below = "is worse than" if without["high"] < 0.5 else "cannot be told from"
+        sentence += (
+            f" Without the role in the prompt the same kind of probe {below} chance: AUROC "
+            f"{_with_interval(without)}."
         )
     games, positives, negatives = test["num_games"], test["num_positive"], test["num_negative"]
     if games < FEW_GAMES or min(positives, negatives) < FEW_OF_A_CLASS:

@@ -158,13 +158,74 @@ def bootstrap_games(games: npt.NDArray[Any], labels: Labels, resamples: int, see
         seed: of the draws.
     """
     names, game = np.unique(games, return_inverse=True)
-    counts = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=resamples
-    )
+    counts = draw_games(len(names), resamples, seed)
     positives = counts @ np.bincount(game, weights=labels)
     negatives = counts @ np.bincount(game, weights=1 - labels)
     both = (positives > 0) & (negatives > 0)
-    return Bootstrap(game, counts[both].astype(np.float64), int(resamples - both.sum()))
+    return Bootstrap(game, counts[both], int(resamples - both.sum()))
+
+
+def draw_games(games: int, resamples: int, seed: int) -> Array:
+    """How often each of so many games is drawn: [resamples, games], as many draws in each as games."""
+    counts = np.random.default_rng(seed).multinomial(games, np.full(games, 1 / games), size=resamples)
+    return counts.astype(np.float64)
+
+
+def over_games(per_game: dict[str, Array], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Means over games, each with its interval, all on the same resamples.
+
+    Args:
+        per_game: name → one value per game, the same games in each, at least one.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    games = len(next(iter(per_game.values())))
+    bootstrap = Bootstrap(np.arange(games), draw_games(games, resamples, seed), 0)
+    return {
+        name: bootstrap.interval(float(values.mean()), bootstrap.counts @ values / games)
+        for name, values in per_game.items()
+    }
+
+
+def auroc_within_games(labels: Labels, scores: Array, games: npt.NDArray[Any]) -> Array:
+    """The AUROC of each game that has both classes, in the order of the games' names.
+
+    Args:
+        labels: [n] of 0 and 1.
+        scores: [n].
+        games: [n] game of each sample.
+    """
+    members = [games == game for game in np.unique(games)]
+    found = [auroc(labels[inside], scores[inside]) for inside in members]
+    return np.array([value for value in found if np.isfinite(value)])
+
+
+def compare(bootstrap: Bootstrap, labels: Labels, probe: Array, rivals: list[Array]) -> dict[str, Any]:
+    """AUROC of a rival (the mean over its repetitions), and by how much the probe exceeds it.
+
+    Args:
+        bootstrap: of the samples' games.
+        labels: [n] of 0 and 1.
+        probe: [n] scores of the probe.
+        rivals: the rival's scores [n], one array per repetition.
+
+    Returns:
+        `auroc` and `difference` (probe minus rival, on the same resamples), each with its interval; and
+        `repetitions`, the rival's AUROCs, if there are several.
+    """
+    ones = np.ones((1, len(labels)))
+    probe_ranking = Ranking(labels, probe)
+    rankings = [Ranking(labels, rival) for rival in rivals]
+    values = [float(ranking.auroc(ones)[0]) for ranking in rankings]
+    resampled = np.mean([bootstrap.values(ranking.auroc) for ranking in rankings], axis=0)
+    value = float(np.mean(values))
+    comparison = {
+        "auroc": bootstrap.interval(value, resampled),
+        "difference": bootstrap.interval(
+            float(probe_ranking.auroc(ones)[0]) - value, bootstrap.values(probe_ranking.auroc) - resampled
+        ),
+    }
+    return comparison | ({"repetitions": values} if len(values) > 1 else {})
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

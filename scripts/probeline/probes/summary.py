@@ -51,6 +51,9 @@ def probe_summary(directory: Path) -> str:
     lines += [f"    {title:<20}{_estimate(headline[key])}" for title, key in ROWS.items()]
     shuffles = headline["shuffles"]
     lines.append(f"    {'':<28}from {min(shuffles):.3f} to {max(shuffles):.3f} in {len(shuffles)} shuffles")
+    if headline["role_masked"]:
+        lines.append(f"    {'role masked':<20}{_estimate(headline['role_masked'])}")
+    lines += _logged(headline["logged"])
     difference = headline["difference_to_text"]
     lines.append(f"    {'probe - better text':<20}{_estimate(difference, signed=True)}")
     lines += textwrap.wrap(headline["verdict"], WIDTH, initial_indent="  ", subsequent_indent="  ")
@@ -120,6 +123,24 @@ def sweep_summary(directory: Path) -> str:
     lines += textwrap.wrap(headline["note"], WIDTH, initial_indent="  ", subsequent_indent="  ")
     lines.append(f"  {directory / 'figure.svg'}")
     return "\n".join(lines)
+
+
+def _logged(logged: dict[str, Any] | None) -> list[str]:
+    """What the probe that ran in the games reached, and this one on the samples that have its score."""
+    if logged is None or logged.get("auroc", {"value": None})["value"] is None:
+        return []
+    lines = [
+        f"    {'logged in the games':<20}{_estimate(logged['auroc'])}",
+        f"    {'':<28}on {logged['num_interactions']:,} samples; there the probe reaches "
+        f"{logged['probe']['value']:.3f}",
+    ]
+    within = logged["within_games"]
+    if within["games"]:
+        lines.append(
+            f"    {'':<28}mean within a game: {within['auroc']['value']:.3f}, and the probe "
+            f"{within['probe']['value']:.3f}"
+        )
+    return lines
 
 
 def _left_out(facts: dict[str, Any]) -> list[str]:

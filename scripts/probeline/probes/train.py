@@ -3,11 +3,11 @@
 import importlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,11 @@ from probeline.files import (
     write_parquet,
 )
 from probeline.probes.calibration import choose_threshold, fit_platt
+from probeline.probes.controls import logged_scores, role_masked
 from probeline.probes.detector import DETECTOR, Detector, fit_detector
-from probeline.probes.evaluate import SPLITS, evaluate
+from probeline.probes.evaluate import SPLITS, evaluate, verdict
 from probeline.probes.methods import METHODS, SETTINGS, Array, Labels, Settings
+from probeline.probes.stages import stages, suspect_rows
 from probeline.probes.trainer import recommend_backend
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ DEFAULTS: dict[str, Any] = {
     "max_samples": None,
 }
 """Settings of `train_probe` that every method shares, with their defaults."""
+
+NOT_MASKED = "the input does not tell the actor's role, or role_masked is false for the concept"
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,27 @@ class ProbeData:
         return replace(self, samples=[self.samples[row] for row in rows], values=self.values[rows])
 
 
+class _Masked(NamedTuple):
+    """Shards of a concept that do not tell the actor's role; none where the input does not anyhow."""
+
+    activations: list[Path]
+    dialogues: list[Path]
+
+
 def train_probe(
-    activations: list[Path], dialogues: list[Path], quality: Path, output: Path, spec: dict[str, Any]
+    activations: list[Path],
+    dialogues: list[Path],
+    quality: Path,
+    output: Path,
+    spec: dict[str, Any],
+    role_masked_activations: Sequence[Path] = (),
+    role_masked_dialogues: Sequence[Path] = (),
 ) -> None:
     """Fit a probe, test it on held-out games, and write it to a directory.
 
-    Files: detector.pt (`Detector`), metrics.json (see `evaluate`), scores.parquet (schema.SCORES, every
-    sample) and manifest.json. Equal inputs give equal bytes, whatever the number of threads.
+    Files: detector.pt (`Detector`), metrics.json (docs/evaluation.md), scores.parquet (schema.SCORES, every
+    sample), suspects.parquet (schema.SUSPECTS) and manifest.json. Equal inputs give equal bytes, whatever
+    the number of threads.
 
     Args:
         activations: shards of one concept's activations.
@@ -93,6 +111,9 @@ def train_probe(
         spec: concept, method, layers and model; the settings of the method in `methods.SETTINGS`; and any of
             `DEFAULTS`: seed, threshold (a rule of `calibration.THRESHOLD_RULES`), threshold_percentile,
             bootstrap (resamples), min_samples (fewest training samples) and max_samples (None for all).
+        role_masked_activations: shards of the same concept's activations where the input does not tell the
+            actor's role; none where it does not anyhow.
+        role_masked_dialogues: the dialogues that those are of.
 
     Raises:
         ProbelineError: not enough data, activations that are no numbers or not of these dialogues, an
@@ -100,7 +121,8 @@ def train_probe(
     """
     spec = complete_spec(spec)
     with one_thread(spec["concept"], spec["layers"]):
-        _train(activations, dialogues, quality, output, spec)
+        masked = _Masked(list(role_masked_activations), list(role_masked_dialogues))
+        _train(activations, dialogues, quality, output, spec, masked)
 
 
 @contextmanager
@@ -162,10 +184,15 @@ def settings_of(spec: dict[str, Any], parameters: int) -> Settings:
 
 
 def _train(
-    activations: list[Path], dialogues: list[Path], quality: Path, output: Path, spec: dict[str, Any]
+    activations: list[Path],
+    dialogues: list[Path],
+    quality: Path,
+    output: Path,
+    spec: dict[str, Any],
+    masked: _Masked,
 ) -> None:
     data = read_data(activations, dialogues, spec)
-    available = len(data.samples)
+    available = {sample["sample"] for sample in data.samples}
     data = limit_samples(data, spec["max_samples"], spec["seed"])
     require_enough(data, spec["concept"], spec["min_samples"])
     require_numbers(data, spec["layers"])
@@ -190,19 +217,62 @@ def _train(
         spec["bootstrap"],
         spec["seed"],
     )
+    without_role = _without_role(detector, data, scores, masked, settings, available, spec)
+    result |= {
+        "role_masked": without_role or {"reason": NOT_MASKED},
+        "logged": logged_scores(data.samples, scores, spec["bootstrap"], spec["seed"]),
+        "stages": stages(data.samples, scores, spec["bootstrap"], spec["seed"]),
+        "verdict": verdict(result["test"], without_role),
+    }
     counts = {
         "used": len(data.samples),
         "excluded": data.excluded,
-        "beyond_max_samples": available - len(data.samples),
+        "beyond_max_samples": len(available) - len(data.samples),
     }
     with atomic_directory(output) as draft:
         detector.save(draft / DETECTOR)
         write_parquet(draft / "scores.parquet", _score_table(data, detector, scores))
+        suspects = schema.make_table(suspect_rows(data.samples, scores), schema.SUSPECTS)
+        write_parquet(draft / "suspects.parquet", suspects)
         write_json(draft / "metrics.json", result | {"samples": counts})
         write_manifest(
             draft, "probe", _facts(data, detector, result, counts, read_json(quality), spec | settings)
         )
     log.info("%s", result["verdict"])
+
+
+def _without_role(
+    detector: Detector,
+    data: ProbeData,
+    scores: Array,
+    masked: _Masked,
+    settings: Settings,
+    available: set[str],
+    spec: dict[str, Any],
+) -> dict[str, Any] | None:
+    """What `role_masked` finds on the samples of `data`; None without masked dialogues."""
+    if not masked.dialogues:
+        return None
+    twin = read_data(masked.activations, masked.dialogues, spec)
+    require_numbers(twin, spec["layers"])
+    used = {sample["sample"] for sample in data.samples}
+    # Those that max_samples left out here are left out there.
+    kept = [
+        row
+        for row, sample in enumerate(twin.samples)
+        if sample["sample"] in used or sample["sample"] not in available
+    ]
+    return role_masked(
+        detector,
+        data.samples,
+        scores,
+        [twin.samples[row] for row in kept],
+        twin.values[kept],
+        read_sequences(masked.dialogues),
+        settings,
+        spec["bootstrap"],
+        spec["seed"],
+    )
 
 
 def read_data(activations: list[Path], dialogues: list[Path], spec: dict[str, Any]) -> ProbeData:
@@ -401,6 +471,8 @@ def _facts(
             **{name: baseline["auroc"] for name, baseline in test["baselines"].items()},
             "shuffles": test["baselines"]["shuffled"]["repetitions"],
             "difference_to_text": test["difference_to_text"],
+            "role_masked": result["role_masked"].get("auroc"),
+            "logged": result["logged"]["logged_score"].get("test"),
             "verdict": result["verdict"],
         },
     }

@@ -20,12 +20,11 @@ from probeline.probes.evaluate import (
     FEWEST_OF_A_CLASS,
     SPLITS,
     TEXT_BASELINES,
-    compare,
     verdict,
 )
 from probeline.probes.heatmap import draw_transfer
-from probeline.probes.methods import SETTINGS, Array
-from probeline.probes.metrics import bootstrap_games, metrics_of
+from probeline.probes.methods import Array
+from probeline.probes.metrics import bootstrap_games, compare, metrics_of
 from probeline.probes.train import (
     ProbeData,
     complete_spec,
@@ -35,6 +34,7 @@ from probeline.probes.train import (
     read_data,
     read_sequences,
     require_numbers,
+    settings_of,
 )
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
         cells.append(cell | {"small": reason is None and _is_small(sizes), "reason": reason})
     tested = [(cell, test) for cell, (test, _) in zip(cells, tests, strict=True) if cell["reason"] is None]
     if tested:
-        settings = {name: probe[name] for name in SETTINGS[probe["method"]]}
+        settings = settings_of(probe, fitted.facts["parameters"])
         detector = fit_calibrated(fitted, probe | {"concept": source.concept}, settings)
         texts = text_scores(fitted, [test for _, test in tested], sequences)
         for (cell, test), rivals in zip(tested, texts, strict=True):
@@ -336,7 +336,7 @@ def cell_metrics(
         "difference_to_text": {"baseline": stronger, **compared[stronger]["difference"]},
         "threshold": detector.threshold,
     }
-    return cell | {"verdict": verdict(cell | _sizes(test.samples))}
+    return cell | {"verdict": verdict(cell | _sizes(test.samples), None)}
 
 
 def _sizes(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
