@@ -618,3 +618,12 @@ def test_bfloat16_is_read_from_the_processors_flags(tmp_path):
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu avx512f\nbugs\t: amx_bf16\n")
     assert not processor_has_bfloat16(cpuinfo)
     assert not processor_has_bfloat16(tmp_path / "absent")
+
+
+def test_a_model_of_an_older_version_is_explained(tmp_path):
+    model = tiny.make_model(tmp_path / "model")
+    manifest = read_json(model / "manifest.json")
+    del manifest["parameters"]
+    write_json(model / "manifest.json", manifest)
+    with pytest.raises(ProbelineError, match="does not say how many parameters"):
+        extract_activations([], model, tmp_path / "out", Settings([1], "float32", "float32", 1))

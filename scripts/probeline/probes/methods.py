@@ -119,7 +119,7 @@ def fit_lr(train: Split, validation: Split, settings: Settings, seed: int) -> He
         min_samples=2,
     )
     backend = None if settings["backend"] == "auto" else settings["backend"]
-    trainer = create_probe_trainer(0, train.X.shape[1], config, backend, seed=seed)
+    trainer = create_probe_trainer(0, train.X.shape[1], config, backend, seed=seed, standardised=True)
     trainer.fit(train.X, train.y, validation.X, validation.y)
     return trainer.head()
 

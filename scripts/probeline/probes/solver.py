@@ -300,7 +300,7 @@ def standardise(
     """`methods.standardisation` of rows that need not fit into memory, in one pass.
 
     Sums are kept for each class in float64, of features shifted by a mean of the first rows, so that large
-    offsets do not drown what varies. Features that are standardised already are left as they are.
+    offsets do not drown what varies.
 
     Args:
         rows: of one layer.
@@ -338,8 +338,6 @@ def standardise(
     mean = shift + offset
     scale = scale_within(whole, shift + sums / counts[:, None], counts)
     scale = np.where(whole <= 1e-12 * np.abs(mean), 1.0, scale)
-    if np.abs(mean).max() < 1e-9 and np.abs(scale - 1).max() < 1e-9:
-        return np.zeros(width), np.ones(width)
     return mean, scale
 
 

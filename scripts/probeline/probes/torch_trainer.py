@@ -13,7 +13,7 @@ from probeline.probes.methods import Array
 from probeline.probes.solver import Line, Targets
 from probeline.probes.streaming import Block, cached_rows
 from probeline.probes.trainer import ProbeTrainer
-from probeline.probes.training_config import ProbeTrainingConfig
+from probeline.probes.training_config import SKLEARN_SEED, ProbeTrainingConfig
 
 
 class LinearProbe(torch.nn.Module):
@@ -50,8 +50,14 @@ class TorchProbeTrainer(ProbeTrainer):
 
     backend = "torch"
 
-    def __init__(self, input_dim: int, config: ProbeTrainingConfig | None = None, seed: int = 42) -> None:
-        super().__init__(input_dim, config, seed)
+    def __init__(
+        self,
+        input_dim: int,
+        config: ProbeTrainingConfig | None = None,
+        seed: int = SKLEARN_SEED,
+        standardised: bool = False,
+    ) -> None:
+        super().__init__(input_dim, config, seed, standardised)
         self.device = _device(self.config.device)
         self._rows_that_fit: int | None = None
 

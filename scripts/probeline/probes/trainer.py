@@ -64,6 +64,7 @@ def create_probe_trainer(
     *,
     threshold_b: float = TORCH_FROM,
     seed: int = SKLEARN_SEED,
+    standardised: bool = False,
 ) -> "ProbeTrainer":
     """The trainer that suits a model.
 
@@ -74,6 +75,7 @@ def create_probe_trainer(
         force_backend: `sklearn` or `torch`, whatever the model's size.
         threshold_b: from how many billions of parameters on torch is used.
         seed: of the split that `fit` makes, and of scikit-learn.
+        standardised: the features come standardised, and are taken as they are.
 
     Raises:
         ProbelineError: an unknown backend, or torch is needed and not installed.
@@ -84,7 +86,7 @@ def create_probe_trainer(
     if backend == "sklearn":
         from probeline.probes.sklearn_trainer import SklearnProbeTrainer
 
-        return SklearnProbeTrainer(input_dim, config, seed)
+        return SklearnProbeTrainer(input_dim, config, seed, standardised)
     try:
         from probeline.probes.torch_trainer import TorchProbeTrainer
     except ImportError as error:
@@ -92,7 +94,7 @@ def create_probe_trainer(
             f"The torch backend needs torch, which cannot be imported here ({error}). Install it with "
             "`pip install torch`, or train with force_backend='sklearn': the objective is the same."
         ) from error
-    return TorchProbeTrainer(input_dim, config, seed)
+    return TorchProbeTrainer(input_dim, config, seed, standardised)
 
 
 def get_backend_type(trainer: "ProbeTrainer") -> str:
@@ -107,6 +109,7 @@ class ProbeTrainer(ABC):
         input_dim: width of one layer's activations.
         config: how to train; the defaults if None.
         seed: of the split that `fit` makes, and of scikit-learn.
+        standardised: the features come standardised, and are taken as they are.
 
     Attributes:
         training_history: one entry for each epoch: epoch, passes (over the data, so far), train_loss and
@@ -118,7 +121,13 @@ class ProbeTrainer(ABC):
 
     backend: ClassVar[str]
 
-    def __init__(self, input_dim: int, config: ProbeTrainingConfig | None = None, seed: int = 42) -> None:
+    def __init__(
+        self,
+        input_dim: int,
+        config: ProbeTrainingConfig | None = None,
+        seed: int = SKLEARN_SEED,
+        standardised: bool = False,
+    ) -> None:
         if isinstance(input_dim, bool) or not isinstance(input_dim, int) or input_dim < 1:
             raise ProbelineError(
                 f"input_dim is {input_dim!r}. Expected: the width of one layer, such as 576."
@@ -126,6 +135,7 @@ class ProbeTrainer(ABC):
         self.input_dim = input_dim
         self.config = config or ProbeTrainingConfig()
         self.seed = seed
+        self.standardised = standardised
         self.training_history: list[dict[str, Any]] = []
         self.trained: Trained | None = None
         self._note = ""
@@ -315,7 +325,9 @@ class ProbeTrainer(ABC):
         validation_labels: Labels,
     ) -> checkpoint.LayerHead:
         layer = rows.one_layer(position)
-        mean, scale = standardise(layer, labels, ~held_out)
+        mean, scale = np.zeros(layer.width), np.ones(layer.width)
+        if not self.standardised:
+            mean, scale = standardise(layer, labels, ~held_out)
         problem = Problem(
             layer,
             labels,
