@@ -154,9 +154,8 @@ def test_a_probe_that_is_told_the_role_is_compared_to_one_that_is_not(
     project.write("off.yaml", "probes: {trust: {role_masked: false}}")
     off = (TINY, "off.yaml")
     assert project.planned("results/probes/trust_lr_l2", config=off) == Counter(train_probe=1)
-    twin = "results/activations/trust.role_masked"
-    assert "Unknown concept 'trust.role_masked'" in project.refused(f"{twin}/shard-0-of-3", config=off)
-    assert project.planned(f"{twin}/shard-0-of-3/manifest.json") == Counter()
+    twin = "results/activations/trust.role_masked/shard-0-of-3"
+    assert "Unknown concept 'trust.role_masked'" in project.refused(twin, config=off)
     assert "Unknown concept 'trust.role_masked'" in project.refused("results/probes/trust.role_masked_lr_l2")
 
 
