@@ -33,7 +33,7 @@ rule sweep_probes:
         dialogues=dialogues_of,
     output:
         sweep=directory("results/sweeps/{concept}"),
-        figures="results/sweeps/{concept}/sweep.json",
+        metrics="results/sweeps/{concept}/sweep.json",
         table="results/sweeps/{concept}/sweep.parquet",
         svg="results/sweeps/{concept}/figure.svg",
         png="results/sweeps/{concept}/figure.png",
@@ -42,6 +42,8 @@ rule sweep_probes:
         "logs/sweep_probes/{concept}.log",
     benchmark:
         "benchmarks/sweep_probes/{concept}.tsv"
+    wildcard_constraints:
+        concept="|".join(config["probes"]),
     threads: 4
     params:
         spec=sweep_spec,
