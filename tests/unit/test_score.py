@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 import torch
 
 from probeline import cli, schema
@@ -170,7 +171,7 @@ def test_system_prompt_is_context(probe):
 def adapter(folder):
     """Files that pass for an adapter's."""
     write_json(folder / "adapter/adapter_config.json", {"peft_type": "LORA"})
-    write_bytes(folder / "adapter/adapter_model.safetensors", b"")
+    write_bytes(folder / "adapter/adapter_model.safetensors", safetensors.numpy.save({}))
     return folder / "adapter"
 
 
