@@ -289,9 +289,15 @@ def test_json_of_a_hostile_text_gives_it_back(hostile):
 
 
 def test_letters_of_all_scripts_are_left_as_they_are():
-    for text in ("naïve 中文 שלום \u0646\u0645\u06cc\u200c\u062e", "👨\u200d👩\u200d👧 🐺", "a\u00a0b"):
+    persian = "\u0646\u0645\u06cc\u200c\u062e"
+    for text in (f"naïve 中文 שלום {persian}", "👨\u200d👩\u200d👧 🐺 ❤\ufe0f", "a\u00a0b", "한국어 ⠃⠗"):
         assert visible(text) == text
     assert visible("a\nb") == "a⏎b"
+
+
+@pytest.mark.parametrize("number", [0xAD, 0x34F, 0x115F, 0x17B4, 0x200B, 0x2800, 0x3164, 0xFFA0, 0xE0101])
+def test_what_is_unseen_is_shown(number):
+    assert visible(f"a{chr(number)}b") == f"a<U+{number:04X}>b"
 
 
 def test_colours_are_centred_on_the_threshold():
@@ -362,9 +368,19 @@ def test_tokens_json_and_page_of_one_run(project, probe, capsys):
         (["--file", "void"], "void holds no text"),
         (["--file", "latin.txt"], "latin.txt is not UTF-8 text: byte 2"),
         (["--file", "mixed.jsonl"], "mixed.jsonl, line 3: expected a JSON object with a text"),
+        (
+            ["--file", "upper.jsonl"],
+            'line 1: .*no key "text"; its keys are id, Text. Did you mean "text" by "Text"',
+        ),
+        (["--file", "number.jsonl"], 'number.jsonl, line 2: the value of "text" is int, not a text'),
         (["  "], "nothing to score: the text is empty"),
         (["wolf " * 200], "tokens, but tiny takes 128"),
         (["--threads", "0", "wolf"], "--threads is 0"),
+        (
+            ["--threads", str(10**12), "wolf"],
+            "--threads is 1000000000000; give a whole number from 1 to 1024",
+        ),
+        (["--batch-size", "0", "wolf"], "--batch-size is 0; give at least 1"),
         (["--model", "data/models/tinny", "wolf"], r"Did you mean tiny\?"),
         (["--model", "data/models/wide", "wolf"], "hidden size of 16, but wide has 32"),
     ],
@@ -373,6 +389,69 @@ def test_mistakes_are_said_in_words(project, capsys, words, said):
     (project / "texts.txt").write_text(STATEMENTS)
     (project / "void").write_text(" \n\n")
     (project / "latin.txt").write_bytes(b"na\xefve")
-    (project / "mixed.jsonl").write_text('{"text": "wolf"}\n\n{"txt": "wolf"}\n')
+    (project / "mixed.jsonl").write_text('{"text": "wolf"}\n\nwolf\n')
+    (project / "upper.jsonl").write_text('{"id": 1, "Text": "wolf"}\n')
+    (project / "number.jsonl").write_text('{"text": "wolf"}\n{"text": 3}\n')
     assert score(*words) == 1
     assert re.search(said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["watch", "--probe", "lies_lr_l1_3", "--seed", str(2**70), "Who?"],
+            "--seed is 1180591620717411303424; ",
+        ),
+        (["watch", "--probe", "lies_lr_l1_3", "--max-new-tokens", "0", "Who?"], "--max-new-tokens is 0; "),
+        (["check", "--cores", "0"], "--cores is 0; give at least 1"),
+        (["simulate", "--games", "0", "--output", "new"], "--games is 0; give at least 1"),
+        (
+            ["simulate", "--games", "1", "--seed", str(2**63), "--output", "new"],
+            "--seed is 9223372036854775808; ",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_said_in_words(project, capsys, words, said):
+    assert cli.main(words) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": None}, "'dtype' is null, not a text"),
+        ({"dtype": "float3"}, "its dtype is float3. Did you mean"),
+        ({"layers": 3}, "'layers' is 3, not a list"),
+        ({"weights_sha256": 1}, "'weights_sha256' is 1, not a text or null"),
+        ({"headline": None}, "its headline is not"),
+        ({"headline": {"auroc": None}}, "its headline is not a verdict and an auroc with its value"),
+        ({"headline": {"auroc": {"value": "high"}}}, "its headline is not"),
+        ({"headline": {"verdict": 1}}, "its headline is not"),
+        ("dtype", "'dtype' is missing"),
+        ("model", "'model' is missing"),
+    ],
+)
+def test_a_manifest_of_another_version_is_refused(folder, tmp_path, capsys, change, said):
+    facts = json.loads((folder / "probe/manifest.json").read_bytes())
+    facts = (
+        facts | change if isinstance(change, dict) else {key: facts[key] for key in facts if key != change}
+    )
+    write_json(tmp_path / "manifest.json", facts)
+    assert cli.main(["score", "--probe", str(tmp_path), "wolf"]) == 1
+    assert re.search(f"manifest.json is not that of a probe of this version: {said}", capsys.readouterr().err)
+
+
+def test_a_model_of_another_version_is_refused(folder, tmp_path):
+    facts = json.loads((folder / "tiny/manifest.json").read_bytes())
+    del facts["max_length"]
+    write_json(tmp_path / "manifest.json", facts)
+    with pytest.raises(ProbelineError, match="that of a model of this version: 'max_length' is missing"):
+        Probe.load(folder / "probe", tmp_path)
+
+
+def test_a_score_that_is_not_finite_is_said(project, probe, monkeypatch, capsys):
+    huge = replace(probe.detector, score_mean=np.full(2, -1e308), score_scale=np.full(2, 1e-300))
+    monkeypatch.setattr("probeline.probes.score.load_detector", lambda directory: huge)
+    assert score("--json", "wolf") == 1
+    assert "A score is inf, not a finite number: the weights of tiny" in capsys.readouterr().err

@@ -1,10 +1,16 @@
 import doctest
 import json
+import re
+import runpy
+import shlex
+import textwrap
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from probeline import cli
 from probeline.errors import ProbelineError
@@ -218,11 +224,11 @@ def test_the_models_own_generate_is_watched_too(live):
 def test_what_cannot_be_watched_is_refused(folder, tmp_path):
     live = LiveProbe.load(folder / "results/probes/one", folder / "data/models/tiny")
     inputs = live._inputs(QUESTION, "")
-    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
-        with pytest.raises(ProbelineError, match="leave num_beams out"):
-            monitor.generate(**inputs, num_beams=2)
-        with pytest.raises(ProbelineError, match="use_cache=True"):
-            monitor.generate(**inputs, max_new_tokens=2, use_cache=False)
+    with (
+        Monitor(live.model, live.detector, live.tokenizer) as monitor,
+        pytest.raises(ProbelineError, match="use_cache=True"),
+    ):
+        monitor.generate(**inputs, max_new_tokens=2, use_cache=False)
     with pytest.raises(ProbelineError, match="reads layer 7; the model has 3 layers"):
         Monitor(live.model, random_detector("lr", (7,)), live.tokenizer)
     wide = AutoModelForCausalLM.from_pretrained(make_model(tmp_path / "wide", width=64))
@@ -234,6 +240,96 @@ def test_what_cannot_be_watched_is_refused(folder, tmp_path):
         live.watch("Who? " * 300)
     with pytest.raises(ProbelineError, match="prompt cannot be shown to tiny: it holds a special token"):
         live.watch("<|im_end|>")
+    with pytest.raises(
+        ProbelineError, match="seed is -1; give a whole number from 0 to 18446744073709551615"
+    ):
+        live.watch("Who?", seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_beams", 2),
+        ("guidance_scale", 1.5),
+        ("prefill_chunk_size", 1),
+        ("prompt_lookup_num_tokens", 3),
+        ("assistant_early_exit", 1),
+    ],
+)
+@pytest.mark.parametrize("place", ["keyword", "generation_config", "model"])
+def test_what_runs_other_tokens_is_refused_wherever_it_is_set(folder, monkeypatch, name, value, place):
+    live = LiveProbe.load(folder / "results/probes/one", folder / "data/models/tiny")
+    settings = {name: value} if place == "keyword" else {}
+    if place == "generation_config":
+        settings = {"generation_config": GenerationConfig(**{name: value})}
+    if place == "model":
+        monkeypatch.setattr(live.model.generation_config, name, value)
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        with pytest.raises(ProbelineError, match=f"leave {name} out"):
+            monitor.generate(**live._inputs(QUESTION, ""), **settings)
+        off = {"num_beams": 1, "guidance_scale": 1.0}.get(name)
+        monitor.generate(**live._inputs(QUESTION, ""), max_new_tokens=2, **{name: off})
+    assert len(monitor.tokens[0]) == 2
+
+
+@pytest.mark.parametrize("place", ["keyword", "generation_config"])
+def test_the_end_that_generate_is_given_ends_a_sequence(live, probe, place):
+    wolf, *rest = answer_ids(live, "wolf lied to us")
+    end = answer_ids(live, "wolf~")[-1]
+    answers = [[wolf, end], [wolf, *rest]]
+    one = live._inputs(QUESTION, "")
+    inputs = {name: ids.repeat(2, 1) for name, ids in one.items()}
+    settings = {"eos_token_id": end, "max_new_tokens": len(answers[1]), "do_sample": False}
+    if place == "generation_config":
+        settings = {"generation_config": GenerationConfig(**settings)}
+    allowed = forced(one["input_ids"].shape[1], answers)
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        monitor.generate(**inputs, prefix_allowed_tokens_fn=allowed, **settings)
+        assert [[token.token for token in row] for row in monitor.tokens] == [[wolf], [wolf, *rest]]
+        same(monitor.scores()[1], probe.score_text("wolf lied to us"))
+        # Only there: the model's own end is still that of the next answer.
+        generate(live, monitor, one, [[wolf, end_of(live)]])
+        assert [token.token for token in monitor.tokens[0]] == [wolf]
+
+
+def test_filler_behind_a_stop_string_is_not_scored(live):
+    answers = [answer_ids(live, text) for text in ("wolf~", "wolf lied to us")]
+    one = live._inputs(QUESTION, "")
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        monitor.generate(
+            **{name: ids.repeat(2, 1) for name, ids in one.items()},
+            max_new_tokens=len(answers[1]),
+            stop_strings=["~"],
+            tokenizer=live.tokenizer,
+            prefix_allowed_tokens_fn=forced(one["input_ids"].shape[1], answers),
+        )
+    assert [[token.token for token in row] for row in monitor.tokens] == answers
+
+
+def test_several_answers_to_a_prompt_are_scored_each(live, probe):
+    torch.manual_seed(0)
+    inputs = live._inputs(QUESTION, "")
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        found = monitor.generate(
+            **inputs,
+            max_new_tokens=5,
+            do_sample=True,
+            num_return_sequences=3,
+            suppress_tokens=live.tokenizer.all_special_ids,
+        )
+    new = found[:, inputs["input_ids"].shape[1] :].tolist()
+    assert [[token.token for token in row] for row in monitor.tokens] == new
+    with Monitor(live.model, live.detector, live.tokenizer) as alone:
+        generate(live, alone, inputs, new[2:])
+    assert alone.tokens[0][-1].score == pytest.approx(monitor.tokens[2][-1].score, abs=1e-4)
+
+
+def test_a_score_that_is_not_finite_is_said(live):
+    with Monitor(live.model, live.detector, live.tokenizer) as monitor:
+        generate(live, monitor, live._inputs(QUESTION, ""), [answer_ids(live, ANSWERS[0])])
+    monitor.tokens[0][-1] = replace(monitor.tokens[0][-1], score=float("nan"))
+    with pytest.raises(ProbelineError, match="A score is nan, not a finite number: the weights of tiny"):
+        monitor.scores()
 
 
 def test_the_command_streams_or_prints_json(folder, monkeypatch, capsys):
@@ -259,3 +355,43 @@ def test_players_are_ranked_by_their_mean():
     assert [suspicion.update("Ben", score) for score in (1.0, 3.0)] == [1.0, 2.0]
     suspicion.update("Ann", 2.0)
     assert suspicion.ranking() == [("Ann", 2.0), ("Ben", 2.0)]
+
+
+# What docs/scoring.md and the help show
+
+DOCUMENTED = (Path(__file__).parents[2] / "docs/scoring.md").read_text()
+INDENTED = re.findall(r"(?:^    .*\n|^\n(?=    ))+", DOCUMENTED, re.MULTILINE)
+PYTHON = "".join(textwrap.dedent(block) for block in INDENTED if "import" in block)
+COMMANDS = re.findall(
+    r"^ +probeline ((?:score|watch) .*)", DOCUMENTED + cli.SCORE_EXAMPLES + cli.WATCH_EXAMPLES, re.MULTILINE
+)
+
+
+@pytest.fixture
+def documented(folder, tmp_path, monkeypatch):
+    """A folder in which the documented commands find what they name."""
+    (tmp_path / "results/probes").mkdir(parents=True)
+    (tmp_path / "results/probes/trust_lr_l22").symlink_to(folder / "results/probes/one")
+    (tmp_path / "data").symlink_to(folder / "data")
+    (tmp_path / "statements.txt").write_text("I trust Player3.\nIt was Player5.\n")
+    (tmp_path / "statements.jsonl").write_text('{"text": "I trust Player3."}\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
+def test_the_documented_commands_run(documented, monkeypatch, capsys, command):
+    words, *files = re.split(r" [<>] ", command)
+    if "<" in command:
+        monkeypatch.setattr("sys.stdin", (documented / files[0]).open())
+    assert cli.main(shlex.split(words)) == 0
+    assert ("[" in capsys.readouterr().out[:1]) == ("--json" in words)
+
+
+def test_the_documented_python_runs(documented, capsys):
+    (documented / "documented.py").write_text(PYTHON)
+    names = runpy.run_path("documented.py")
+    assert len(COMMANDS) >= 10
+    assert len(names["scores"]) == 2
+    assert names["suspicion"].ranking()
+    assert capsys.readouterr().out

@@ -1,8 +1,11 @@
 """Using a trained probe on new text."""
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError, near_misses
@@ -18,6 +21,22 @@ QUESTION = "What do you say?"
 MODELS = Path("data/models")
 # Most tokens in one row: from here on, longer rows are no faster.
 TOKEN_BUDGET = 2048
+# What a probe's manifest says at least, and a model's.
+PROBE_FACTS: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "method": (str,),
+    "layers": (list,),
+    "dtype": (str,),
+    "weights_sha256": (str, NoneType),
+    "adapter_sha256": (str, NoneType),
+}
+MODEL_FACTS: dict[str, tuple[type, ...]] = {
+    "hidden_size": (int,),
+    "max_length": (int,),
+    "weights_sha256": (str,),
+}
+NAMES: dict[type, str] = {str: "a text", list: "a list", int: "a whole number", NoneType: "null"}
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class Probe:
         """
         facts = read_probe(directory)
         model = model_folder(facts, model)
-        model_facts = read_json(model / MANIFEST)
+        model_facts = read_model(model)
         detector = load_detector(directory)
         check_model(detector, facts, model, model_facts, adapter)
         # Only now: it takes seconds to import.
@@ -111,7 +130,8 @@ class Probe:
             return_token_scores: score every token as well.
 
         Raises:
-            ProbelineError: no token in the text, more than the model takes, or a chat that it cannot show.
+            ProbelineError: no token in the text, more than the model takes, a chat that it cannot show, or a
+                score that is not finite.
         """
         return self.score_batch([text], system_prompt, return_token_scores)[0]
 
@@ -136,8 +156,8 @@ class Probe:
                 no other text can change as much as the last bit of a score.
 
         Raises:
-            ProbelineError: as `score_text` does; with several texts, it says which one. Nothing has been run
-                then.
+            ProbelineError: as `score_text` does; with several texts, it says which one cannot be shown.
+                Nothing has been run then.
         """
         from probeline.progress import progress
 
@@ -185,6 +205,7 @@ class Probe:
         means = self.engine.game_means(sequences)
         columns = [self.engine.layers.index(layer) for layer in self.detector.layers]
         scores = self.detector.scores(means[:, columns])
+        require_finite(scores.tolist(), self.detector)
         probabilities = self.detector.probability(scores)
         found = []
         place = 0
@@ -218,10 +239,10 @@ def chat(text: str, system_prompt: str, question: str = QUESTION) -> Messages:
 
 
 def read_probe(directory: Path) -> dict[str, Any]:
-    """The manifest of a probe.
+    """The manifest of a probe, with all that scoring needs to know.
 
     Raises:
-        ProbelineError: there is no probe in this folder.
+        ProbelineError: there is no probe in this folder, or not one of this version.
     """
     if not (directory / MANIFEST).exists():
         raise ProbelineError(
@@ -230,7 +251,65 @@ def read_probe(directory: Path) -> dict[str, Any]:
     facts: dict[str, Any] = read_json(directory / MANIFEST)
     if not isinstance(facts, dict) or facts.get("kind") != "probe":
         raise ProbelineError(f"{directory / MANIFEST} is not the manifest of a probe.")
+    _require_facts(directory / MANIFEST, "probe", facts, PROBE_FACTS)
+    if facts["dtype"] not in DTYPES:
+        raise _of_another_version(
+            directory / MANIFEST,
+            "probe",
+            f"its dtype is {facts['dtype']}. {near_misses(facts['dtype'], DTYPES)}",
+        )
+    # What a reader is told about the probe; one that was imported has not been tested.
+    headline = facts.get("headline", {})
+    known = isinstance(headline, dict) and isinstance(headline.get("verdict", ""), str)
+    auroc = headline.get("auroc", {}) if known else None
+    if not isinstance(auroc, dict) or not isinstance(auroc.get("value"), int | float | None):
+        raise _of_another_version(
+            directory / MANIFEST, "probe", "its headline is not a verdict and an auroc with its value."
+        )
     return facts
+
+
+def read_model(folder: Path) -> dict[str, Any]:
+    """The manifest of a model, with all that scoring needs to know.
+
+    Raises:
+        ProbelineError: it is not one of this version.
+    """
+    facts = read_json(folder / MANIFEST)
+    _require_facts(folder / MANIFEST, "model", facts, MODEL_FACTS)
+    return dict(facts)
+
+
+def _require_facts(path: Path, kind: str, facts: Any, needed: dict[str, tuple[type, ...]]) -> None:
+    if not isinstance(facts, dict):
+        raise _of_another_version(path, kind, "it is no JSON object.")
+    for key, types in needed.items():
+        if key not in facts:
+            raise _of_another_version(path, kind, f"{key!r} is missing.")
+        if not isinstance(facts[key], types):
+            names = " or ".join(NAMES[allowed] for allowed in types)
+            raise _of_another_version(path, kind, f"{key!r} is {json.dumps(facts[key])[:60]}, not {names}.")
+
+
+def _of_another_version(path: Path, kind: str, reason: str) -> ProbelineError:
+    return ProbelineError(
+        f"{path} is not that of a {kind} of this version: {reason} "
+        f"Make {path.parent} again, or import it again."
+    )
+
+
+def require_finite(scores: Sequence[float], detector: Detector) -> None:
+    """Refuse scores that say nothing.
+
+    Raises:
+        ProbelineError: one is NaN or infinite.
+    """
+    wrong = next((score for score in scores if not math.isfinite(score)), None)
+    if wrong is not None:
+        raise ProbelineError(
+            f"A score is {wrong}, not a finite number: the weights of {detector.model} or the numbers of the "
+            "probe are damaged or too large."
+        )
 
 
 def model_folder(facts: dict[str, Any], model: Path | None) -> Path:

@@ -5,6 +5,7 @@ showing it is made visible here.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +26,14 @@ BELOW = ("black on #d1e5f0", "black on #92c5de", "black on #4393c3", "white on #
 ABOVE = ("black on #fee0b6", "black on #fdb863", "black on #e08214", "white on #b35806")
 LINE_BREAK = "⏎"
 SIGNED_BREAK = f"{LINE_BREAK}\n"
-# They join letters and emoji, and hide nothing.
-JOINERS = "\u200c\u200d"
+# They join letters and emoji, and choose the form of an emoji: text in many languages is not itself without.
+SHAPERS = "\u200c\u200d\ufe0e\ufe0f"
+# Those that Python would print of what Unicode lets a font leave out (Default_Ignorable_Code_Point), and the
+# blanks that are no space: Braille's and that of musical notes.
+UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0d\uffa0"
+    "\U0001d159\U000e0100-\U000e01ef]"
+)
 
 
 def visible(text: str, line_break: str = LINE_BREAK) -> str:
@@ -40,7 +47,8 @@ def visible(text: str, line_break: str = LINE_BREAK) -> str:
 
 
 def _visible(character: str) -> str:
-    if character.isprintable() or character in JOINERS or unicodedata.category(character) == "Zs":
+    seen = character.isprintable() and not UNSEEN.match(character)
+    if seen or character in SHAPERS or unicodedata.category(character) == "Zs":
         return character
     number = ord(character)
     if number < 0x20:

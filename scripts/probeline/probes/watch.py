@@ -8,24 +8,44 @@ when the model reads it, which is one step after it was chosen: no pass is added
 """
 
 from collections.abc import Callable, Collection
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
-from probeline.files import MANIFEST, read_json
 from probeline.models.render import UnrenderableChatError, load_tokenizer, render_chat
 from probeline.probes.detector import Detector, load_detector
-from probeline.probes.score import Score, chat, check_model, model_folder, read_probe
+from probeline.probes.score import (
+    Score,
+    chat,
+    check_model,
+    model_folder,
+    read_model,
+    read_probe,
+    require_finite,
+)
 
 if TYPE_CHECKING:
     import torch
 
 # What would be generated where the answer begins.
 ANSWER = "x"
-# Settings of `generate` under which a token that was run may not be one that is kept.
-UNSCORABLE = ("assistant_model", "prompt_lookup_num_tokens", "custom_generate")
+# Settings of `generate` under which a token that was run may not be one that is kept, or not a generated one,
+# and what each is where it is off.
+UNSCORABLE = {
+    "num_beams": 1,
+    "guidance_scale": 1,
+    "prefill_chunk_size": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "use_mtp": None,
+    "assistant_model": None,
+    "custom_generate": None,
+}
+# What torch takes as a seed.
+SEEDS = 2**64
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,8 @@ class Monitor:
     Within the block, the model's own `generate` is watched as well; then the last token is left unscored
     unless it ends the sequence, as nothing is run after it. A prompt (whatever comes as several tokens, or
     before all others) begins anew. The model has to keep its keys and values (`use_cache`), and may try no
-    beams or drafts.
+    beams, drafts or guidance, nor read a prompt in chunks: `Monitor.generate` refuses them, the model's own
+    `generate` cannot be asked.
 
     Attributes:
         tokens: for each sequence of the batch, its tokens so far.
@@ -80,7 +101,7 @@ class Monitor:
             tokenizer: the model's, a fast one.
             on_token: called with each token as soon as it is scored.
             ends: ids of tokens that end a sequence and are no part of it; by default those of the model's
-                generation config.
+                generation config. `Monitor.generate` knows those that its settings name, too.
 
         Raises:
             ProbelineError: another width or fewer layers than the detector was trained on.
@@ -97,10 +118,8 @@ class Monitor:
             )
         self.tokens: list[list[TokenScore]] = []
         self._model, self._detector, self._tokenizer, self._on_token = model, detector, tokenizer, on_token
-        said = model.generation_config.eos_token_id
-        self._ends = {*([] if said is None else [said] if isinstance(said, int) else said)}
-        if ends is not None:
-            self._ends = set(ends)
+        self._given_ends = set(ends or ())
+        self._ends = _end_ids(model.generation_config) if ends is None else self._given_ends
         self._maps = {
             layer: _ScoreMap(detector, number, _device(self._blocks[max(layer, 1) - 1]))
             for number, layer in enumerate(detector.layers)
@@ -139,22 +158,34 @@ class Monitor:
             settings: of the model's `generate`.
 
         Returns:
-            int64 [batch, tokens]: the prompts and what follows them.
+            int64 [batch, tokens]: the prompts and what follows them, `num_return_sequences` rows for each.
 
         Raises:
-            ProbelineError: beams or drafts, which run tokens that are not kept; or not attached.
+            ProbelineError: beams, drafts, guidance or a prompt in chunks, which run tokens that are not kept
+                or not generated, whether set here or in a generation config; or not attached.
         """
-        import torch
-
         if not self._handles:
             raise ProbelineError("The monitor is not attached: use `with Monitor(...) as monitor:`.")
-        wrong = [name for name in UNSCORABLE if settings.get(name)]
-        wrong += ["num_beams"] if settings.get("num_beams", 1) not in (1, None) else []
-        if wrong:
-            raise ProbelineError(f"A monitor scores one token at a time: leave {wrong[0]} out.")
+        effective = _effective(self._model, settings)
+        _check_scorable(effective, settings)
+        before, self._ends = self._ends, self._given_ends | _end_ids(effective)
+        try:
+            return self._generate(input_ids, attention_mask, settings)
+        finally:
+            self._ends = before
+
+    def _generate(
+        self, input_ids: "torch.Tensor", attention_mask: "torch.Tensor", settings: dict[str, Any]
+    ) -> Any:
+        """Generate, and run the last token as well."""
+        import torch
+
         found = self._model.generate(
-            input_ids=input_ids, attention_mask=attention_mask, return_dict_in_generate=True, **settings
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            **(settings | {"return_dict_in_generate": True}),
         )
+        attention_mask = attention_mask.repeat_interleave(len(found.sequences) // len(input_ids), dim=0)
         last = found.sequences[:, -1:]
         open_ended = [
             running.open and token not in self._ends
@@ -177,7 +208,7 @@ class Monitor:
         """For each sequence its score over what was generated, as `score_text` would give it, with tokens.
 
         Raises:
-            ProbelineError: a sequence of white space only, or of nothing.
+            ProbelineError: a sequence of white space only, or of nothing, or a score that is not finite.
         """
         import numpy as np
 
@@ -186,6 +217,7 @@ class Monitor:
             mean = tokens[-1].mean if tokens else None
             if mean is None:
                 raise ProbelineError(f"There is nothing to score: answer {number + 1} holds no word.")
+            require_finite([mean, *(token.score for token in tokens)], self._detector)
             found.append(
                 Score(
                     score=mean,
@@ -371,7 +403,7 @@ class LiveProbe:
         """Load a probe and its model, as `Probe.load` does."""
         facts = read_probe(directory)
         model = model_folder(facts, model)
-        model_facts = read_json(model / MANIFEST)
+        model_facts = read_model(model)
         detector = load_detector(directory)
         check_model(detector, facts, model, model_facts, adapter)
         import torch
@@ -394,16 +426,20 @@ class LiveProbe:
             prompt: the user's message.
             system_prompt: the system message before it; none when empty.
             max_new_tokens: most tokens of the answer.
-            seed: draw the tokens with it; by default each is the likeliest one.
+            seed: draw the tokens with it, from 0 to 2^64 - 1; by default each is the likeliest one.
             on_token: called with each token as soon as it is scored.
 
         Returns:
             The score of the answer, with its tokens.
 
         Raises:
-            ProbelineError: a prompt that the model cannot be shown, or an answer without a word.
+            ProbelineError: a prompt that the model cannot be shown, a seed out of range, or an answer without
+                a word.
         """
         import torch
+
+        if seed is not None and not 0 <= seed < SEEDS:
+            raise ProbelineError(f"The seed is {seed}; give a whole number from 0 to {SEEDS - 1}.")
 
         inputs = self._inputs(prompt, system_prompt)
         room = self.max_length - inputs["input_ids"].shape[1]
@@ -458,6 +494,34 @@ class Suspicion:
         """Players with their means, the most suspected first; ties by name."""
         means = [(player, total / count) for player, (total, count) in self._totals.items()]
         return sorted(means, key=lambda entry: (-entry[1], entry[0]))
+
+
+def _effective(model: Any, settings: dict[str, Any]) -> Any:
+    """The generation config that `generate` makes of its keywords, of the config given and of the model's."""
+    from transformers import GenerationConfig
+
+    effective = deepcopy(settings.get("generation_config")) or GenerationConfig()
+    effective.update(**model.generation_config.to_dict(), defaults_only=True, allow_custom_entries=True)
+    effective.update(**settings)
+    return effective
+
+
+def _check_scorable(effective: Any, settings: dict[str, Any]) -> None:
+    for name, off in UNSCORABLE.items():
+        value = getattr(effective, name, settings.get(name))
+        if value is not None and value is not False and value != off:
+            raise ProbelineError(
+                f"A monitor scores one token at a time: leave {name} out, or set {name}={off} if a "
+                "generation config has it."
+            )
+
+
+def _end_ids(config: Any) -> set[int]:
+    """The tokens of a generation config that end a sequence, and what fills up the row behind them."""
+    import torch
+
+    named = [value for value in (config.eos_token_id, config.pad_token_id) if value is not None]
+    return {token for value in named for token in torch.as_tensor(value).flatten().tolist()}
 
 
 def _whole(tokens: list[TokenScore]) -> tuple[str, ...]:
