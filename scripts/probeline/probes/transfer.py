@@ -14,28 +14,25 @@ from probeline import schema
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import atomic_directory, write_json, write_manifest, write_parquet
 from probeline.probes import baselines
+from probeline.probes.data import (
+    SPLITS,
+    ProbeData,
+    limit_samples,
+    read_data,
+    read_sequences,
+    require_numbers,
+)
 from probeline.probes.detector import Detector
 from probeline.probes.evaluate import (
     FEWEST_GAMES,
     FEWEST_OF_A_CLASS,
-    SPLITS,
     TEXT_BASELINES,
     verdict,
 )
+from probeline.probes.fitting import complete_spec, fit_calibrated, one_thread, settings_of
 from probeline.probes.heatmap import draw_transfer
 from probeline.probes.methods import Array
 from probeline.probes.metrics import bootstrap_games, compare, metrics_of
-from probeline.probes.train import (
-    ProbeData,
-    complete_spec,
-    fit_calibrated,
-    limit_samples,
-    one_thread,
-    read_data,
-    read_sequences,
-    require_numbers,
-    settings_of,
-)
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +96,7 @@ def evaluate_transfer(
     probe = complete_spec(
         {key: value for key, value in spec.items() if key not in FORM} | {"concept": names[0]}
     )
-    with one_thread(" and ".join(names), probe["layers"]):
+    with one_thread(f"train probes for {' and '.join(names)} on {len(probe['layers'])} layers"):
         _transfer(activations, dialogues, output, names, form, probe)
 
 
@@ -248,7 +245,7 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
         cells.append(cell | {"small": reason is None and _is_small(sizes), "reason": reason})
     tested = [(cell, test) for cell, (test, _) in zip(cells, tests, strict=True) if cell["reason"] is None]
     if tested:
-        settings = settings_of(probe, fitted.facts["parameters"])
+        settings = settings_of(probe["method"], probe, fitted.facts["parameters"])
         detector = fit_calibrated(fitted, probe | {"concept": source.concept}, settings)
         texts = text_scores(fitted, [test for _, test in tested], sequences)
         for (cell, test), rivals in zip(tested, texts, strict=True):
