@@ -125,6 +125,7 @@ TRANSFER = [
     ("num_games", "int32", "test games"),
     ("num_positive", "int32", "test samples of label 1"),
     ("num_negative", "int32", "test samples of label 0"),
+    ("overlap", "bool", "of one concept, and they share an experiment: no transfer, as on the diagonal"),
     ("seen_in_training", "int32", "test samples left out, because their game is in the source's training"),
     ("auroc", "double?", "of the probe; null, as all that follows, where there is not enough data"),
     ("auroc_low", "double?", "lower end of the 95 % interval over games"),

@@ -259,6 +259,29 @@ def test_groups_are_shell_patterns_and_the_rest_is_counted(tmp_path):
         )
 
 
+def test_groups_that_share_an_experiment_are_no_transfer(tmp_path):
+    activations, dialogues, _ = corpora(
+        tmp_path, trust={"games": 120, "strength": 2, "edit": two_experiments, "told_by_text": True}
+    )
+    groups = {"all": ["*"], "even": ["lab/even"], "odd": ["lab/odd"]}
+    evaluate_transfer(activations, dialogues, tmp_path / "result", EXPERIMENTS | {"groups": groups})
+    result = read(tmp_path / "result")
+    crossing = {(one["train"], one["test"]) for one in result["cells"] if not one["overlap"]}
+    assert crossing == {("even", "odd"), ("odd", "even")}
+    assert "in 0 of 2 pairs" in result["verdict"]
+    assert result["verdict"].endswith("4 pairs of groups that share experiments, which is no transfer.")
+    rows = pq.read_table(tmp_path / "result" / "transfer.parquet").to_pylist()
+    assert [row["overlap"] for row in rows] == [one["overlap"] for one in result["cells"]]
+    summary = transfer_summary(tmp_path / "result")
+    assert summary.count("†") == 4 + 1
+    assert "† the two share experiments" in summary
+    # Between concepts, games of one experiment are shown in another way.
+    activations, dialogues, _ = corpora(tmp_path / "two", a={}, b={"seed": 1})
+    evaluate_transfer(activations, dialogues, tmp_path / "between", BETWEEN)
+    overlap = {(one["train"], one["test"]): one["overlap"] for one in read(tmp_path / "between")["cells"]}
+    assert overlap == {("a", "a"): True, ("a", "b"): False, ("b", "a"): False, ("b", "b"): True}
+
+
 def test_one_experiment_makes_no_matrix(tmp_path):
     activations, dialogues, _ = corpora(tmp_path, trust={})
     with pytest.raises(ProbelineError, match="trust has 1 experiments or groups"):

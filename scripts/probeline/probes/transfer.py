@@ -194,7 +194,8 @@ def experiment_parts(whole: Part, groups: Mapping[str, Sequence[str]] | None) ->
 
     Args:
         whole: all samples of the concept.
-        groups: name → shell patterns; an experiment may be in several groups. None for each by itself.
+        groups: name → shell patterns; an experiment may be in several groups, pairs of which are then no
+            transfer. None for each by itself.
 
     Raises:
         ProbelineError: a pattern that no experiment fits, or a number of groups that makes no matrix.
@@ -241,7 +242,8 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
     cells = []
     for target, (test, seen), reason in zip(targets, tests, reasons, strict=True):
         sizes = _sizes(test.samples)
-        cell = {"train": source.name, "test": target.name, **sizes, "seen_in_training": seen}
+        cell = {"train": source.name, "test": target.name, "overlap": _overlap(source, target), **sizes}
+        cell["seen_in_training"] = seen
         cells.append(cell | {"small": reason is None and _is_small(sizes), "reason": reason})
     tested = [(cell, test) for cell, (test, _) in zip(cells, tests, strict=True) if cell["reason"] is None]
     if tested:
@@ -252,6 +254,12 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
             cell |= cell_metrics(detector, test, rivals, probe)
         log.info("trained on %s: tested on %d targets", source.name, len(tested))
     return cells
+
+
+def _overlap(source: Part, target: Part) -> bool:
+    """Whether a number says nothing of transfer: both are, at least in part, the same kind of games."""
+    same = source.concept == target.concept
+    return same and (source.name == target.name or not set(source.experiments).isdisjoint(target.experiments))
 
 
 def _too_few_to_train(fitted: ProbeData, least: int) -> str | None:
@@ -394,15 +402,17 @@ def matrix_verdict(cells: Sequence[Cell]) -> str:
     """Says in words how far the probes carry over.
 
     Args:
-        cells: of the matrix; those on the diagonal are the ordinary results.
+        cells: of the matrix; those on the diagonal and others that overlap are no transfer.
     """
-    crossing = [cell for cell in cells if cell["train"] != cell["test"]]
+    crossing = [cell for cell in cells if not cell["overlap"]]
+    overlapping = sum(cell["overlap"] and cell["train"] != cell["test"] for cell in cells)
     numbers = [cell for cell in crossing if cell["reason"] is None and not cell["small"]]
     left_out = [
         f"{_several(count, 'pair')} {why}"
         for count, why in (
             (sum(cell["small"] for cell in crossing), "with too few test games or samples for a verdict"),
             (sum(cell["reason"] is not None for cell in crossing), "without enough data for a number"),
+            (overlapping, "of groups that share experiments, which is no transfer"),
         )
         if count
     ]
