@@ -166,3 +166,29 @@ def test_the_manifest_says_which_of_the_two_it_is(tmp_path):
         out = tmp_path / str(masked)
         build_dialogues(shard, Path(out), "trust", TRUST, WORDING, SPLITS, 0, role_masked=masked)
         assert read_json(out / "manifest.json")["role_masked"] is masked
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left"),
+    [
+        ("Before.\nYour fellow werewolves:\n- Player2\n- Player3\nAfter.", "Before.\nAfter."),
+        ("You saw:\n  Player2: werewolf\n  Player3: villager\n\nAfter.", "\nAfter."),
+        ("Fellow werewolves: Player2\nWerewolf team: Player1, Player2\nAfter.", "After."),
+        ("You are Player1. Your fellow werewolf is: Player2\nAfter.", "You are Player1.\nAfter."),
+        ("Alive:\n  Player2\n- Your teammates: Player2\nAfter.", "Alive:\n  Player2\nAfter."),
+        ("Player2 said: I saw the team play.\nAfter.", "Player2 said: I saw the team play.\nAfter."),
+    ],
+)
+def test_team_mates_go_in_whatever_form_they_are_told(prompt, left):
+    assert prompt_without_team(prompt) == left
+
+
+def test_thoughts_that_hold_a_line_like_the_next_section_go_whole():
+    text = (
+        "Your previous thoughts this game:\n  1. Wait.\nPhase: soon.\n  2. kill Player3\n\nPhase: DAY\nSpeak."
+    )
+    assert prompt_without_team(text) == "\nPhase: DAY\nSpeak."
+
+
+def test_roles_with_an_underscore_beside_them_are_hidden():
+    assert role_hider(["werewolf"], {})("Werewolf_2 and _werewolf_") == "player_2 and _player_"

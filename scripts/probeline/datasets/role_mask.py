@@ -17,7 +17,9 @@ PRIVATE_ACTS = ("night_vote", "seer_check")
 
 # Lines of a true prompt that only werewolves or the seer get.
 _TOLD = re.compile(
-    r"^[^\S\n]*(?:your (?:fellow|team-?mate|all(?:y|ies))|team-?mates?[^\S\n]*:|you saw:)[^\n]*(?:\n|\Z)",
+    r"(?:^[^\S\n]*(?:[-*•][^\S\n]*)?|(?<=[.!?)])[^\S\n]+)"  # at the beginning of a line or of a sentence
+    r"(?:your (?:fellow|team-?mate|all(?:y|ies))|fellow \w+:|(?:\w+ )?team(?:-?mates?)?[^\S\n]*:|you saw:)"
+    r"[^\n]*(?:\n(?:[^\S\n]*[-*•]|[^\S\n]{2,})[^\n]*)*(?:\n|\Z)",  # with the items of a list below it
     re.IGNORECASE | re.MULTILINE,
 )
 # The player's earlier private thoughts, and the section after them.
@@ -41,7 +43,7 @@ def role_hider(roles: Iterable[str], plural: Mapping[str, str]) -> Hide:
     if not words:
         return lambda text: text
     either = "|".join(map(re.escape, words))
-    pattern = re.compile(rf"(?:(?<!\w)(an?|the)\s+)?(?<!\w)({either})(?!\w)", re.IGNORECASE)
+    pattern = re.compile(rf"(?:(?<!\w)(an?|the)\s+)?(?<![^\W_])({either})(?![^\W_])", re.IGNORECASE)
 
     def neutral(match: re.Match[str]) -> str:
         article, word = match.groups()
@@ -56,8 +58,14 @@ def prompt_without_team(prompt: str) -> str:
     """A true prompt without fellow werewolves, the seer's findings and the player's earlier thoughts."""
     if header := _THOUGHTS.search(prompt):
         # A thought may hold empty lines; only where no section follows does one end them.
-        end = prompt.find(_NEXT_SECTION, header.end())
+        end = prompt.rfind(_NEXT_SECTION, header.end())  # a thought may hold such a line, too
         end = prompt.find("\n\n", header.end()) if end < 0 else end
         prompt = prompt[: header.start()] + (prompt[end:] if end >= 0 else "")
     # How many empty lines are left would tell whether something stood there.
-    return re.sub(r"\n{3,}", "\n\n", _TOLD.sub("", prompt))
+    return re.sub(r"\n{3,}", "\n\n", _TOLD.sub(_line_end, prompt))
+
+
+def _line_end(match: re.Match[str]) -> str:
+    """What stays of a line that was told: where it followed another sentence, the end of that line."""
+    begins_line = match.start() == 0 or match.string[match.start() - 1] == "\n"
+    return "" if begins_line else "\n"

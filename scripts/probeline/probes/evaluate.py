@@ -1,6 +1,7 @@
 """What a probe is worth on games that it never saw, beside what the text alone gives away."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,8 @@ def evaluate(
         name: compare(bootstrap, labels[test], scores[test], [rival[test] for rival in repetitions])
         for name, repetitions in rivals.items()
     }
-    # The stronger text on the test games themselves: if anything, this choice favours the text.
-    stronger = max(TEXT_BASELINES, key=lambda name: compared[name]["auroc"]["value"])
+    on_validation = {name: rivals[name][0][validation] for name in TEXT_BASELINES}
+    stronger = stronger_text(labels[validation], on_validation)
     difference = {"baseline": stronger, **compared[stronger]["difference"]}
     counts = {
         name: split_statistics(games[inside], labels[inside], scores[inside])
@@ -136,6 +137,16 @@ def evaluate(
     return {**counts, "by_type": interactions_by_type(samples)}
 
 
+def stronger_text(labels: Labels, scores: Mapping[str, Array]) -> str:
+    """The text baseline that ranks the validation samples better: chosen where nothing is tested.
+
+    Args:
+        labels: [n] of the validation samples.
+        scores: baseline → its scores [n] of them.
+    """
+    return max(scores, key=lambda name: auroc(labels, scores[name]))
+
+
 def verdict(test: dict[str, Any], role_masked: dict[str, Any] | None) -> str:
     """Says in words whether the probe beats the text on unseen games.
 
@@ -145,6 +156,10 @@ def verdict(test: dict[str, Any], role_masked: dict[str, Any] | None) -> str:
     """
     probe = test["metrics"]["auroc"]
     difference = test["difference_to_text"]
+    rivals = {name: {"baseline": name, **test["baselines"][name]["difference"]} for name in TEXT_BASELINES}
+    if (difference["low"] or 0) > 0:
+        # Better than the text that was chosen is not enough: a probe beats the text if it beats both.
+        difference = min(rivals.values(), key=lambda rival: (rival["low"] is not None, rival["low"] or 0))
     text = test["baselines"][difference["baseline"]]["auroc"]["value"]
     name = TEXT_BASELINES[difference["baseline"]]
     fewest = min(test["num_positive"], test["num_negative"])
@@ -168,7 +183,7 @@ def verdict(test: dict[str, Any], role_masked: dict[str, Any] | None) -> str:
             f"The probe beats the text on unseen games: AUROC {_with_interval(probe)} against {text:.3f} "
             f"from {name}, a difference of {_with_interval(difference)}."
         )
-    elif difference["high"] < 0:
+    elif difference["high"] < 0 and difference["baseline"] == test["difference_to_text"]["baseline"]:
         sentence = (
             f"The text does better than the probe on unseen games: AUROC {text:.3f} from {name} against "
             f"{_with_interval(probe)}, a difference of {_with_interval(difference)}."
@@ -176,11 +191,12 @@ def verdict(test: dict[str, Any], role_masked: dict[str, Any] | None) -> str:
     else:
         sentence = (
             f"The probe is above chance on unseen games, but the text does about as well: AUROC "
-            f"{_with_interval(probe)} against {text:.3f} from {name}; the interval of the difference, "
-            f"{_with_interval(difference)}, includes 0."
+            f"{_with_interval(probe)} against {text:.3f} from {name}, a difference of "
+            f"{_with_interval(difference)}."
         )
     without = (role_masked or {}).get("auroc", {"low": None})
-    if (probe["low"] or 0) > 0.5 and without["low"] is not None and without["low"] <= 0.5:
+    enough = role_masked is not None and role_masked["num_games"] >= FEWEST_GAMES
+    if enough and (probe["low"] or 0) > 0.5 and without["low"] is not None and without["low"] <= 0.5:
         below = "is worse than" if without["high"] < 0.5 else "cannot be told from"
         sentence += (
             f" Without the role in the prompt the same kind of probe {below} chance: AUROC "
