@@ -130,7 +130,7 @@ TRANSFER = [
     ("auroc", "double?", "of the probe; null, as all that follows, where there is not enough data"),
     ("auroc_low", "double?", "lower end of the 95 % interval over games"),
     ("auroc_high", "double?", "its upper end"),
-    ("text", "double?", "AUROC of the better text classifier, trained on the same games as the probe"),
+    ("text", "double?", "AUROC of the text classifier, trained as the probe, that is better on validation"),
     ("text_low", "double?", "lower end of its interval"),
     ("text_high", "double?", "its upper end"),
     ("text_baseline", "string?", "which text it read: text_masked or text_input"),

@@ -97,7 +97,7 @@ def test_table_and_summary_say_what_the_metrics_say(turned):
         one = cell(turned, row["train"], row["test"])
         assert row["auroc"] == one["metrics"]["auroc"]["value"]
         assert row["difference_low"] == one["difference_to_text"]["low"]
-        assert row["text"] == max(baseline["auroc"]["value"] for baseline in one["baselines"].values())
+        assert row["text"] == one["baselines"][row["text_baseline"]]["auroc"]["value"]
         assert f"{row['auroc']:.3f} ({row['text']:.3f})" in summary
     assert str(turned) in summary
     assert set(read_json(turned / "manifest.json")["files"]) == {
@@ -280,6 +280,26 @@ def test_groups_that_share_an_experiment_are_no_transfer(tmp_path):
     evaluate_transfer(activations, dialogues, tmp_path / "between", BETWEEN)
     overlap = {(one["train"], one["test"]): one["overlap"] for one in read(tmp_path / "between")["cells"]}
     assert overlap == {("a", "a"): True, ("a", "b"): False, ("b", "a"): False, ("b", "b"): True}
+
+
+def test_the_text_is_chosen_on_the_sources_validation_games(tmp_path):
+    """On test games without the telling word the other text is better, and yet it is not the one chosen."""
+
+    def scrambled(sample, values):
+        if sample["split"] == "test":
+            sample["text"] = sample["text"].replace("ally", "friend").replace("foe", "friend")
+
+    for name, edit in (("plain", None), ("scrambled", scrambled)):
+        options = {"strength": 2, "told_by_text": True, "edit": edit}
+        activations, dialogues, _ = corpora(tmp_path / name, a=options, b=options | {"seed": 1})
+        evaluate_transfer(activations, dialogues, tmp_path / name / "result", BETWEEN)
+    chosen = [
+        cell(tmp_path / name / "result", "a", "b")["difference_to_text"] for name in ("plain", "scrambled")
+    ]
+    assert chosen[0]["baseline"] == chosen[1]["baseline"]
+    assert chosen[0]["value"] != chosen[1]["value"]
+    texts = cell(tmp_path / "scrambled" / "result", "a", "b")["baselines"]
+    assert texts["text_input"]["auroc"]["value"] > texts[chosen[1]["baseline"]]["auroc"]["value"]
 
 
 def test_one_experiment_makes_no_matrix(tmp_path):

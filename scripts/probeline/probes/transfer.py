@@ -27,6 +27,7 @@ from probeline.probes.evaluate import (
     FEWEST_GAMES,
     FEWEST_OF_A_CLASS,
     TEXT_BASELINES,
+    stronger_text,
     verdict,
 )
 from probeline.probes.fitting import complete_spec, fit_calibrated, one_thread, settings_of
@@ -249,9 +250,9 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
     if tested:
         settings = settings_of(probe["method"], probe, fitted.facts["parameters"])
         detector = fit_calibrated(fitted, probe | {"concept": source.concept}, settings)
-        texts = text_scores(fitted, [test for _, test in tested], sequences)
+        stronger, texts = text_scores(fitted, [test for _, test in tested], sequences)
         for (cell, test), rivals in zip(tested, texts, strict=True):
-            cell |= cell_metrics(detector, test, rivals, probe)
+            cell |= cell_metrics(detector, test, rivals, stronger, probe)
         log.info("trained on %s: tested on %d targets", source.name, len(tested))
     return cells
 
@@ -293,13 +294,16 @@ def _is_small(sizes: Mapping[str, int]) -> bool:
 
 def text_scores(
     fitted: ProbeData, tests: Sequence[ProbeData], sequences: Sequences
-) -> list[dict[str, Array]]:
-    """Scores of the text classifiers of a source on each target, by the name of the baseline.
+) -> tuple[str, list[dict[str, Array]]]:
+    """The text classifier that is stronger on the source's validation samples, and the scores of both.
 
     Args:
         fitted: the source's samples of the splits train and validation.
         tests: each target's test samples.
         sequences: messages of each sequence.
+
+    Returns:
+        the name of a baseline; and of each target, name → scores [n] of its samples.
     """
     samples = [sample for data in (fitted, *tests) for sample in data.samples]
     rest = np.zeros(len(samples) - len(fitted.samples), dtype=bool)
@@ -312,13 +316,15 @@ def text_scores(
         "text_masked": baselines.classifier_scores(masked, labels, train, validation),
         "text_input": baselines.input_scores(whole, masked, labels, train, validation),
     }
+    on_validation = {name: values[validation] for name, values in scores.items()}
     ends = np.cumsum([len(data.samples) for data in (fitted, *tests)])[:-1]
     parts = {name: np.split(values, ends)[1:] for name, values in scores.items()}
-    return [{name: parts[name][i] for name in parts} for i in range(len(tests))]
+    tested = [{name: parts[name][i] for name in parts} for i in range(len(tests))]
+    return stronger_text(labels[validation], on_validation), tested
 
 
 def cell_metrics(
-    detector: Detector, test: ProbeData, rivals: Mapping[str, Array], probe: dict[str, Any]
+    detector: Detector, test: ProbeData, rivals: Mapping[str, Array], stronger: str, probe: dict[str, Any]
 ) -> Cell:
     """Metrics of a source's probe on a target's test samples, and how much better than the text it is.
 
@@ -326,6 +332,7 @@ def cell_metrics(
         detector: calibrated on the source.
         test: the target's test samples.
         rivals: scores [n] of the source's text classifiers.
+        stronger: the one that the difference is told of.
         probe: its bootstrap and seed count.
     """
     labels = test.labels
@@ -334,7 +341,6 @@ def cell_metrics(
     bootstrap = bootstrap_games(games, labels, probe["bootstrap"], probe["seed"])
     metrics = metrics_of(labels, scores, detector.probability(scores), detector.threshold)
     compared = {name: compare(bootstrap, labels, scores, [rival]) for name, rival in rivals.items()}
-    stronger = max(TEXT_BASELINES, key=lambda name: compared[name]["auroc"]["value"])
     cell = {
         "metrics": {name: bootstrap.estimate(metric) for name, metric in metrics.items()},
         "baselines": compared,
@@ -419,11 +425,15 @@ def matrix_verdict(cells: Sequence[Cell]) -> str:
     if not numbers:
         return f"No verdict on transfer: {'; '.join(left_out) or 'no pair of different games'}."
     above = [cell for cell in numbers if (cell["metrics"]["auroc"]["low"] or 0) > 0.5]
-    better = [cell for cell in above if (cell["difference_to_text"]["low"] or 0) > 0]
+    better = [
+        cell
+        for cell in above
+        if all((cell["baselines"][name]["difference"]["low"] or 0) > 0 for name in TEXT_BASELINES)
+    ]
     sentence = (
         f"Trained on one and tested on another, the probe is above chance in {len(above)} of "
-        f"{_several(len(numbers), 'pair')}, and in {len(better)} of them it beats a text classifier that was "
-        "trained on the same games (95 % intervals over games, not corrected for the number of pairs)"
+        f"{_several(len(numbers), 'pair')}, and in {len(better)} of them it beats both text classifiers that "
+        "were trained on the same games (95 % intervals over games, not corrected for the number of pairs)"
     )
     return "; ".join([sentence, *left_out]) + "."
 
