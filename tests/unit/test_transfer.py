@@ -14,7 +14,7 @@ from probeline.files import read_json, write_json, write_parquet
 from probeline.probes.detector import load_detector
 from probeline.probes.summary import transfer_summary
 from probeline.probes.train import train_probe
-from probeline.probes.transfer import by_concept, evaluate_transfer
+from probeline.probes.transfer import by_concept, evaluate_transfer, matrix_verdict
 from tests.unit.test_train_probe import FRACTIONS, files_of, make_corpus, read
 
 PROBE = {"method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
@@ -300,6 +300,18 @@ def test_the_text_is_chosen_on_the_sources_validation_games(tmp_path):
     assert chosen[0]["value"] != chosen[1]["value"]
     texts = cell(tmp_path / "scrambled" / "result", "a", "b")["baselines"]
     assert texts["text_input"]["auroc"]["value"] > texts[chosen[1]["baseline"]]["auroc"]["value"]
+
+
+@pytest.mark.parametrize(("whole", "better"), [(0.1, 1), (-0.1, 0)])
+def test_a_probe_beats_the_text_only_if_it_beats_both_texts(whole, better):
+    low = {"text_masked": 0.1, "text_input": whole}
+    pair = {
+        **{"train": "a", "test": "b", "overlap": False, "small": False, "reason": None},
+        "metrics": {"auroc": {"low": 0.7}},
+        "baselines": {name: {"difference": {"low": value}} for name, value in low.items()},
+        "difference_to_text": {"baseline": "text_masked", "low": 0.1},
+    }
+    assert f"in 1 of 1 pair, and in {better} of them it beats both text" in matrix_verdict([pair])
 
 
 def test_one_experiment_makes_no_matrix(tmp_path):
