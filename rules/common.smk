@@ -27,6 +27,7 @@ from probeline.config import (
     extracted_names,
     is_simulated,
     local_model_files,
+    swept_methods,
     transfer_concepts,
 )
 from probeline.digests import canonical_digest, shard_name, shard_of
@@ -337,7 +338,7 @@ def sweep_spec(wildcards):
     used = ("bootstrap", "min_samples", "max_samples")
     return {
         "concept": wildcards.concept,
-        "methods": {method: config["methods"][method] for method in sweeps["methods"]},
+        "methods": swept_methods(config),
         "layers": sweeps["layers"],
         "folds": sweeps["folds"],
         "by": config["splits"]["by"],

@@ -17,6 +17,26 @@ ROLE_MASKED = ".role_masked"
 """Ends the name of a concept's dialogues and activations that do not tell the actor's role."""
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
+BOUNDS = {
+    "minimum": "the least is {}",
+    "maximum": "the most is {}",
+    "exclusiveMinimum": "it must be above {}",
+    "exclusiveMaximum": "it must be below {}",
+    "minItems": "too few entries, the least is {}",
+    "minProperties": "too few entries, the least is {}",
+    "minLength": "it must not be empty",
+    "uniqueItems": "each entry may stand there once only",
+}
+"""What the rules of the schema that set a bound ask for, in words."""
+RESULTS = {
+    "probe": "probes",
+    "sweep": "sweeps",
+    "transfer": "evaluation",
+    "transfers": "evaluation",
+    "evaluations": "evaluation",
+}
+"""Folders that someone may look for under results, and where what is meant lies."""
+
 
 class ProbeName(NamedTuple):
     """What the name of a probe says: `trust_lr_l20_21_22` is (trust, lr, (20, 21, 22))."""
@@ -64,9 +84,13 @@ def _in_words(error: Any) -> str:
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{key} lacks {', '.join(missing)}."
-    described = error.validator in ("pattern", "oneOf", "type", "maximum") and "description" in error.schema
+    description = error.schema.get("description")
+    if error.validator in BOUNDS:
+        bound = BOUNDS[error.validator].format(error.validator_value)
+        return f"{key} is {error.instance!r}: {bound}." + (f" Expected: {description}" if description else "")
+    described = error.validator in ("pattern", "oneOf", "type") and description is not None
     if described and not isinstance(error.instance, dict):
-        return f"{key} is {error.instance!r}. Expected: {error.schema['description']}"
+        return f"{key} is {error.instance!r}. Expected: {description}"
     if error.validator == "oneOf" and isinstance(error.instance, dict):
         # Report against the alternative that shares most keys with what was written.
         best = max(
@@ -175,6 +199,20 @@ def _sweep_faults(config: Mapping[str, Any]) -> list[str]:
         if concept not in config["probes"]
     ]
     return faults
+
+
+def swept_methods(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The methods to sweep with those of their settings that a sweep depends on."""
+    methods = {method: config["methods"][method] for method in config["sweeps"]["methods"]}
+    # The sweep solves lr by itself but for the penalty l1.
+    return {
+        method: {
+            key: value
+            for key, value in settings.items()
+            if key != "backend" or settings.get("penalty") == "l1"
+        }
+        for method, settings in methods.items()
+    }
 
 
 def transfer_concepts(transfer: Mapping[str, Any]) -> list[str]:
@@ -335,6 +373,10 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         ProbelineError: says what is unknown and what is close.
     """
     parts = Path(target).parts
+    if len(parts) >= 3 and parts[0] == "results" and parts[1] in RESULTS:
+        meant = str(Path("results", RESULTS[parts[1]], *parts[2:]))
+        check_target(meant, config)
+        raise ProbelineError(f"Nothing is made in results/{parts[1]}: ask for {meant}.")
     if re.fullmatch(r"(results/)?[a-z][a-z0-9_]*_l\d+(_\d+)*", target):
         name = parse_probe_name(parts[-1], config)
         raise ProbelineError(

@@ -65,6 +65,22 @@ def test_no_stage_depends_on_lineage(script: str) -> None:
     assert not [file for file in closure if "lineage" in file]
 
 
+@pytest.mark.parametrize(
+    ("script", "apart"),
+    [
+        ("train_probe", {"cross_fit", "folds", "heatmap", "sweep", "sweep_figure", "transfer"}),
+        ("sweep_probes", {"controls", "evaluate", "heatmap", "stages", "train", "transfer"}),
+        ("evaluate_transfer", {"controls", "cross_fit", "folds", "stages", "sweep", "sweep_figure", "train"}),
+    ],
+)
+def test_an_edit_of_one_analysis_does_not_rerun_the_others(script: str, apart: set[str]) -> None:
+    closure = code_closure(REPOSITORY / "scripts" / f"{script}.py", REPOSITORY / "scripts")
+    probes = REPOSITORY / "scripts/probeline/probes"
+    assert apart <= {path.stem for path in probes.glob("*.py")}  # a renamed module would be missed
+    apart |= {"summary", "show", "page", "score", "watch", "importing", "texts"}
+    assert not {Path(file).stem for file in closure if "/probes/" in file} & apart
+
+
 def test_stages_meet_only_through_files() -> None:
     """Arrows run one way: what builds dialogues or reads logs never imports a later stage."""
     later = {
@@ -73,6 +89,8 @@ def test_stages_meet_only_through_files() -> None:
         "fetch_model": ("logs", "datasets", "activations", "probes"),
         "extract_activations": ("logs", "datasets", "probes"),
         "train_probe": ("logs", "datasets"),
+        "sweep_probes": ("logs", "datasets", "models"),
+        "evaluate_transfer": ("logs", "datasets", "models"),
     }
     for script, packages in later.items():
         closure = code_closure(REPOSITORY / "scripts" / f"{script}.py", REPOSITORY / "scripts")

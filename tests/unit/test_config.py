@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from probeline.config import check_config, check_target, parse_probe_name
+from probeline.config import check_config, check_target, parse_probe_name, swept_methods
 from probeline.errors import ProbelineError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -217,4 +217,40 @@ def test_a_sweep_of_what_is_not_there_is_refused(config: dict[str, Any]) -> None
     config["activations"]["layers"] = [22]
     assert "sweeps.layers names layer 40, which is not extracted" in refusal(config)
     config["sweeps"]["folds"] = 2
-    assert "sweeps.folds" in refusal(config)
+    assert "sweeps.folds is 2: the least is 3. Expected: A whole number from 3 to 20" in refusal(config)
+
+
+def test_bounds_of_the_schema_are_said_in_words(config: dict[str, Any]) -> None:
+    config["transfers"] = {"one": {"concept": "trust", "groups": {"a": ["x"]}, "method": "lr", "layers": [3]}}
+    config["targets"]["transfers"] = ["one", "one"]
+    config["splits"]["test"] = 1
+    config["sweeps"]["methods"] = []
+    words = refusal(config)
+    assert "groups is {'a': ['x']}: too few entries, the least is 2. Expected: two or more groups" in words
+    assert "targets.transfers is ['one', 'one']: each entry may stand there once only." in words
+    assert "splits.test is 1: it must be below 1." in words
+    assert "sweeps.methods is []: too few entries, the least is 1. Expected: a list of keys" in words
+
+
+def test_a_sweep_depends_on_the_backend_only_where_it_uses_it(config: dict[str, Any]) -> None:
+    config["methods"]["lr"] = {"regularization": 3, "backend": "torch"}
+    assert swept_methods(config) == {"lr": {"regularization": 3}, "mms": {}, "lat": {}}
+    config["methods"]["lr"]["penalty"] = "l1"
+    assert swept_methods(config)["lr"] == {"regularization": 3, "backend": "torch", "penalty": "l1"}
+
+
+@pytest.mark.parametrize(
+    ("target", "meant"),
+    [
+        ("results/sweep/trust", "results/sweeps/trust"),
+        ("results/transfers/both", "results/evaluation/both"),
+        ("results/transfer/both/metrics.json", "results/evaluation/both/metrics.json"),
+        ("results/probe/trust_lr_l22", "results/probes/trust_lr_l22"),
+    ],
+)
+def test_a_likely_guess_of_a_folder_is_answered(config: dict[str, Any], target: str, meant: str) -> None:
+    config["transfers"]["both"] = {"train": ["trust"], "test": ["collusion"], "method": "lr", "layers": [3]}
+    with pytest.raises(ProbelineError, match=rf"ask for {meant}\.$"):
+        check_target(target, config)
+    with pytest.raises(ProbelineError, match=r"Did you mean (trust|both)"):
+        check_target(target.replace("trust", "trst").replace("both", "bth"), config)

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from probeline import schema
+from probeline.digests import split_of
 from probeline.errors import ProbelineError
 from probeline.probes import cross_fit, sweep
 from probeline.probes.cross_fit import Folds, plain_scores
@@ -18,7 +19,7 @@ from probeline.probes.methods import METHODS
 from probeline.probes.metrics import bootstrap_games
 from probeline.probes.summary import sweep_summary
 from probeline.probes.sweep import sweep_probes
-from tests.unit.test_train_probe import files_of, make_corpus
+from tests.unit.test_train_probe import FRACTIONS, files_of, make_corpus
 
 SPEC = {"concept": "trust", "model": "tiny", "methods": {"lr": {}, "mms": {}, "lat": {}}, "bootstrap": 200}
 
@@ -53,6 +54,13 @@ def residual_stream(samples=1200, games=40, width=96, signal=0.3, positive_rate=
     return values.astype(np.float32), labels, fold
 
 
+def standardised(fold, scores):
+    """Each fold's scores have a zero and a unit of their own."""
+    parts = {number: scores[fold == number] for number in np.unique(fold)}
+    mean = np.array([parts[number].mean() for number in fold])
+    return (scores - mean) / np.array([parts[number].std() for number in fold])
+
+
 def by_fold(labels, fold, scores):
     return [roc_auc_score(labels[fold == number], scores[fold == number]) for number in np.unique(fold)]
 
@@ -67,8 +75,9 @@ def test_scores_are_those_of_a_detector_fitted_fold_by_fold(method, width, telli
     folds = Folds(fold, labels)
     fast = cross_fit.cross_fit({method: {}}, values, folds, seed=3)[method]
     slow = plain_scores(method, values, folds, {}, seed=3)
-    assert np.abs(fast - slow).max() < 0.05  # in deviations of the scores: scikit-learn stops early, too
-    assert np.abs(fast - slow).mean() < 0.005
+    apart = np.abs(standardised(fold, fast) - standardised(fold, slow))  # scikit-learn stops early, too
+    assert apart.max() < 0.05
+    assert apart.mean() < 0.005
     assert np.allclose(by_fold(labels, fold, fast), by_fold(labels, fold, slow), atol=1e-3)
 
 
@@ -76,10 +85,10 @@ def test_lr_is_nearer_to_the_optimum_than_scikit_learns_default(monkeypatch):
     values, labels, fold = residual_stream()
     values[:, 9] = 0.0
     folds = Folds(fold, labels)
-    found = cross_fit.cross_fit({"lr": {}}, values, folds, seed=0)["lr"]
-    default = plain_scores("lr", values, folds, {}, seed=0)
+    found = standardised(fold, cross_fit.cross_fit({"lr": {}}, values, folds, seed=0)["lr"])
+    default = standardised(fold, plain_scores("lr", values, folds, {}, seed=0))
     monkeypatch.setattr(cross_fit, "LR_TOLERANCE", 1e-11)
-    exact = cross_fit.cross_fit({"lr": {}}, values, folds, seed=0)["lr"]
+    exact = standardised(fold, cross_fit.cross_fit({"lr": {}}, values, folds, seed=0)["lr"])
     assert np.abs(found - exact).mean() < max(np.abs(default - exact).mean(), 1e-3)
 
 
@@ -91,7 +100,8 @@ def test_the_methods_settings_count(regularization):
     fast = cross_fit.cross_fit({"lr": settings}, values, folds, seed=0)["lr"]
     slow = plain_scores("lr", values, folds, settings, seed=0)
     assert np.allclose(by_fold(labels, fold, fast), by_fold(labels, fold, slow), atol=1e-3)
-    assert np.abs(fast - cross_fit.cross_fit({"lr": {}}, values, folds, seed=0)["lr"]).max() > 0.1
+    default = cross_fit.cross_fit({"lr": {}}, values, folds, seed=0)["lr"]
+    assert np.abs(standardised(fold, fast) - standardised(fold, default)).max() > 0.1
 
 
 def test_auroc_counts_pairs_within_folds_also_on_resamples():
@@ -154,9 +164,15 @@ def test_the_test_games_are_not_looked_at(tmp_path):
             sample["label"] = int(sample["event"] % 2)
             sample["text"] = "spoilt " * sample["event"]
 
-    run(tmp_path / "a")
-    run(tmp_path / "b", edit=spoil)
+    def too_long(sample):
+        number = int(sample["content"].split("-")[1])
+        return sample["event"] == (number + 1 if sample["split"] == "test" else 3)
+
+    result = run(tmp_path / "a", excluded=[3])
+    run(tmp_path / "b", edit=spoil, unread=too_long)
     assert files_of(tmp_path / "a" / "sweep") == files_of(tmp_path / "b" / "sweep")
+    games = sum(split_of(f"content-{number}", FRACTIONS, 0) != "test" for number in range(40))
+    assert result["samples"] == {"used": games * 11, "excluded": {"too long": games}}
 
 
 def test_the_planted_layer_is_chosen(tmp_path):
@@ -281,3 +297,24 @@ def test_unknown_names_get_near_misses(tmp_path):
         run(tmp_path, SPEC | {"fold": 3})
     with pytest.raises(ProbelineError, match="no activations of layer 9"):
         run(tmp_path, SPEC | {"layers": [9]})
+    with pytest.raises(ProbelineError, match="Did you mean regularization"):
+        run(tmp_path, SPEC | {"methods": {"lr": {"regularisation": 3}}})
+
+
+def test_the_backend_counts_only_where_it_is_used(tmp_path, monkeypatch):
+    for name, backend in (("a", "sklearn"), ("b", "torch")):
+        run(tmp_path / name, SPEC | {"methods": {"lr": {"backend": backend}}})
+    assert files_of(tmp_path / "a" / "sweep") == files_of(tmp_path / "b" / "sweep")
+    l1 = {"methods": {"lr": {"penalty": "l1"}}, "layers": [2]}
+    assert run(tmp_path / "small", SPEC | l1)["methods"]["lr"]["backend"] == "sklearn"
+    assert sweep.used_settings("lr", l1["methods"]["lr"], 70 * 10**9)["backend"] == "torch"
+
+
+def test_too_little_memory_comes_with_advice(tmp_path, monkeypatch):
+    def exhausted(*arguments):
+        raise MemoryError("Unable to allocate 3 TiB")
+
+    monkeypatch.setattr(sweep, "cross_fit", exhausted)
+    with pytest.raises(ProbelineError, match=r"memory to sweep trust \(.* 3 TiB\).* max_samples .* --cores"):
+        run(tmp_path)
+    assert not (tmp_path / "sweep").exists()

@@ -36,6 +36,7 @@ def make_corpus(
     shards=2,
     told_by_text=False,
     excluded=(),
+    unread=None,
     seed=0,
     edit=None,
 ):
@@ -46,6 +47,7 @@ def make_corpus(
         strength: distance of a class from the origin along a planted direction, in noise deviations.
         told_by_text: whether a word of the masked text is the label.
         excluded: events without activations in every game.
+        unread: tells of a sample whether it has no activations either.
         edit: may change (sample, values [layers, width]) before they are written.
     """
     direction = np.random.default_rng(99).normal(size=(len(LAYERS), width))
@@ -89,7 +91,7 @@ def make_corpus(
                 if edit:
                     edit(sample, values)
                 samples.append(sample)
-                if event in excluded:
+                if event in excluded or (unread and unread(sample)):
                     left_out.append({"sample": sample["sample"], "reason": "too long"})
                     continue
                 index.append({"sample": sample["sample"], "game": game, "tokens": 4, "position": 9})

@@ -14,7 +14,7 @@ from probeline.files import read_json, write_json, write_parquet
 from probeline.probes.detector import load_detector
 from probeline.probes.summary import transfer_summary
 from probeline.probes.train import train_probe
-from probeline.probes.transfer import by_concept, evaluate_transfer
+from probeline.probes.transfer import by_concept, evaluate_transfer, matrix_verdict
 from tests.unit.test_train_probe import FRACTIONS, files_of, make_corpus, read
 
 PROBE = {"method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
@@ -97,7 +97,7 @@ def test_table_and_summary_say_what_the_metrics_say(turned):
         one = cell(turned, row["train"], row["test"])
         assert row["auroc"] == one["metrics"]["auroc"]["value"]
         assert row["difference_low"] == one["difference_to_text"]["low"]
-        assert row["text"] == max(baseline["auroc"]["value"] for baseline in one["baselines"].values())
+        assert row["text"] == one["baselines"][row["text_baseline"]]["auroc"]["value"]
         assert f"{row['auroc']:.3f} ({row['text']:.3f})" in summary
     assert str(turned) in summary
     assert set(read_json(turned / "manifest.json")["files"]) == {
@@ -257,6 +257,61 @@ def test_groups_are_shell_patterns_and_the_rest_is_counted(tmp_path):
             tmp_path / "other",
             EXPERIMENTS | {"groups": {"a": ["*base*"], "b": ["final_prob"]}},
         )
+
+
+def test_groups_that_share_an_experiment_are_no_transfer(tmp_path):
+    activations, dialogues, _ = corpora(
+        tmp_path, trust={"games": 120, "strength": 2, "edit": two_experiments, "told_by_text": True}
+    )
+    groups = {"all": ["*"], "even": ["lab/even"], "odd": ["lab/odd"]}
+    evaluate_transfer(activations, dialogues, tmp_path / "result", EXPERIMENTS | {"groups": groups})
+    result = read(tmp_path / "result")
+    crossing = {(one["train"], one["test"]) for one in result["cells"] if not one["overlap"]}
+    assert crossing == {("even", "odd"), ("odd", "even")}
+    assert "in 0 of 2 pairs" in result["verdict"]
+    assert result["verdict"].endswith("4 pairs of groups that share experiments, which is no transfer.")
+    rows = pq.read_table(tmp_path / "result" / "transfer.parquet").to_pylist()
+    assert [row["overlap"] for row in rows] == [one["overlap"] for one in result["cells"]]
+    summary = transfer_summary(tmp_path / "result")
+    assert summary.count("†") == 4 + 1
+    assert "† the two share experiments" in summary
+    # Between concepts, games of one experiment are shown in another way.
+    activations, dialogues, _ = corpora(tmp_path / "two", a={}, b={"seed": 1})
+    evaluate_transfer(activations, dialogues, tmp_path / "between", BETWEEN)
+    overlap = {(one["train"], one["test"]): one["overlap"] for one in read(tmp_path / "between")["cells"]}
+    assert overlap == {("a", "a"): True, ("a", "b"): False, ("b", "a"): False, ("b", "b"): True}
+
+
+def test_the_text_is_chosen_on_the_sources_validation_games(tmp_path):
+    """On test games without the telling word the other text is better, and yet it is not the one chosen."""
+
+    def scrambled(sample, values):
+        if sample["split"] == "test":
+            sample["text"] = sample["text"].replace("ally", "friend").replace("foe", "friend")
+
+    for name, edit in (("plain", None), ("scrambled", scrambled)):
+        options = {"strength": 2, "told_by_text": True, "edit": edit}
+        activations, dialogues, _ = corpora(tmp_path / name, a=options, b=options | {"seed": 1})
+        evaluate_transfer(activations, dialogues, tmp_path / name / "result", BETWEEN)
+    chosen = [
+        cell(tmp_path / name / "result", "a", "b")["difference_to_text"] for name in ("plain", "scrambled")
+    ]
+    assert chosen[0]["baseline"] == chosen[1]["baseline"]
+    assert chosen[0]["value"] != chosen[1]["value"]
+    texts = cell(tmp_path / "scrambled" / "result", "a", "b")["baselines"]
+    assert texts["text_input"]["auroc"]["value"] > texts[chosen[1]["baseline"]]["auroc"]["value"]
+
+
+@pytest.mark.parametrize(("whole", "better"), [(0.1, 1), (-0.1, 0)])
+def test_a_probe_beats_the_text_only_if_it_beats_both_texts(whole, better):
+    low = {"text_masked": 0.1, "text_input": whole}
+    pair = {
+        **{"train": "a", "test": "b", "overlap": False, "small": False, "reason": None},
+        "metrics": {"auroc": {"low": 0.7}},
+        "baselines": {name: {"difference": {"low": value}} for name, value in low.items()},
+        "difference_to_text": {"baseline": "text_masked", "low": 0.1},
+    }
+    assert f"in 1 of 1 pair, and in {better} of them it beats both text" in matrix_verdict([pair])
 
 
 def test_one_experiment_makes_no_matrix(tmp_path):

@@ -133,7 +133,7 @@ def test_a_sweep_is_made_only_when_asked_for_and_rerun_alone(tmp_path: Path, sim
     ):
         project.write("other.yaml", key)
         assert project.planned(sweep, config=(TINY, "other.yaml")) == Counter(sweep_probes=1)
-    project.write("unrelated.yaml", "evaluation: {threshold: f1}")
+    project.write("unrelated.yaml", "{evaluation: {threshold: f1}, methods: {lr: {backend: torch}}}")
     assert project.planned(sweep, config=(TINY, "unrelated.yaml")) == Counter()
     assert project.planned("results/probes/trust_lr_l2", config=(TINY, "other.yaml")) == Counter(
         train_probe=1

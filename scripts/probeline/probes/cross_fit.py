@@ -2,8 +2,9 @@
 
 The folds' training samples are nearly the same, so what one fit needs serves all of them: the activations
 are copied once (float32, divided by their deviation), a fold's own standardisation is folded into its
-weights, and every step multiplies the layer with the directions of all folds at once. The results are those
-of `detector.fit_detector` up to rounding and to where an iteration stops: AUROCs within 0.001, mostly 0.0001.
+weights, and every step multiplies the layer with the directions of all folds at once. Within a fold, samples
+rank as by `detector.fit_detector` up to rounding and to where an iteration stops: AUROCs within 0.001, mostly
+0.0001. The scores of two folds have their own zero and unit.
 """
 
 from dataclasses import dataclass
@@ -89,16 +90,8 @@ class Folds:
         return np.stack([np.delete(blocks, number, axis=0).sum(axis=0) for number in range(self.count)])
 
     def held_out(self, scores: npt.NDArray[Any]) -> Array:
-        """From scores [n, folds] to those [n] of the fold that did not train on the sample.
-
-        They are standardised by mean and deviation of the fold's training scores, as a detector's are.
-        """
-        scores = scores.astype(np.float64)
-        training = self.train / self.train.sum(axis=0)
-        mean = (scores * training).sum(axis=0)
-        deviation = np.sqrt(((scores - mean) ** 2 * training).sum(axis=0))
-        standard = (scores - mean) / np.where(deviation > 0, deviation, 1)
-        return standard[np.arange(len(scores)), self.fold]
+        """From scores [n, folds] to those [n] of the fold that did not train on the sample."""
+        return scores[np.arange(len(scores)), self.fold].astype(np.float64)
 
     def pairs(self, seed: int) -> list[Any]:
         """Of each fold, the sum of (e_i - e_j)(e_i - e_j)' over lat's random pairs (i, j): sparse [n, n]."""

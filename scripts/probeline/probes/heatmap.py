@@ -1,6 +1,6 @@
 """The picture of a transfer matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,23 @@ PANELS = (
     ("difference", "Probe - better text", "PuOr_r", (-0.5, 0.5), "+.2f"),
 )
 LONGEST_NAME = 32
+NOTES = {
+    "*": "* too few test games or samples for a verdict",
+    "†": "† the two share experiments: no transfer",
+}
+
+
+def marks(row: Mapping[str, Any]) -> str:
+    """The keys of `NOTES` that stand behind a pair's number, none where it has no number.
+
+    Args:
+        row: of schema.TRANSFER.
+    """
+    if row["auroc"] is None:
+        return ""
+    # That the diagonal is no transfer goes without saying.
+    shared = row["overlap"] and row["train"] != row["test"]
+    return "*" * row["small"] + "†" * shared
 
 
 def draw_transfer(table: Sequence[dict[str, Any]], title: str, folder: Path) -> None:
@@ -36,8 +53,8 @@ def draw_transfer(table: Sequence[dict[str, Any]], title: str, folder: Path) -> 
         size = (2.4 + names + 2 * 0.9 * len(targets), 1.4 + 0.7 * names + 0.6 * len(sources))
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10)
-        if any(row["small"] for row in table):
-            figure.supxlabel("* too few test games or samples for a verdict", fontsize=7, color="0.3")
+        if notes := [note for mark, note in NOTES.items() if any(mark in marks(row) for row in table)]:
+            figure.supxlabel("; ".join(notes), fontsize=7, color="0.3")
         for axes, panel in zip(figure.subplots(1, 2, sharey=True), PANELS, strict=True):
             _draw_panel(axes, panel, rows)
             axes.set_xticks(range(len(targets)), map(_short, targets), rotation=40, ha="right")
@@ -63,8 +80,7 @@ def _draw_panel(
                 continue
             far = abs(row[name] - (low + high) / 2) > 0.3 * (high - low)
             colour = "white" if far else "black"
-            mark = "*" if row["small"] else ""
-            axes.text(x, y - 0.12, f"{row[name]:{form}}{mark}", ha="center", va="center", color=colour)
+            axes.text(x, y - 0.12, f"{row[name]:{form}}{marks(row)}", ha="center", va="center", color=colour)
             if row[f"{name}_low"] is not None:
                 interval = f"{row[f'{name}_low']:{form}} to {row[f'{name}_high']:{form}}"
                 axes.text(x, y + 0.24, interval, ha="center", va="center", color=colour, fontsize=6)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.files import MANIFEST, read_json
+from probeline.probes.heatmap import NOTES, marks
 
 SPLITS = ("train", "validation", "test")
 ROWS = {
@@ -81,12 +82,11 @@ def transfer_summary(directory: Path) -> str:
         for start in range(0, len(cells), len(targets)):
             row = cells[start : start + len(targets)]
             values = [
-                "too few" if c["auroc"] is None else f"{c['auroc']:.3f} ({c['text']:.3f}){'*' * c['small']}"
+                "too few" if c["auroc"] is None else f"{c['auroc']:.3f} ({c['text']:.3f}){marks(c)}"
                 for c in row
             ]
             lines.append(f"    {_cut(row[0]['train']):<20}" + "".join(f"{value:>18}" for value in values))
-    if any(cell["small"] for cell in cells):
-        lines.append("  * too few test games or samples for a verdict")
+    lines += [f"  {note}" for mark, note in NOTES.items() if any(mark in marks(cell) for cell in cells)]
     seen = sum(cell["seen_in_training"] for cell in cells)
     if seen:
         lines.append(f"  test samples left out, because their game was in the source's training: {seen:,}")

@@ -1,6 +1,5 @@
 """Every layer by every method from stored activations: a layer is chosen without the test games."""
 
-import importlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,12 @@ from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, atomic_directory, read_json, write_json, write_manifest, write_parquet
 from probeline.probes import baselines
 from probeline.probes.cross_fit import Folds, cross_fit
+from probeline.probes.data import ProbeData, limit_samples, read_data, read_sequences, require_numbers
+from probeline.probes.fitting import one_thread, settings_of
 from probeline.probes.folds import FoldedRanking, assign_folds
 from probeline.probes.methods import METHODS, SETTINGS, Array, Settings
 from probeline.probes.metrics import bootstrap_games
 from probeline.probes.sweep_figure import draw_sweep
-from probeline.probes.train import ProbeData, limit_samples, read_data, read_sequences, require_numbers
 from probeline.progress import progress
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,10 @@ DEFAULTS: dict[str, Any] = {
 
 BLOCK_BYTES = 128e6  # activations that are read at a time; one layer where that is more
 KEPT_TOGETHER = {"game": "content", "experiment": "experiment"}
-TEXTS = {"text_masked": "the masked text", "text_input": "the whole input's text"}
+LESS_MEMORY = (
+    "A layer of all samples must fit several times: set max_samples under evaluation in the config, run with "
+    "fewer --cores so that less is worked on side by side, or use a machine with more memory."
+)
 
 Found = tuple[float, Array]
 """An AUROC, and its values on the resamples."""
@@ -83,16 +86,15 @@ def sweep_probes(
         workers: layers worked on side by side; the result does not depend on it.
 
     Raises:
-        ProbelineError: not enough data, activations that are no numbers or not of these dialogues, or an
-            unknown method or setting. Nothing is written then.
+        ProbelineError: not enough data, activations that are no numbers or not of these dialogues, an
+            unknown method or setting, or too little memory. Nothing is written then.
     """
-    from threadpoolctl import threadpool_limits
-
     spec = complete_spec(spec)
-    for library in ("scipy.linalg", "scipy.sparse", "sklearn.linear_model"):
-        importlib.import_module(library)  # a limit on threads reaches only what is loaded already
-    with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as pool:
+    with one_thread(f"sweep {spec['concept']}", LESS_MEMORY), ThreadPoolExecutor(workers) as pool:
         samples = read_samples(activations, dialogues, spec)
+        parameters = samples.facts["parameters"]
+        methods = {name: used_settings(name, given, parameters) for name, given in spec["methods"].items()}
+        spec |= {"methods": methods}
         texts = {
             name: pool.submit(scores, samples, dialogues)
             for name, scores in (("text_masked", _masked_text), ("text_input", _input_text))
@@ -123,11 +125,29 @@ def complete_spec(spec: dict[str, Any]) -> dict[str, Any]:
         raise ProbelineError(f"A sweep has no setting {key!r}. {near_misses(key, allowed)}")
     for key in allowed - spec.keys() - DEFAULTS.keys():
         raise ProbelineError(f"The sweep's settings lack {key!r}.")
-    for method in spec["methods"]:
+    for method, given in spec["methods"].items():
         if method not in METHODS:
             raise ProbelineError(f"Unknown method {method!r}. {near_misses(method, METHODS)}")
-    methods = {method: SETTINGS[method] | given for method, given in spec["methods"].items()}
-    return DEFAULTS | spec | {"methods": methods}
+        for key in given.keys() - SETTINGS[method].keys():
+            raise ProbelineError(
+                f"Method {method} has no setting {key!r}. {near_misses(key, SETTINGS[method])}"
+            )
+    return DEFAULTS | spec
+
+
+def used_settings(method: str, given: Settings, parameters: int) -> Settings:
+    """All settings that a method's scores depend on here, the backend as `train_probe` would choose it.
+
+    Args:
+        method: key of `methods.METHODS`.
+        given: some of its settings.
+        parameters: of the model.
+    """
+    settings = settings_of(method, SETTINGS[method] | given, parameters)
+    # For the penalty l2, `cross_fit` has a solver of its own.
+    if settings.get("penalty") == "l2":
+        del settings["backend"]
+    return settings
 
 
 def _layers(activations: list[Path], wanted: Any) -> list[int]:
@@ -142,8 +162,8 @@ def read_samples(activations: list[Path], dialogues: list[Path], spec: dict[str,
         ProbelineError: activations and dialogues do not belong together, or there is not enough data.
     """
     layer = _layers(activations, spec["layers"])[0]
-    data = read_data(activations, dialogues, {**spec, "layers": [layer]})
-    data = limit_samples(data.where(~data.inside("test")), spec["max_samples"], spec["seed"])
+    data = read_data(activations, dialogues, {**spec, "layers": [layer]}, ("train", "validation"))
+    data = limit_samples(data, spec["max_samples"], spec["seed"])
     keys = [sample[KEPT_TOGETHER[spec["by"]]] for sample in data.samples]
     fold = assign_folds(keys, spec["folds"], spec["seed"])
     require_folds(data, fold, spec)

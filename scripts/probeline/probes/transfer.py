@@ -14,28 +14,26 @@ from probeline import schema
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import atomic_directory, write_json, write_manifest, write_parquet
 from probeline.probes import baselines
+from probeline.probes.data import (
+    SPLITS,
+    ProbeData,
+    limit_samples,
+    read_data,
+    read_sequences,
+    require_numbers,
+)
 from probeline.probes.detector import Detector
 from probeline.probes.evaluate import (
     FEWEST_GAMES,
     FEWEST_OF_A_CLASS,
-    SPLITS,
     TEXT_BASELINES,
+    stronger_text,
     verdict,
 )
+from probeline.probes.fitting import complete_spec, fit_calibrated, one_thread, settings_of
 from probeline.probes.heatmap import draw_transfer
 from probeline.probes.methods import Array
 from probeline.probes.metrics import bootstrap_games, compare, metrics_of
-from probeline.probes.train import (
-    ProbeData,
-    complete_spec,
-    fit_calibrated,
-    limit_samples,
-    one_thread,
-    read_data,
-    read_sequences,
-    require_numbers,
-    settings_of,
-)
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ def evaluate_transfer(
     probe = complete_spec(
         {key: value for key, value in spec.items() if key not in FORM} | {"concept": names[0]}
     )
-    with one_thread(" and ".join(names), probe["layers"]):
+    with one_thread(f"train probes for {' and '.join(names)} on {len(probe['layers'])} layers"):
         _transfer(activations, dialogues, output, names, form, probe)
 
 
@@ -197,7 +195,8 @@ def experiment_parts(whole: Part, groups: Mapping[str, Sequence[str]] | None) ->
 
     Args:
         whole: all samples of the concept.
-        groups: name → shell patterns; an experiment may be in several groups. None for each by itself.
+        groups: name → shell patterns; an experiment may be in several groups, pairs of which are then no
+            transfer. None for each by itself.
 
     Raises:
         ProbelineError: a pattern that no experiment fits, or a number of groups that makes no matrix.
@@ -244,17 +243,24 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
     cells = []
     for target, (test, seen), reason in zip(targets, tests, reasons, strict=True):
         sizes = _sizes(test.samples)
-        cell = {"train": source.name, "test": target.name, **sizes, "seen_in_training": seen}
+        cell = {"train": source.name, "test": target.name, "overlap": _overlap(source, target), **sizes}
+        cell["seen_in_training"] = seen
         cells.append(cell | {"small": reason is None and _is_small(sizes), "reason": reason})
     tested = [(cell, test) for cell, (test, _) in zip(cells, tests, strict=True) if cell["reason"] is None]
     if tested:
-        settings = settings_of(probe, fitted.facts["parameters"])
+        settings = settings_of(probe["method"], probe, fitted.facts["parameters"])
         detector = fit_calibrated(fitted, probe | {"concept": source.concept}, settings)
-        texts = text_scores(fitted, [test for _, test in tested], sequences)
+        stronger, texts = text_scores(fitted, [test for _, test in tested], sequences)
         for (cell, test), rivals in zip(tested, texts, strict=True):
-            cell |= cell_metrics(detector, test, rivals, probe)
+            cell |= cell_metrics(detector, test, rivals, stronger, probe)
         log.info("trained on %s: tested on %d targets", source.name, len(tested))
     return cells
+
+
+def _overlap(source: Part, target: Part) -> bool:
+    """Whether a number says nothing of transfer: both are, at least in part, the same kind of games."""
+    same = source.concept == target.concept
+    return same and (source.name == target.name or not set(source.experiments).isdisjoint(target.experiments))
 
 
 def _too_few_to_train(fitted: ProbeData, least: int) -> str | None:
@@ -288,13 +294,16 @@ def _is_small(sizes: Mapping[str, int]) -> bool:
 
 def text_scores(
     fitted: ProbeData, tests: Sequence[ProbeData], sequences: Sequences
-) -> list[dict[str, Array]]:
-    """Scores of the text classifiers of a source on each target, by the name of the baseline.
+) -> tuple[str, list[dict[str, Array]]]:
+    """The text classifier that is stronger on the source's validation samples, and the scores of both.
 
     Args:
         fitted: the source's samples of the splits train and validation.
         tests: each target's test samples.
         sequences: messages of each sequence.
+
+    Returns:
+        the name of a baseline; and of each target, name → scores [n] of its samples.
     """
     samples = [sample for data in (fitted, *tests) for sample in data.samples]
     rest = np.zeros(len(samples) - len(fitted.samples), dtype=bool)
@@ -307,13 +316,15 @@ def text_scores(
         "text_masked": baselines.classifier_scores(masked, labels, train, validation),
         "text_input": baselines.input_scores(whole, masked, labels, train, validation),
     }
+    on_validation = {name: values[validation] for name, values in scores.items()}
     ends = np.cumsum([len(data.samples) for data in (fitted, *tests)])[:-1]
     parts = {name: np.split(values, ends)[1:] for name, values in scores.items()}
-    return [{name: parts[name][i] for name in parts} for i in range(len(tests))]
+    tested = [{name: parts[name][i] for name in parts} for i in range(len(tests))]
+    return stronger_text(labels[validation], on_validation), tested
 
 
 def cell_metrics(
-    detector: Detector, test: ProbeData, rivals: Mapping[str, Array], probe: dict[str, Any]
+    detector: Detector, test: ProbeData, rivals: Mapping[str, Array], stronger: str, probe: dict[str, Any]
 ) -> Cell:
     """Metrics of a source's probe on a target's test samples, and how much better than the text it is.
 
@@ -321,6 +332,7 @@ def cell_metrics(
         detector: calibrated on the source.
         test: the target's test samples.
         rivals: scores [n] of the source's text classifiers.
+        stronger: the one that the difference is told of.
         probe: its bootstrap and seed count.
     """
     labels = test.labels
@@ -329,7 +341,6 @@ def cell_metrics(
     bootstrap = bootstrap_games(games, labels, probe["bootstrap"], probe["seed"])
     metrics = metrics_of(labels, scores, detector.probability(scores), detector.threshold)
     compared = {name: compare(bootstrap, labels, scores, [rival]) for name, rival in rivals.items()}
-    stronger = max(TEXT_BASELINES, key=lambda name: compared[name]["auroc"]["value"])
     cell = {
         "metrics": {name: bootstrap.estimate(metric) for name, metric in metrics.items()},
         "baselines": compared,
@@ -397,26 +408,32 @@ def matrix_verdict(cells: Sequence[Cell]) -> str:
     """Says in words how far the probes carry over.
 
     Args:
-        cells: of the matrix; those on the diagonal are the ordinary results.
+        cells: of the matrix; those on the diagonal and others that overlap are no transfer.
     """
-    crossing = [cell for cell in cells if cell["train"] != cell["test"]]
+    crossing = [cell for cell in cells if not cell["overlap"]]
+    overlapping = sum(cell["overlap"] and cell["train"] != cell["test"] for cell in cells)
     numbers = [cell for cell in crossing if cell["reason"] is None and not cell["small"]]
     left_out = [
         f"{_several(count, 'pair')} {why}"
         for count, why in (
             (sum(cell["small"] for cell in crossing), "with too few test games or samples for a verdict"),
             (sum(cell["reason"] is not None for cell in crossing), "without enough data for a number"),
+            (overlapping, "of groups that share experiments, which is no transfer"),
         )
         if count
     ]
     if not numbers:
         return f"No verdict on transfer: {'; '.join(left_out) or 'no pair of different games'}."
     above = [cell for cell in numbers if (cell["metrics"]["auroc"]["low"] or 0) > 0.5]
-    better = [cell for cell in above if (cell["difference_to_text"]["low"] or 0) > 0]
+    better = [
+        cell
+        for cell in above
+        if all((cell["baselines"][name]["difference"]["low"] or 0) > 0 for name in TEXT_BASELINES)
+    ]
     sentence = (
         f"Trained on one and tested on another, the probe is above chance in {len(above)} of "
-        f"{_several(len(numbers), 'pair')}, and in {len(better)} of them it beats a text classifier that was "
-        "trained on the same games (95 % intervals over games, not corrected for the number of pairs)"
+        f"{_several(len(numbers), 'pair')}, and in {len(better)} of them it beats both text classifiers that "
+        "were trained on the same games (95 % intervals over games, not corrected for the number of pairs)"
     )
     return "; ".join([sentence, *left_out]) + "."
 
