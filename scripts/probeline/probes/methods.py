@@ -107,7 +107,7 @@ def fit_lr(train: Split, validation: Split, settings: Settings, seed: int) -> He
     Minimises the weighted log loss summed over the samples plus regularization / 2 times the squared norm of
     the direction (C = 1 / regularization in scikit-learn); with the penalty l1, plus regularization times the
     sum of its absolute weights. Backend `auto` is scikit-learn here, where the model's size is not known. No
-    early stopping: so the backends agree, and the validation samples are left to the calibration.
+    early stopping: it goes to the optimum, and the validation samples are left to the calibration.
     """
     from probeline.probes.trainer import create_probe_trainer
     from probeline.probes.training_config import ProbeTrainingConfig
@@ -117,6 +117,9 @@ def fit_lr(train: Split, validation: Split, settings: Settings, seed: int) -> He
         penalty=settings["penalty"],
         early_stopping=False,
         min_samples=2,
+        # Not what the machine happens to have: the same inputs give the same bytes anywhere.
+        device="cpu",
+        use_mixed_precision=False,
     )
     backend = None if settings["backend"] == "auto" else settings["backend"]
     trainer = create_probe_trainer(0, train.X.shape[1], config, backend, seed=seed, standardised=True)
@@ -182,7 +185,7 @@ def fit_mlp(train: Split, validation: Split, settings: Settings, seed: int) -> H
     network = MLPClassifier(
         (settings["hidden"],), alpha=0.01, random_state=seed, batch_size=min(64, len(train.y))
     )
-    weights, validation_weights = _balanced(train.y), _balanced(validation.y)
+    weights, validation_weights = balanced(train.y), balanced(validation.y)
     best, best_loss, stale = None, np.inf, 0
     for _ in range(EPOCHS):
         network.partial_fit(train.X, train.y, sample_weight=weights, classes=[0, 1])
@@ -192,7 +195,7 @@ def fit_mlp(train: Split, validation: Split, settings: Settings, seed: int) -> H
             network.coefs_[0].copy(),
             network.intercepts_[0].copy(),
         )
-        loss = _log_loss(head.scores(validation.X), validation.y, validation_weights)
+        loss = log_loss(head.scores(validation.X), validation.y, validation_weights)
         if loss < best_loss:
             best, best_loss, stale = head, loss, 0
         else:
@@ -262,11 +265,14 @@ def _halfway(direction: Array, negative: Array, positive: Array) -> Head:
     return Head(direction, -float(direction @ (negative + positive)) / 2)
 
 
-def _balanced(y: Labels) -> Array:
-    """Weights [n] under which both classes weigh the same and the mean weight is 1."""
-    weights: Array = (len(y) / (2 * np.bincount(y, minlength=2)))[y]
+def balanced(y: Labels, trained: npt.NDArray[np.bool_] | None = None) -> Array:
+    """Weights [n] under which both classes weigh the same, with mean 1; 0 for rows not trained on."""
+    inside = np.ones(len(y), dtype=bool) if trained is None else trained
+    counts = np.bincount(y[inside], minlength=2)
+    weights: Array = np.where(inside, (inside.sum() / (2 * counts))[y], 0.0)
     return weights
 
 
-def _log_loss(scores: Array, y: Labels, weights: Array) -> float:
+def log_loss(scores: Array, y: Labels, weights: Array) -> float:
+    """Weighted mean of the log loss of scores [n], which are log odds."""
     return float(np.average(np.logaddexp(0, scores) - y * scores, weights=weights))

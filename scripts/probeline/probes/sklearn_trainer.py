@@ -1,5 +1,8 @@
 """The trainer for models that a processor is enough for: scikit-learn, and numpy for what is on disk."""
 
+from contextlib import nullcontext
+from threading import Lock
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,10 +13,14 @@ from probeline.probes.trainer import ProbeTrainer
 
 # liblinear takes the bias for one more weight and penalises it: by a thousandth, in these units.
 INTERCEPT_SCALING = 1000.0
+# liblinear draws from one random generator for the whole process, which each fit seeds anew: one at a time.
+LIBLINEAR = Lock()
 
 
 class SklearnProbeTrainer(ProbeTrainer):
-    """Trains with scikit-learn's `LogisticRegression`; rows on disk with L-BFGS in passes over them.
+    """Trains with L-BFGS, in products of numpy.
+
+    Arrays in memory without early stopping go to scikit-learn's `LogisticRegression`, which is faster.
 
     Args: see `ProbeTrainer`.
     """
@@ -21,27 +28,31 @@ class SklearnProbeTrainer(ProbeTrainer):
     backend = "sklearn"
 
     def _solve(self, problem: Problem) -> tuple[Array, list[dict[str, object]]]:
-        if not problem.rows.in_memory:
+        if self.config.early_stopping or not problem.rows.in_memory:
             return super()._solve(problem)
         from sklearn.linear_model import LogisticRegression
 
         parameters = self.config.to_sklearn_params() | {"random_state": self.seed}
         l1 = parameters.pop("penalty") == "l1"
+        descent = Descent(problem, self.config, self._products)
+        if self.standardised:  # nobody has looked at the numbers yet
+            descent.at(np.zeros(problem.rows.width + 1))
         model = LogisticRegression(
             **parameters,
             l1_ratio=float(l1),
             class_weight="balanced",
             intercept_scaling=INTERCEPT_SCALING if l1 else 1,
-        ).fit(_standardised(problem), problem.labels[problem.trained])
+        )
+        with one_thread(), LIBLINEAR if l1 else nullcontext():
+            model.fit(_standardised(problem), problem.labels[problem.trained])
         theta = np.append(model.coef_[0], model.intercept_[0]).astype(np.float64)
-        return theta, self._only_epoch(problem, theta, int(model.n_iter_[0]))
+        return theta, self._only_epoch(descent, theta, int(model.n_iter_[0]))
 
-    def _only_epoch(self, problem: Problem, theta: Array, iterations: int) -> list[dict[str, object]]:
+    def _only_epoch(self, descent: Descent, theta: Array, iterations: int) -> list[dict[str, object]]:
         """The history of a solver that shows its last epoch only."""
-        descent = Descent(problem, self.config, self._products)
         with one_thread():
             gradient = descent.at(theta).gradient.copy()
-        strength = self.config.regularization / problem.weights.sum()
+        strength = self.config.regularization / descent.problem.weights.sum()
         direction = theta[:-1]
         if self.config.penalty == "l2":
             gradient[:-1] += strength * direction

@@ -276,14 +276,14 @@ def _paths(X: Any) -> list[Path] | None:
 def _as_rows(X: Any) -> Block:
     """An array as [n, layers, width] of floats."""
     array = np.asarray(X)
-    if array.ndim not in (2, 3) or array.dtype.kind not in "fiub" or not array.shape[-1]:
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiub" or 0 in array.shape[1:]:
         raise ProbelineError(
             f"X is {array.dtype} of shape {list(array.shape)}. Expected numbers [samples, width] or "
             f"[samples, layers, width]; or a list of paths, each of {FORMATS}."
         )
     if array.dtype not in TYPES.values():
         array = array.astype(np.float64)
-    return array.reshape(len(array), -1, array.shape[-1])
+    return array if array.ndim == 3 else array[:, None]
 
 
 def _between(columns: tuple[tuple[int, int], ...], start: int, stop: int) -> tuple[tuple[int, int], ...]:

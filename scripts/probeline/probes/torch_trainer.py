@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from probeline.probes.methods import Array
 from probeline.probes.solver import Line, Targets
 from probeline.probes.streaming import Block, cached_rows
 from probeline.probes.trainer import ProbeTrainer
-from probeline.probes.training_config import SKLEARN_SEED, ProbeTrainingConfig
+
+TURN = Lock()
 
 
 class LinearProbe(torch.nn.Module):
@@ -42,6 +44,8 @@ class LinearProbe(torch.nn.Module):
 class TorchProbeTrainer(ProbeTrainer):
     """Trains with L-BFGS, in products of torch on `config.device`; in bfloat16 there if it is a CUDA device.
 
+    Scores are computed in full precision.
+
     Without a CUDA device, one that is asked for is a warning, and the processor is used. Where a device's
     memory does not hold a batch, the batch is halved; the log says so in the end.
 
@@ -50,16 +54,10 @@ class TorchProbeTrainer(ProbeTrainer):
 
     backend = "torch"
 
-    def __init__(
-        self,
-        input_dim: int,
-        config: ProbeTrainingConfig | None = None,
-        seed: int = SKLEARN_SEED,
-        standardised: bool = False,
-    ) -> None:
-        super().__init__(input_dim, config, seed, standardised)
-        self.device = _device(self.config.device)
-        self._rows_that_fit: int | None = None
+    _rows_that_fit: int | None = None
+
+    def _find_device(self) -> torch.device:
+        return _device(self.config.device)
 
     def probe(self) -> LinearProbe:
         """The trained probe as a torch module, in float64.
@@ -106,7 +104,8 @@ class TorchProbeTrainer(ProbeTrainer):
         scores, gradient = np.empty(len(block)), np.zeros(len(line.weights) + 1)
         on_cuda = self.device.type == "cuda"
         chunk = len(block) if on_cuda else cached_rows(len(line.weights))
-        mixed = on_cuda and self.config.use_mixed_precision
+        # Only what trains is rounded: a score is the same whatever the probe was trained with.
+        mixed = on_cuda and self.config.use_mixed_precision and targets is not None
         if not block.flags.writeable:  # torch has no tensors that are read only
             block = block.copy()
         with torch.inference_mode(), _one_thread() if not on_cuda else nullcontext():
@@ -129,13 +128,18 @@ class TorchProbeTrainer(ProbeTrainer):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread for a while: sums do not depend on the number of cores then."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    """Let torch compute in one thread for a while: sums do not depend on the number of cores then.
+
+    The number is partly the whole process's, partly the thread's own, so that only one thread at a time may
+    change it and put it back: fits side by side take turns.
+    """
+    with TURN:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _device(name: str) -> torch.device:
@@ -146,7 +150,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ProbelineError(f"device is {name!r}. Expected: auto, cpu, cuda or cuda:0.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        warnings.warn("There is no CUDA device here: the probe is trained on the processor.", stacklevel=3)
+        warnings.warn("There is no CUDA device here: the probe is trained on the processor.", stacklevel=4)
         return torch.device("cpu")
     if device.index is not None and device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ProbelineError(

@@ -7,6 +7,7 @@ objective over features that they standardise themselves.
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,13 +18,12 @@ from probeline.errors import ProbelineError, near_misses
 from probeline.probes import checkpoint
 from probeline.probes.calibration import choose_threshold
 from probeline.probes.checkpoint import Trained
-from probeline.probes.methods import Array, Head, Labels, require_both_classes
+from probeline.probes.methods import Array, Head, Labels, balanced, require_both_classes
 from probeline.probes.metrics import auroc
 from probeline.probes.solver import (
     Line,
     Problem,
     Targets,
-    balanced,
     minimise,
     one_thread,
     standardise,
@@ -49,10 +49,11 @@ def recommend_backend(model_size_b: float, threshold_b: float = TORCH_FROM) -> s
     Raises:
         ProbelineError: a size that is no number from 0.
     """
-    if not np.isfinite(model_size_b) or model_size_b < 0:
-        raise ProbelineError(
-            f"model_size_b is {model_size_b!r}. Expected: billions of parameters, for example 7 or 0.135."
-        )
+    for name, value in (("model_size_b", model_size_b), ("threshold_b", threshold_b)):
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < np.inf:
+            raise ProbelineError(
+                f"{name} is {value!r}. Expected: billions of parameters, for example 7 or 0.135."
+            )
     return "sklearn" if model_size_b < threshold_b else "torch"
 
 
@@ -133,12 +134,18 @@ class ProbeTrainer(ABC):
                 f"input_dim is {input_dim!r}. Expected: the width of one layer, such as 576."
             )
         self.input_dim = input_dim
-        self.config = config or ProbeTrainingConfig()
+        if config is not None and not isinstance(config, ProbeTrainingConfig):
+            raise ProbelineError(
+                f"config is of type {type(config).__name__}. Expected: a ProbeTrainingConfig; of a mapping, "
+                "ProbeTrainingConfig.from_dict makes one."
+            )
+        self.config = ProbeTrainingConfig() if config is None else config
         self.seed = seed
         self.standardised = standardised
         self.training_history: list[dict[str, Any]] = []
         self.trained: Trained | None = None
         self._note = ""
+        self.device = self._find_device()
 
     def get_backend_type(self) -> str:
         """`sklearn` or `torch`."""
@@ -177,7 +184,8 @@ class ProbeTrainer(ABC):
             AUROC on the validation samples.
 
         Raises:
-            ProbelineError: too few samples, one class only, features that are no numbers or of another width.
+            ProbelineError: too few samples, one class only, features that are no numbers or of another width,
+                or validation samples of another layer.
         """
         self.trained = None
         rows, labels = self._open(X), _as_labels(y, "y")
@@ -189,11 +197,14 @@ class ProbeTrainer(ABC):
             )
         validation = None
         if X_val is None:
+            if y_val is not None:
+                raise ProbelineError("There is y_val, but no X_val. Give both, or neither.")
             held_out = self._hold_out(labels, groups)
             validation_labels = labels[held_out]
         else:
             validation, validation_labels = self._open(X_val), _as_labels(y_val, "y_val")
             self._require(validation, validation_labels, "validation")
+            _require_layers(validation, rows.layer, "the training samples are of")
             held_out = np.zeros(len(rows), dtype=bool)
         self.training_history = []
         heads = [
@@ -229,7 +240,7 @@ class ProbeTrainer(ABC):
             X: samples, as for `fit`; of folders of activations, the layers that were trained on are read.
 
         Raises:
-            ProbelineError: nothing was trained yet, or the samples have another width.
+            ProbelineError: nothing was trained yet, or the samples have another width or layer.
         """
         from scipy.special import expit
 
@@ -295,6 +306,10 @@ class ProbeTrainer(ABC):
         self.config = replace(found.config, device=self.config.device)
         self.trained, self.seed, self.training_history = found.trained, found.seed, found.history
 
+    def _find_device(self) -> Any:
+        """Where products are computed."""
+        return "cpu"
+
     @abstractmethod
     def _products(self, block: Block, line: Line, targets: Targets | None) -> tuple[Array, Array | None]:
         """See `solver.Products`."""
@@ -338,6 +353,12 @@ class ProbeTrainer(ABC):
             scale,
         )
         theta, history = self._solve(problem)
+        if self.config.penalty == "l1" and not theta[:-1].any():
+            log.warning(
+                "All weights are zero, so every sample gets the same score: lower the regularization, which "
+                "is %g.",
+                self.config.regularization,
+            )
         names = {} if rows.layers == 1 else {"layer": (rows.layer or range(rows.layers))[position]}
         self.training_history += [names | entry for entry in history]
         head = checkpoint.LayerHead(theta[:-1], float(theta[-1]), mean, scale)
@@ -366,6 +387,8 @@ class ProbeTrainer(ABC):
                 + (f"ensemble_layers is {wanted}." if wanted else "one is trained on.")
                 + " Expected [samples, width], or [samples, layers, width] with ensemble_layers."
             )
+        _require_layers(rows, wanted, "ensemble_layers is")
+        _require_layers(rows, known, "the probe was trained on")
         return rows
 
     def _require(self, rows: ActivationDataset, labels: Labels, name: str) -> None:
@@ -377,15 +400,14 @@ class ProbeTrainer(ABC):
         """Which samples [n] are for validation: whole groups, or a share of each label."""
         from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
-        share = self.config.validation_split
+        share, codes = self.config.validation_split, None
         if groups is None:
             splits = StratifiedShuffleSplit(1, test_size=share, random_state=self.seed)
         else:
             splits = GroupShuffleSplit(SPLIT_ATTEMPTS, test_size=share, random_state=self.seed)
-            if len(groups) != len(labels):
-                raise ProbelineError(f"There are {len(labels)} samples, but {len(groups)} groups.")
+            codes = _as_groups(groups, len(labels))
         try:
-            for _, chosen in splits.split(labels, labels, groups):
+            for _, chosen in splits.split(labels, labels, codes):
                 held_out = np.zeros(len(labels), dtype=bool)
                 held_out[chosen] = True
                 if all(0 < labels[part].sum() < part.sum() for part in (held_out, ~held_out)):
@@ -426,3 +448,32 @@ def _as_labels(y: Any, name: str) -> Labels:
             "each sample."
         )
     return labels.astype(np.int8)
+
+
+def _as_groups(groups: Any, samples: int) -> npt.NDArray[np.int64]:
+    """The groups [n], numbered."""
+    # As objects: numpy would turn what is missing among words into a word.
+    names = groups if isinstance(groups, np.ndarray) else np.asarray(groups, dtype=object)
+    if names.shape != (samples,):
+        raise ProbelineError(
+            f"There are {samples} samples, but {' by '.join(map(str, names.shape)) or 1} groups. Name one "
+            "for each, in one dimension."
+        )
+    missing = [name is None or name != name for name in names.tolist()]
+    if any(missing):
+        raise ProbelineError(
+            f"The group of sample {missing.index(True)} is missing. Name one for each, such as its game."
+        )
+    try:
+        return np.unique(names, return_inverse=True)[1].astype(np.int64)
+    except TypeError as error:
+        raise ProbelineError("groups mixes words and numbers. Name all groups in one way.") from error
+
+
+def _require_layers(rows: ActivationDataset, layers: list[int] | None, owner: str) -> None:
+    """Refuse samples that are known to be of other layers than what they are used with."""
+    if rows.layer and layers and list(rows.layer) != list(layers):
+        raise ProbelineError(
+            f"These samples are of the layers {list(rows.layer)}, but {owner} {list(layers)}. Give "
+            "activations of the same layers."
+        )

@@ -20,9 +20,9 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_layers(value: Any) -> bool:
-    if not isinstance(value, list | tuple) or len(set(value)) < len(value):
+    if not isinstance(value, list | tuple) or not value:
         return False
-    return len(value) > 0 and all(_is_count(layer) or layer == 0 for layer in value)
+    return all(isinstance(layer, int) and layer >= 0 for layer in value) and len(set(value)) == len(value)
 
 
 _COUNT = (_is_count, "a whole number from 1")
@@ -65,10 +65,10 @@ class ProbeTrainingConfig:
             of the absolute weights. The bias is free. C of scikit-learn is its inverse.
         penalty: `l2`, or `l1` for a direction with zeros.
         max_iterations: most epochs; an epoch is one pass over the data, seldom more.
-        early_stopping: stop when the validation AUROC no longer rises, and keep the best epoch's weights.
-            scikit-learn's own solver, which takes arrays in memory, always goes to the optimum.
-        early_stopping_patience: epochs without a better AUROC, or an equal one with a lower loss, until the
-            stop; equal is what is no more than 0.002 apart.
+        early_stopping: stop when neither the validation AUROC rises nor the validation loss falls, and keep
+            the weights of the best epoch: of those whose AUROC is no more than 0.01 below the highest, that
+            with the lowest loss. False: go to the optimum.
+        early_stopping_patience: epochs with neither, until the stop.
         validation_split: the share of the samples that is held out where `fit` gets no validation samples.
         learning_rate: length of the first step that is tried, in the space of the standardised features; the
             line search finds the others itself.
