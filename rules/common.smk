@@ -38,7 +38,7 @@ from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
 from probeline.models.adapter import adapter_files
-from probeline.probes.summary import probe_summary, sweep_summary, transfer_summary
+from probeline.probes.summary import run_summary
 from probeline.stat_cache import StatCache
 
 
@@ -351,16 +351,6 @@ def sweep_spec(wildcards):
 
 def print_summary():
     """The last lines of a run: headline figures of every probe, sweep and transfer that it made."""
-    summaries = {
-        "probes": probe_summary,
-        "sweeps": sweep_summary,
-        "evaluation": transfer_summary,
-    }
-    made = [
-        summary(manifest.parent)
-        for kind, summary in summaries.items()
-        for manifest in sorted(Path("results", kind).glob("*/manifest.json"))
-        if manifest.stat().st_mtime >= STARTED
-    ]
-    if made:
-        print("\n\n".join(made), file=sys.stderr)
+    summary = run_summary(Path("results"), STARTED)
+    if summary:
+        print(summary, file=sys.stderr)

@@ -1,6 +1,7 @@
 """A trained probe: what it is made of, how it scores, and its file `detector.pt`."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,12 @@ from probeline.probes.methods import (
     require_both_classes,
     standardisation,
 )
-from probeline.probes.plain_pickle import read_plain
+from probeline.probes.plain_pickle import read_plain, shown
 
 DETECTOR = "detector.pt"
+MOST_LAYERS = 1000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""How models are named: their folders lie side by side."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Detector:
             model: whose activations they are, for the error.
 
         Raises:
-            ProbelineError: another width or number of layers than the probe was trained on.
+            ProbelineError: another width or number of layers than the probe was trained on, or a score that
+                is no finite number.
         """
         _, layers, width = values.shape
         self.require_width(width, model or "the given model")
@@ -100,9 +105,15 @@ class Detector:
                 "came."
             )
         total = np.zeros(len(values))
-        for i, head in enumerate(self.heads):
-            raw = head.scores((values[:, i].astype(np.float64) - self.scaler_mean[i]) / self.scaler_scale[i])
-            total += (raw - self.score_mean[i]) / self.score_scale[i]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for i, head in enumerate(self.heads):
+                scaled = (values[:, i].astype(np.float64) - self.scaler_mean[i]) / self.scaler_scale[i]
+                total += (head.scores(scaled) - self.score_mean[i]) / self.score_scale[i]
+        if not np.isfinite(total).all():
+            raise ProbelineError(
+                "A score is NaN or infinite: the probe's numbers are far too large for these activations, or "
+                "the activations are none themselves. Train or import the probe anew."
+            )
         return total / layers
 
     def probability(self, scores: Array) -> Array:
@@ -180,15 +191,18 @@ def build_detector(content: Mapping[str, Any]) -> Detector:
     method, layers = _required(content, "method"), _required(content, "layers")
     model = _required(content, "model")
     if not isinstance(method, str) or method not in METHODS:
-        raise ProbelineError(f"its method is {method!r}. {near_misses(str(method), METHODS)}")
-    if not isinstance(model, str):
-        raise ProbelineError(f"its model is {model!r}, not a name.")
+        near = method if isinstance(method, str) and len(method) <= 100 else ""
+        raise ProbelineError(f"its method is {shown(method)}. {near_misses(near, METHODS)}")
+    require_model_name(model)
     if (method == "mlp") != ("hidden_weight" in content):
         raise ProbelineError("an mlp has a 'hidden_weight', and no other method does.")
     if not isinstance(layers, list) or not layers or not all(type(layer) is int for layer in layers):
-        raise ProbelineError(f"its layers are {layers!r}, not a list of whole numbers.")
-    if len(set(layers)) < len(layers) or min(layers) < 0:
-        raise ProbelineError(f"its layers are {layers!r}; each counts from 0 and stands there once.")
+        raise ProbelineError(f"its layers are {shown(layers)}, not a list of whole numbers.")
+    if len(set(layers)) < len(layers) or min(layers) < 0 or max(layers) > MOST_LAYERS:
+        raise ProbelineError(
+            f"its layers are {shown(layers)}; each counts from 0, to {MOST_LAYERS} at most, and stands there "
+            "once."
+        )
     mean = _finite_array(content, "scaler_mean", (len(layers), None))
     shape = mean.shape
     scale = _finite_array(content, "scaler_scale", shape)
@@ -224,6 +238,35 @@ def build_detector(content: Mapping[str, Any]) -> Detector:
     )
 
 
+def require_model_name(model: Any) -> None:
+    """Refuse what cannot be the name of a model's folder, or would lead out of where the models lie.
+
+    Raises:
+        ProbelineError: says which characters a name has.
+    """
+    if not isinstance(model, str) or not NAME.fullmatch(model):
+        raise ProbelineError(
+            f"{shown(model)} is no name of a model: letters, digits, points, hyphens and underscores, "
+            "without a folder before it, for example smollm2-135m."
+        )
+
+
+def numbers(value: Any) -> Array:
+    """Numbers, or lists or arrays of them, as float64; a text is none, even one of digits.
+
+    Raises:
+        TypeError, ValueError: there are none, or not in rows of the same length.
+    """
+    if _holds_text(value):
+        raise TypeError("a text")
+    array: Array = np.asarray(value, dtype=np.float64)
+    return array
+
+
+def _holds_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and any(map(_holds_text, value)))
+
+
 def _required(content: Mapping[str, Any], name: str) -> Any:
     if name not in content:
         raise ProbelineError(f"{name!r} is missing.")
@@ -234,7 +277,7 @@ def _finite_array(content: Mapping[str, Any], name: str, shape: tuple[int | None
     """An entry as float64 of a shape, where None stands for any length but 0."""
     value = _required(content, name)
     try:
-        array: Array = np.asarray(value, dtype=np.float64)
+        array = numbers(value)
     except (TypeError, ValueError):
         raise ProbelineError(f"{name!r} is a {type(value).__name__}, not numbers.") from None
     fits = array.ndim == len(shape) and all(

@@ -1,6 +1,7 @@
 """Detectors of others, made ours: from a pickle or a file of torch's to `detector.pt` and a manifest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,16 @@ import numpy as np
 from probeline.digests import sha256_file
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, atomic_directory, read_json, write_manifest
-from probeline.probes.detector import DETECTOR, Detector, build_detector
+from probeline.probes.detector import (
+    DETECTOR,
+    MOST_LAYERS,
+    Detector,
+    build_detector,
+    numbers,
+    require_model_name,
+)
 from probeline.probes.methods import Array
-from probeline.probes.plain_pickle import printable, read_plain
+from probeline.probes.plain_pickle import printable, read_plain, shown
 
 KEYS = {
     "layers": "the layers, a whole number or several; not needed where directions is a dict",
@@ -32,6 +40,8 @@ KEYS = {
 }
 """What an imported file may hold; other keys are named in the manifest and not used."""
 
+MOST_KEYS = 1000
+
 
 def import_detector(file: Path, model: str, output: Path, models: Path = Path("data/models")) -> Detector:
     """Read a detector that another program saved, without running anything in it, and write it as a probe.
@@ -50,8 +60,10 @@ def import_detector(file: Path, model: str, output: Path, models: Path = Path("d
         ProbelineError: the file holds anything but plain values (named), no detector, or one that does not
             fit the model. Nothing is written then.
     """
-    if output.exists():
+    # A link that leads nowhere does not exist, but would be replaced.
+    if output.exists() or output.is_symlink():
         raise ProbelineError(f"{output} exists; name a folder that does not.")
+    require_model_name(model)
     found, form = read_plain(file)
     try:
         detector = build_detector(detector_content(found, model))
@@ -112,14 +124,12 @@ def detector_content(found: Any, model: str) -> dict[str, Any]:
         ProbelineError: no dict, keys are missing or contradict each other, or lists of different lengths.
     """
     if not isinstance(found, dict) or "directions" not in found:
-        keys = (
-            ", ".join(map(str, found)) if isinstance(found, dict) else f"no dict, but {type(found).__name__}"
-        )
-        raise ProbelineError(
-            f"it holds no 'directions' ({printable(keys)}). {near_misses('directions', KEYS)}"
-        )
+        keys = _joined(found) if isinstance(found, dict) else f"no dict, but {type(found).__name__}"
+        raise ProbelineError(f"it holds no 'directions' ({keys}). {near_misses('directions', KEYS)}")
+    if len(found) > MOST_KEYS:
+        raise ProbelineError(f"it has {len(found)} keys; a detector has {MOST_KEYS} at most.")
     directions, mlp = found["directions"], "hidden_weight" in found
-    layers = _layers(found.get("layers", list(directions) if isinstance(directions, dict) else None))
+    layers = _layers(found.get("layers", _keyed_layers(directions)))
     shaped = _per_layer("directions", directions, layers, 1)
     content = {
         "method": found.get("method", "mlp" if mlp else "lr" if "reg_coeff" in found else "mms"),
@@ -149,17 +159,29 @@ def detector_content(found: Any, model: str) -> dict[str, Any]:
     return content
 
 
+def _keyed_layers(directions: Any) -> list[Any] | None:
+    """The keys of a dict; whole numbers that are written as texts become numbers."""
+    if not isinstance(directions, dict):
+        return None
+    return [
+        int(key) if isinstance(key, str) and len(key) < 10 and key.isascii() and key.isdecimal() else key
+        for key in directions
+    ]
+
+
 def _layers(value: Any) -> list[int]:
     """Layers given as a number, as a list or array, or as the keys of a dict."""
     if value is None:
         raise ProbelineError("it does not name its 'layers'.")
     try:
-        numbers = np.asarray(value, dtype=np.float64).ravel()
-        if not (numbers % 1 == 0).all():
+        layers = numbers(value).ravel()
+        if not (np.abs(layers) < 2**31).all() or (layers % 1).any():
             raise ValueError
     except (TypeError, ValueError):
-        raise ProbelineError(f"its 'layers' are {printable(str(value))}, not whole numbers.") from None
-    return [int(number) for number in numbers]
+        raise ProbelineError(f"its 'layers' are {shown(value)}, not whole numbers.") from None
+    if len(layers) > MOST_LAYERS:
+        raise ProbelineError(f"it names {len(layers)} layers; a detector has {MOST_LAYERS} at most.")
+    return [int(layer) for layer in layers]
 
 
 def _per_layer(name: str, value: Any, layers: Sequence[int], rank: int) -> Array:
@@ -167,21 +189,21 @@ def _per_layer(name: str, value: Any, layers: Sequence[int], rank: int) -> Array
     if isinstance(value, dict):
         keyed = {str(key): entry for key, entry in value.items()}
         if keyed.keys() != set(map(str, layers)):
-            raise ProbelineError(f"{name!r} is of the layers {', '.join(keyed)}, not of {layers}.")
+            raise ProbelineError(f"{name!r} is of the layers {_joined(keyed)}, not of {_joined(layers)}.")
         value = [keyed[str(layer)] for layer in layers]
     try:
         if isinstance(value, list) and len(value) == len(layers) > 0 and np.ndim(value[0]) > rank:
             # One direction per layer, each as a row or a column.
             value = [np.squeeze(entry) for entry in value]
-        array = np.asarray(value, dtype=np.float64)
+        array = numbers(value)
     except (TypeError, ValueError):
         raise ProbelineError(f"{name!r} is not an array of numbers with an entry per layer.") from None
     if array.ndim == rank and (rank == 0 or len(layers) == 1):
         array = np.stack([array] * len(layers))
-    if array.ndim != rank + 1 or len(array) != len(layers):
+    if array.ndim != rank + 1 or len(array) != len(layers) or 0 in array.shape:
         raise ProbelineError(
             f"{name!r} has the shape {list(array.shape)}; with {len(layers)} layers it is to have {rank + 1} "
-            f"axes, the first of length {len(layers)}."
+            f"axes, the first of length {len(layers)}, and none of length 0."
         )
     return array
 
@@ -189,6 +211,11 @@ def _per_layer(name: str, value: Any, layers: Sequence[int], rank: int) -> Array
 def _number(found: Mapping[str, Any], name: str, absent: float) -> float:
     value = found.get(name)
     try:
-        return absent if value is None else float(np.asarray(value, dtype=np.float64).reshape(()))
+        return absent if value is None else float(numbers(value).reshape(()))
     except (TypeError, ValueError):
-        raise ProbelineError(f"{name!r} is {printable(str(value))}, not a number.") from None
+        raise ProbelineError(f"{name!r} is {shown(value)}, not a number.") from None
+
+
+def _joined(names: Iterable[Any]) -> str:
+    """The first of the names, for an error."""
+    return printable(", ".join(map(str, islice(names, 20))))

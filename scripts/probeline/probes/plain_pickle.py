@@ -9,8 +9,11 @@ import io
 import pickle
 import pickletools
 import re
+import reprlib
+import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,9 +24,10 @@ from probeline.errors import ProbelineError
 
 MOST_BYTES = 2**30
 MOST_OPCODES = 2_000_000
-MOST_TUPLES = 30_000  # hashing a deeper nest of tuples overflows the stack
 MOST_NUMBERS = 2**27
-MOST_COPIED = 4 * 2**30  # a call can copy the largest text that the pickle holds
+MOST_TEXT = 2**24
+MOST_COPIED = 4 * 2**30
+MOST_IN_KEY = 1000
 DEEPEST = 20
 TOO_MUCH = "it has more or larger parts than a detector can have."
 
@@ -39,8 +43,10 @@ class _Dtype:
     """A numeric type of numpy's: `f8`, and which byte comes first."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
-        if not (isinstance(code, str) and DTYPE.fullmatch(code)):
-            _refuse(f"an array of the type {ascii(code)[:40]}")
+        if not isinstance(code, str):
+            _refuse("an array of a type without a name")
+        if not DTYPE.fullmatch(code):
+            _refuse(f"an array of the type {code[:30]!a}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
@@ -145,9 +151,12 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: An
 
     if not isinstance(storage, _Storage):
         _refuse("a tensor without a storage")
+    # A text times a length would be a text.
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (offset, *size, *stride)):
+        _refuse("a tensor whose shape is not made of whole numbers")
     flat = torch.empty(0, dtype=storage.storage.dtype).set_(storage.storage)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if min(0, offset, *size, *stride) < 0 or (0 not in size and last >= flat.numel()):
+    if 0 not in size and last >= flat.numel():
         raise ProbelineError("it holds a tensor that reaches beyond its storage.")
     return _Array(flat.as_strided(tuple(size), tuple(stride), offset))
 
@@ -202,9 +211,7 @@ def read_plain(file: Path) -> tuple[Any, str]:
         ProbelineError: anything else in it, named; too large, damaged, or neither kind of file. Nothing that
             the file asks for is run.
     """
-    if file.stat().st_size > MOST_BYTES:
-        raise ProbelineError(f"{file} is larger than {MOST_BYTES // 2**20} MiB: that is no detector.")
-    data = file.read_bytes()
+    data = _read_bytes(file)
     zipped, legacy = data.startswith(b"PK\x03\x04"), data.startswith(LEGACY)
     try:
         if zipped or legacy:
@@ -213,7 +220,7 @@ def read_plain(file: Path) -> tuple[Any, str]:
             _scan(io.BytesIO(data), NAMES.keys())
             content = _Unpickler(io.BytesIO(data)).load()
         form = "torch" if zipped else "torch, legacy" if legacy else "pickle"
-        return _Plain().value(content, "the file", 0), form
+        return _Plain(len(data)).value(content, "the file", 0), form
     except ProbelineError as error:
         raise ProbelineError(f"{file} was refused, and nothing in it was run: {error}") from error
     except Exception as error:
@@ -225,21 +232,148 @@ def read_plain(file: Path) -> tuple[Any, str]:
         ) from error
 
 
-def _scan(stream: io.BytesIO, allowed: Any) -> None:
+def _read_bytes(file: Path) -> bytes:
+    """All of a file, unless it is a pipe or a device, or larger than any detector."""
+    # Opening a pipe would wait for its other end.
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ProbelineError(f"{file} is not a regular file. Name one that pickle.dump or torch.save wrote.")
+    with file.open("rb") as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ProbelineError(f"{file} is larger than {MOST_BYTES // 2**20} MiB: that is no detector.")
+    return data
+
+
+def _scan(stream: io.BytesIO, allowed: Iterable[str]) -> None:
     """Refuse a pickle before it is read: by the names in it, and by what it would cost."""
-    tuples = calls = largest = 0
+    sizes = _Sizes(len(stream.getbuffer()))
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if opcode.name in ("GLOBAL", "INST") and str(argument).replace(" ", ".", 1) not in allowed:
             _refuse(printable(str(argument).replace(" ", ".", 1)))
         if opcode.name in ("EMPTY_SET", "FROZENSET", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER"):
             _refuse(f"the operation {opcode.name}")
-        tuples += opcode.name.startswith("TUPLE")
-        calls += opcode.name in ("REDUCE", "INST", "OBJ")
-        largest = max(largest, len(argument) if isinstance(argument, str | bytes | bytearray) else 0)
         # An index into the memo makes room for all below it.
         index = int(argument or 0) if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
-        if max(count, index) > MOST_OPCODES or tuples > MOST_TUPLES or calls * largest > MOST_COPIED:
+        if max(count, index) > MOST_OPCODES:
             raise ProbelineError(TOO_MUCH)
+        sizes.step(opcode, argument)
+
+
+@dataclass(eq=False)
+class _Cell:
+    """What is known of a value that is not made.
+
+    Attributes:
+        size: its parts, characters and bytes, with all that it shares written out.
+        name: a text, the name of a function, or what a tuple ends with.
+        is_tuple: made by one of the operations for tuples.
+        placed: is part of another, whose size would be wrong if this one grew.
+    """
+
+    size: int = 1
+    name: str = ""
+    is_tuple: bool = False
+    placed: bool = False
+
+
+class _Sizes:
+    """Goes through a pickle with sizes in place of values.
+
+    A few bytes can share a value so often that to hash it, to show it in an error or to hand it to a function
+    takes all time or memory there is.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._stack: list[_Cell | None] = []  # None is a mark
+        self._memo: dict[int, _Cell] = {}
+        self._called = 0
+        # What a tensor in a plain pickle holds is handed on four times.
+        self._most = min(8 * length, MOST_COPIED) + MOST_TEXT
+
+    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do to the sizes what the operation would do to the values."""
+        name = opcode.name
+        if name == "MARK":
+            self._stack.append(None)
+        elif name == "POP":
+            self._stack.pop()
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self._memo[len(self._memo) if name == "MEMOIZE" else argument] = self._top()
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self._stack.append(self._memo[argument])
+        elif name == "DUP":
+            self._stack.append(self._top())
+        else:
+            made = self._made(name, argument, self._taken(opcode))
+            self._called += made.size if name in CALLS else 0
+            if max(made.size, self._called) > self._most:
+                raise ProbelineError(TOO_MUCH)
+            self._stack += [made] * len(opcode.stack_after)
+
+    def _top(self) -> _Cell:
+        top = self._stack[-1]
+        if top is None:
+            raise ValueError("a mark in the place of a value")
+        return top
+
+    def _taken(self, opcode: pickletools.OpcodeInfo) -> list[_Cell]:
+        """What an operation takes from the stack, the lowest first."""
+        taken = []
+        below = len(opcode.stack_before)
+        if pickletools.markobject in opcode.stack_before:
+            below = opcode.stack_before.index(pickletools.markobject)
+            while (cell := self._stack.pop()) is not None:
+                taken.append(cell)
+        for _ in range(below):
+            taken.append(self._top())
+            self._stack.pop()
+        return taken[::-1]
+
+    def _made(self, name: str, argument: Any, taken: list[_Cell]) -> _Cell:
+        size = sum(cell.size for cell in taken)
+        if name in ("SETITEM", "SETITEMS", "DICT", "BINPERSID"):
+            keys = taken[name.startswith("SET") :: 2]
+            if any(key.size > MOST_IN_KEY for key in keys):
+                raise ProbelineError(TOO_MUCH)
+        if name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS"):
+            whole, *parts = taken
+            for part in parts:
+                part.placed = True
+            if whole.placed:
+                raise ProbelineError("a list or a dict in it grows after it was put into another.")
+            whole.size = size
+            return whole
+        if name == "BUILD":
+            self._called += taken[1].size
+            return taken[0]
+        if name == "REDUCE":
+            _check_call(*taken)
+        for cell in taken:
+            cell.placed = True
+        if isinstance(argument, str | bytes | bytearray):
+            size += len(argument)
+        elif type(argument) is int:
+            size += argument.bit_length() // 8
+        if name.startswith("TUPLE"):
+            return _Cell(1 + size, taken[-1].name if taken else "", is_tuple=True)
+        return _Cell(1 + size, str(argument) if name in NAMED else "", is_tuple=name == "EMPTY_TUPLE")
+
+
+CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"}
+NAMED = {
+    *("GLOBAL", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+}
+
+
+def _check_call(function: _Cell, arguments: _Cell) -> None:
+    """Torch itself calls these two with any arguments."""
+    if not arguments.is_tuple:
+        _refuse("a call without a tuple of arguments")
+    if function.name == "_codecs encode" and arguments.name != "latin1":
+        _refuse("_codecs.encode for something else than bytes")
+    if function.name == "collections OrderedDict" and arguments.size > 1:
+        _refuse("collections.OrderedDict with arguments")
 
 
 def _read_torch(data: Any) -> Any:
@@ -254,11 +388,10 @@ def _read_torch(data: Any) -> Any:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise ProbelineError("it is a compressed archive, which torch.save never makes.")
-            if sum(entry.file_size for entry in entries) > MOST_BYTES:
+            if sum(entry.file_size for entry in entries) > len(data):
                 raise ProbelineError("its parts together are larger than the file.")
-            programs = [name for name in archive.namelist() if name.endswith(".pkl")]
-            for name in programs:
-                _scan(io.BytesIO(archive.read(name)), allowed)
+            contents = [(entry.filename, archive.read(entry)) for entry in entries]
+        data = _checked_archive(contents, allowed)
     elif not data.startswith(LEGACY):
         _refuse("torch.storage._load_from_bytes for bytes that torch.save did not write")
     else:
@@ -269,6 +402,24 @@ def _read_torch(data: Any) -> Any:
     kinds: list[Any] = [_Dtype, _Array]  # so that their __setstate__ may be called
     with torch.serialization.safe_globals(ours + kinds):
         return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+
+
+def _checked_archive(contents: list[tuple[str, bytes]], allowed: Iterable[str]) -> bytes:
+    """An archive of those files, written anew: what torch finds in it is what was looked at.
+
+    Torch's own reader finds other files in some archives than Python's, and takes DATA.PKL for data.pkl.
+    """
+    names = [name.lower() for name, _ in contents]
+    programs = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+    if len(programs) != 1 or len(set(names)) < len(names):
+        raise ProbelineError(f"it holds data.pkl {len(programs)} times, or another file twice.")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in contents:
+            if name.lower().endswith(".pkl"):
+                _scan(io.BytesIO(content), allowed)
+            archive.writestr(name, content)
+    return buffer.getvalue()
 
 
 def tensor_numbers(tensor: Any) -> Numbers:
@@ -292,24 +443,31 @@ def tensor_numbers(tensor: Any) -> Numbers:
 
 
 class _Plain:
-    """Copies what was read into plain values, of a bounded number of parts and numbers."""
+    """Copies what was read into plain values, of a bounded number of parts, characters and numbers.
 
-    def __init__(self) -> None:
-        self.parts = self.numbers = 0
+    What the file shares counts each time that it is used, and an expanded tensor as all of its numbers.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.parts = self.characters = self.numbers = 0
+        # A number takes a byte at least; some may be shared.
+        self.most_numbers = min(length + 2**20, MOST_NUMBERS)
 
     def value(self, value: Any, place: str, depth: int) -> Any:
         """The plain value of what was read at a place, for example `the file[directions]`."""
-        huge = type(value) is int and abs(value) >= 2**63
-        self._count(parts=1)
-        if depth > DEEPEST or huge:
+        self._count(parts=1, characters=len(value) if type(value) is str else 0)
+        if depth > DEEPEST or _is_huge(value):
             raise ProbelineError(TOO_MUCH)
         if value is None or type(value) in (bool, int, float, str):
             return value
         if isinstance(value, dict):
             if not all(type(key) in (str, int) for key in value):
                 _refuse(f"keys in {place} that are neither strings nor whole numbers")
+            if any(map(_is_huge, value)):
+                raise ProbelineError(TOO_MUCH)
+            self._count(characters=sum(len(key) for key in value if type(key) is str))
             return {
-                key: self.value(inner, printable(f"{place}[{key}]"), depth + 1)
+                key: self.value(inner, printable(f"{place}[{str(key)[:40]}]"), depth + 1)
                 for key, inner in value.items()
             }
         if isinstance(value, list | tuple):
@@ -329,17 +487,30 @@ class _Plain:
         kind = next((name for name, made in NAMES.items() if made is value), type(value).__name__)
         _refuse(f"{kind} at {place}")
 
-    def _count(self, parts: int = 0, numbers: int = 0) -> None:
+    def _count(self, parts: int = 0, characters: int = 0, numbers: int = 0) -> None:
         self.parts += parts
+        self.characters += characters
         self.numbers += numbers
         # What was written out cannot have more parts than the pickle has operations.
-        if self.parts > MOST_OPCODES or self.numbers > MOST_NUMBERS:
+        large = self.parts > MOST_OPCODES or self.characters > MOST_TEXT
+        if large or self.numbers > self.most_numbers:
             raise ProbelineError(TOO_MUCH)
+
+
+def _is_huge(value: Any) -> bool:
+    return type(value) is int and abs(value) >= 2**63
 
 
 def printable(text: str) -> str:
     """The text without what could steer a terminal, and not too much of it."""
-    return text.encode("ascii", "backslashreplace").decode("ascii").translate(CONTROLS)[:200]
+    return text[:200].encode("ascii", "backslashreplace").decode("ascii").translate(CONTROLS)[:200]
+
+
+def shown(value: Any) -> str:
+    """A few words on a value of any size, for an error: its beginning, at most 60 characters."""
+    if isinstance(value, np.ndarray):
+        return f"an array of the shape {list(value.shape)}"[:60]
+    return printable(reprlib.repr(value))[:60]
 
 
 CONTROLS = dict.fromkeys([*range(32), 127], "?")

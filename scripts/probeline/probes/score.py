@@ -12,7 +12,7 @@ from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, read_json
 from probeline.models.adapter import adapter_digest
 from probeline.models.render import Messages, RenderedChat, load_tokenizer
-from probeline.probes.detector import Detector, load_detector
+from probeline.probes.detector import Detector, load_detector, require_model_name
 
 if TYPE_CHECKING:
     from probeline.activations.engine import ActivationEngine
@@ -318,14 +318,15 @@ def model_folder(facts: dict[str, Any], model: Path | None) -> Path:
     Raises:
         ProbelineError: it does not hold a model; says how to make it.
     """
-    folder = model or MODELS / Path(facts["model"]).name
+    require_model_name(facts["model"])
+    folder = model or MODELS / facts["model"]
     if (folder / MANIFEST).exists():
         return folder
     there = sorted(found.parent.name for found in folder.parent.glob(f"*/{MANIFEST}"))
     raise ProbelineError(
         f"{folder} does not hold the model {facts['model']}, which the probe reads. "
         f"{near_misses(folder.name, there) if there else ''}{' ' if there else ''}"
-        f"Make it with: snakemake --cores 4 {MODELS / Path(facts['model']).name / MANIFEST} "
+        f"Make it with: snakemake --cores 4 {MODELS / facts['model'] / MANIFEST} "
         "(or name the folder that has it: --model FOLDER)"
     )
 

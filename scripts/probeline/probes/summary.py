@@ -27,6 +27,24 @@ MOST_COLUMNS = 4
 """Wider matrices do not fit on a terminal; their picture does."""
 
 
+def run_summary(results: Path, started: float) -> str:
+    """What a run made, from the manifests: every probe, sweep and transfer; empty where it made none.
+
+    Args:
+        results: folder of the results.
+        started: seconds since the epoch; what is older was not made by the run.
+    """
+    summaries = {"probes": probe_summary, "sweeps": sweep_summary, "evaluation": transfer_summary}
+    made = [
+        summary(manifest.parent)
+        for kind, summary in summaries.items()
+        for manifest in sorted(results.glob(f"{kind}/*/{MANIFEST}"))
+        # An imported probe was not evaluated.
+        if manifest.stat().st_mtime >= started and not read_json(manifest).get("imported")
+    ]
+    return "\n\n".join(made)
+
+
 def probe_summary(directory: Path) -> str:
     """A few aligned lines on one probe, from its manifest alone.
 
