@@ -4,6 +4,7 @@ import argparse
 import gc
 import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProbelineError as error:
         # It may name what a hostile file holds.
         print("\n".join(map(plain_text, f"probeline: {error}".split("\n"))), file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Who read the output has seen enough; nothing more is to be written, not even at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         print(f"probeline: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -475,3 +475,8 @@ def test_nothing_of_sklearn_is_imported_by_an_import(tmp_path):
     )
     assert "LogisticRegression" in done.stdout
     assert done.stdout.strip().endswith("False")
+
+
+def test_an_imported_probe_does_not_pass_for_one_of_the_workflow(tmp_path):
+    with pytest.raises(ProbelineError, match="form of a probe that the workflow makes"):
+        import_detector(tmp_path / "any.pkl", "tiny", tmp_path / "results/probes/trust_lr_l22")

@@ -1,5 +1,6 @@
 """Detectors of others, made ours: from a pickle or a file of torch's to `detector.pt` and a manifest."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -41,6 +42,7 @@ KEYS = {
 """What an imported file may hold; other keys are named in the manifest and not used."""
 
 MOST_KEYS = 1000
+PROBES = ("results", "probes")
 
 
 def import_detector(file: Path, model: str, output: Path, models: Path = Path("data/models")) -> Detector:
@@ -63,6 +65,11 @@ def import_detector(file: Path, model: str, output: Path, models: Path = Path("d
     # A link that leads nowhere does not exist, but would be replaced.
     if output.exists() or output.is_symlink():
         raise ProbelineError(f"{output} exists; name a folder that does not.")
+    if output.absolute().parent.parts[-2:] == PROBES and re.fullmatch(r".+_l\d+(_\d+)*", output.name):
+        raise ProbelineError(
+            f"{output} has the form of a probe that the workflow makes, which would take it for its own. "
+            "Name a folder that does not end in _l and numbers."
+        )
     require_model_name(model)
     found, form = read_plain(file)
     try:

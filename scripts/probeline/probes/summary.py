@@ -104,6 +104,9 @@ def transfer_summary(directory: Path) -> str:
                 for c in row
             ]
             lines.append(f"    {_cut(row[0]['train']):<20}" + "".join(f"{value:>18}" for value in values))
+    else:
+        numbers = sum(cell["auroc"] is not None for cell in cells)
+        lines.append(f"  {numbers:,} of {len(cells):,} pairs have a number; all of them: transfer.parquet")
     lines += [f"  {note}" for mark, note in NOTES.items() if any(mark in marks(cell) for cell in cells)]
     seen = sum(cell["seen_in_training"] for cell in cells)
     if seen:
@@ -135,7 +138,9 @@ def sweep_summary(directory: Path) -> str:
     choice = sorted(headline["choice"].items(), key=lambda chosen: -chosen[1]["auroc"]["value"])
     for method, best in choice:
         title = f"{method}, best at layer {best['layer']}"
-        lines.append(f"    {title:<24}{_estimate(best['auroc'])}")
+        others = len(best["not_told_apart"]) - 1
+        more = f"; not told apart from {others} other{'s' * (others > 1)}" if others else ""
+        lines.append(f"    {title:<24}{_estimate(best['auroc'])}{more}")
     for title, key in (("text, masked", "text_masked"), ("text, whole input", "text_input")):
         lines.append(f"    {title:<24}{_estimate(headline['baselines'][key]['auroc'])}")
     lines += textwrap.wrap(headline["note"], WIDTH, initial_indent="  ", subsequent_indent="  ")
