@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Timer
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from probeline.probes.cross_fit import Folds, cross_fit
 from probeline.probes.methods import Split, fit_head, standardisation
 from probeline.probes.metrics import auroc
 from probeline.probes.solver import one_thread, standardise
+from probeline.probes.torch_trainer import _one_thread
 from probeline.probes.train import train_probe
 from tests.unit.test_train_probe import SPEC, make_corpus, read
 
@@ -809,7 +811,7 @@ def test_weights_that_are_all_zero_are_said(backend, early_stopping, caplog):
 # Several at once
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_l1_in_several_threads_gives_the_bytes_of_one(backend):
     random = np.random.default_rng(0)
     settings = {"lr": {"penalty": "l1", "regularization": 3, "backend": backend}}
@@ -821,12 +823,37 @@ def test_l1_in_several_threads_gives_the_bytes_of_one(backend):
     def scores(layer):
         return cross_fit(settings, *layer, seed=0)["lr"].tobytes()
 
-    threads = torch.get_num_threads()
     serial = [scores(layer) for layer in layers]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(scores, layers)) == serial
-        assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {threads}
-    assert torch.get_num_threads() == threads
+
+
+def test_a_fit_beside_another_leaves_torchs_threads_as_they_were():
+    entered, leave = Event(), Event()
+    X, y = planted(300, 1)
+    make("torch", 24).fit(X, y)  # what is imported first takes longer than the wait below
+    before = torch.get_num_threads()
+
+    def hold():
+        with _one_thread():
+            entered.set()
+            leave.wait()
+
+    def fit():
+        make("torch", 24).fit(X, y)
+        return torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            pool.submit(hold)
+            entered.wait()
+            beside = pool.submit(fit)
+            Timer(0.3, leave.set).start()
+            assert beside.result() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_limit_on_threads_lasts_as_long_as_somebody_fits():
