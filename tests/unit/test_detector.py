@@ -140,6 +140,14 @@ def test_another_hidden_size_names_both_models_and_sizes():
         detector.scores(values[:, :1])
 
 
+def test_scores_that_are_no_numbers_are_refused():
+    detector, values = fitted("mms")
+    huge = replace(detector, heads=tuple(Head(head.direction * 1e308, 0.0) for head in detector.heads))
+    for one, activations in ((huge, values), (detector, values * np.float32(np.nan))):
+        with pytest.raises(ProbelineError, match="A score is NaN or infinite"):
+            one.scores(activations)
+
+
 class Malicious:
     def __init__(self, victim):
         self.victim = victim

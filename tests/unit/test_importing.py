@@ -1,6 +1,8 @@
 """Detectors of others become probes; what is more than a detector is refused, and never run."""
 
+import _codecs
 import collections
+import copy
 import functools
 import io
 import json
@@ -22,7 +24,8 @@ from probeline.files import write_json
 from probeline.probes import plain_pickle
 from probeline.probes.detector import DETECTOR, build_detector, load_detector
 from probeline.probes.importing import import_detector
-from probeline.probes.score import Probe
+from probeline.probes.score import Probe, model_folder
+from probeline.probes.summary import run_summary
 from tests.unit.test_detector import fitted
 from tests.unit.tiny import make_model
 
@@ -203,6 +206,11 @@ def test_a_detector_that_does_not_fit_the_model_is_refused(tmp_path):
         (WHOLE | {"method": "lrr"}, "Did you mean lr"),
         (WHOLE | {"method": "mlp"}, "an mlp has a 'hidden_weight'"),
         (WHOLE | {"method": ["lr"]}, "its method is"),
+        (WHOLE | {"layers": [1e300, 5]}, r"'layers' are \[1e\+300, 5\], not whole numbers"),
+        (WHOLE | {"layers": [3, 1001]}, "to 1000 at most"),
+        (WHOLE | {"layers": []}, "not a list of whole numbers|has the shape"),
+        (WHOLE | {"directions": [list(map(str, row)) for row in DIRECTIONS]}, "not an array of numbers"),
+        (WHOLE | {"threshold": "0.5"}, "'threshold' is '0.5', not a number"),
     ],
 )
 def test_what_is_no_detector_is_refused_in_words(tmp_path, content, words):
@@ -220,6 +228,9 @@ class Evil:
     def __reduce__(self):
         return self.call
 
+    def __call__(self):
+        """What is pickled as a function is to look like one."""
+
 
 def touch(canary):
     return f"open({str(canary)!r}, 'w').close()"
@@ -230,8 +241,8 @@ ATTACKS = {
     ".eval": lambda canary: Evil(eval, touch(canary)),
     ".exec": lambda canary: Evil(exec, touch(canary)),
     ".Popen": lambda canary: Evil(subprocess.Popen, ["touch", str(canary)]),
-    ".getattr": lambda canary: Evil(getattr, Evil(__import__, "os"), "system"),
-    "functools.partial": lambda canary: Evil(functools.partial, os.system, f"touch {canary}"),
+    ".getattr": lambda canary: Evil(Evil(getattr, Evil(__import__, "os"), "system"), f"touch {canary}"),
+    "functools.partial": lambda canary: Evil(functools.partial(os.system, f"touch {canary}")),
     "io.open": lambda canary: Evil(open, str(canary), "w"),
     "pickle.loads": lambda canary: Evil(pickle.loads, pickle.dumps(Evil(os.system, f"touch {canary}"))),
     "torch.serialization.load": lambda canary: Evil(torch.load, str(canary)),
@@ -242,6 +253,11 @@ ATTACKS = {
     "numpy.ndarray": lambda canary: np.ndarray,
 }
 """The name that is to be said, and what is put into the file."""
+INERT = {
+    *("torch.serialization.load", "LogisticRegression", "an array of the type 'O8'"),
+    *("matrix", "complex", "numpy.ndarray"),
+}
+"""Those that run nothing of the attacker's, and are refused for what they are."""
 OTHER_NAMES = {
     ".getattr": "__import__",  # the inner of two calls may be seen first
     "an array of the type 'O8'": "posix.system",
@@ -269,9 +285,45 @@ def test_code_in_a_file_is_refused_by_name_and_not_run(tmp_path, capsys, name, h
     assert name in words or OTHER_NAMES.get(name, name) in words
 
 
+LOAD_ALL = """
+import os, pickle, torch
+from pathlib import Path
+for file in sorted(Path().glob("*.p[kt]*")):
+    try:
+        torch.load(file, weights_only=False) if file.suffix == ".pt" else pickle.loads(file.read_bytes())
+    except Exception as error:
+        print(file, error)
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
+"""
+
+
+def test_the_same_code_does_run_where_a_pickle_is_trusted(tmp_path):
+    """Else the canaries of these tests would prove nothing."""
+    for name in ATTACKS.keys() - INERT:
+        for how in ("pickle0", "pickle2", "pickle4", "torch", "torch, legacy"):
+            stem = f"{name}-{how}".replace(" ", "")
+            file = saved(tmp_path, {"bias": ATTACKS[name](tmp_path / f"{stem}.fired")}, how)
+            file.rename(tmp_path / f"{stem}{file.suffix}")
+    for number, content in enumerate(tensors_with_code(tmp_path / "inner{}.fired")):
+        saved(tmp_path, content, "pickle4").rename(tmp_path / f"inner{number}.pkl")
+    for number, name in enumerate(HAND_WRITTEN_CODE):
+        program = HAND_WRITTEN[name].replace(b"canary", b"%d.fire" % number)
+        (tmp_path / f"{number}.pkl").write_bytes(program)
+    expected = {file.stem for file in tmp_path.iterdir()}
+    subprocess.run([sys.executable, "-c", LOAD_ALL], cwd=tmp_path, check=True, capture_output=True)
+    assert {file.stem for file in tmp_path.glob("*.fir*")} == expected
+
+
+HAND_WRITTEN_CODE = ("INST", "a name out of the memo")
 HAND_WRITTEN = {
-    "INST": b"(S'true'\nios\nsystem\n.",
-    "a name out of the memo": b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93\x8c\x04true\x85R.",
+    "INST": b"(S'touch canary'\nios\nsystem\n.",
+    "a name out of the memo": (
+        b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93\x8c\x0ctouch canary\x85R."
+    ),
     "a dotted name": b"\x80\x04\x8c\x0acollections\x8c\x1eOrderedDict.__init__.__globals__\x93.",
     "a state for a function": b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00xK\x01sb.",
     "a state for a type": b"cnumpy\ndtype\n(S'f8'\ntR(dS'x'\nI1\nsb.",
@@ -302,12 +354,14 @@ HAND_WRITTEN = {
 
 
 @pytest.mark.parametrize("name", HAND_WRITTEN)
-def test_hand_written_pickles_are_refused_in_words(tmp_path, capsys, name):
+def test_hand_written_pickles_are_refused_in_words(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs.pkl").write_bytes(HAND_WRITTEN[name])
     refusal(tmp_path, tmp_path / "theirs.pkl")
     words = capsys.readouterr().err
     assert "nothing in it was run" in words.lower()
     assert "\x1b" not in words
+    assert not (tmp_path / "canary").exists()
 
 
 def test_lists_that_double_are_refused_before_they_are_written_out(tmp_path, capsys, monkeypatch):
@@ -330,17 +384,184 @@ def test_truncated_files_are_refused_in_words(tmp_path, capsys):
 
 def test_a_tensor_inside_a_pickle_is_a_file_of_its_own_and_no_way_in(tmp_path, capsys):
     """Tensors in a plain pickle are bytes that torch loads: their program is looked at, too."""
-    canary = tmp_path / "canary"
-    for zipped in (True, False):
-        inner = io.BytesIO()
-        torch.save(Evil(os.system, f"touch {canary}"), inner, _use_new_zipfile_serialization=zipped)
-        content = WHOLE | {"bias": Evil(torch.storage._load_from_bytes, inner.getvalue())}
+    words = ("posix.system", "posix.system", "bytes that torch.save did not write")
+    for content, word in zip(tensors_with_code(tmp_path / "canary{}"), words, strict=True):
+        refusal(tmp_path, saved(tmp_path, WHOLE | content, "pickle4"))
+        assert word in capsys.readouterr().err
+    assert not list(tmp_path.glob("canary*"))
+
+
+def tensors_with_code(canary):
+    """Three tensors in a pickle, with a program in the bytes of each; `{}` in the path is their number."""
+    inner = []
+    for number, zipped in enumerate((True, False)):
+        file = io.BytesIO()
+        program = Evil(os.system, f"touch {str(canary).format(number)}")
+        torch.save(program, file, _use_new_zipfile_serialization=zipped)
+        inner.append(file.getvalue())
+    inner.append(pickle.dumps(Evil(eval, touch(str(canary).format(2))), protocol=2))
+    return [{"bias": Evil(torch.storage._load_from_bytes, data)} for data in inner]
+
+
+def doubled(end, times=24):
+    """A pickle of a tuple that holds itself twice, and so on, and what is done with it; it has few bytes."""
+    twice = {"memo": b"".join(b"q\x000h\x00h\x00\x86" for _ in range(times)), "dup": b"2\x86" * times}
+    return [b"\x80\x02})" + steps + end for steps in twice.values()]
+
+
+TEXT = "x" * 100_000
+SMALL_FILES = {
+    "a shared text": ({"directions": DIRECTIONS, "layers": LAYERS, "method": [TEXT] * 2000}, "larger parts"),
+    "a shared text as a layer": ({"directions": DIRECTIONS, "layers": [[TEXT] * 200] * 10}, "larger parts"),
+    "a long text": ({"directions": DIRECTIONS, "layers": TEXT}, "not whole numbers"),
+    "a long method": ({"directions": DIRECTIONS, "layers": LAYERS, "method": TEXT}, "its method is 'xx"),
+    "a method of many": (
+        {"directions": DIRECTIONS, "layers": LAYERS, "method": [TEXT] * 100},
+        "its method is",
+    ),
+    "a long threshold": (WHOLE | {"threshold": [TEXT] * 100}, "not a number"),
+    "many keys": (WHOLE | dict.fromkeys(range(2000)), "2008 keys"),
+    "many layers": ({"directions": np.ones((1001, 1)), "layers": list(range(1001))}, "names 1001 layers"),
+    "an expanded tensor": (WHOLE | {"bias": torch.ones(1).expand(2**21)}, "larger parts"),
+    "a shared array": (WHOLE | {"bias": [np.ones(2**16)] * 40}, "larger parts"),
+    "an empty array of any width": (
+        {"layers": [3], "directions": np.ones((1, 1)), "hidden_weight": torch.ones(1, 10**15, 0)},
+        "none of length 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["pickle4", "torch"])
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_small_file_is_refused_before_it_grows(tmp_path, capsys, name, how):
+    content, words = SMALL_FILES[name]
+    refusal(tmp_path, saved(tmp_path, content, how))
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said) < 1000 + len(str(tmp_path))
+
+
+def test_a_key_of_shared_tuples_is_refused_before_it_is_hashed(tmp_path, capsys):
+    for program in [*doubled(b"K\x01s."), *doubled(b"K\x01s.", 10), *doubled(b"K\x01\x86Rs.")]:
+        (tmp_path / "theirs.pkl").write_bytes(program)
+        refusal(tmp_path, tmp_path / "theirs.pkl")
+        assert "more or larger parts" in capsys.readouterr().err
+
+
+def test_a_list_that_grows_where_it_lies_is_refused(tmp_path, capsys):
+    """The size of what holds it would be wrong."""
+    (tmp_path / "theirs.pkl").write_bytes(b"\x80\x02]q\x00]h\x00a" + b"h\x00K\x01a0.")
+    refusal(tmp_path, tmp_path / "theirs.pkl")
+    assert "grows after it was put into another" in capsys.readouterr().err
+
+
+def test_a_text_as_a_length_is_refused_before_it_is_multiplied(tmp_path, capsys):
+    storage = torch.ones(4).storage()
+    for size, stride in (((2**20,), ("ab",)), ((2**64,), (1,)), ((-1,), (1,))):
+        content = WHOLE | {"bias": Evil(torch._utils._rebuild_tensor_v2, storage, 0, size, stride, False, {})}
         refusal(tmp_path, saved(tmp_path, content, "pickle4"))
-        assert "posix.system" in capsys.readouterr().err
-    content = WHOLE | {"bias": Evil(torch.storage._load_from_bytes, pickle.dumps(Evil(eval, touch(canary))))}
-    refusal(tmp_path, saved(tmp_path, content, "pickle2"))
-    assert "bytes that torch.save did not write" in capsys.readouterr().err
-    assert not canary.exists()
+        assert "not made of whole numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["pickle2", "torch", "torch, legacy"])
+def test_the_functions_that_torch_calls_itself_take_no_other_arguments(tmp_path, capsys, how):
+    """Some codecs take hours for a short text, and the dict would hash whatever it is given."""
+    for call, words in (
+        (Evil(_codecs.encode, "text", "punycode"), "_codecs.encode for something else"),
+        (Evil(collections.OrderedDict, [("a", 1)]), "OrderedDict with arguments"),
+    ):
+        refusal(tmp_path, saved(tmp_path, WHOLE | {"bias": call}, how))
+        assert words in capsys.readouterr().err
+
+
+def repacked(source, target, change):
+    """An archive with other entries."""
+    with zipfile.ZipFile(source) as archive:
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in change(entries):
+            archive.writestr(name, content)
+
+
+def test_the_program_of_an_archive_is_looked_at_under_any_name(tmp_path, capsys):
+    """Torch finds DATA.PKL where it looks for data.pkl."""
+    torch.save(WHOLE | {"bias": Evil(os.system, "true")}, tmp_path / "source.pt")
+
+    def upper(entries):
+        return [(name.replace("data.pkl", "DATA.PKL"), content) for name, content in entries]
+
+    def twice(entries):
+        return entries + [(f"other/{name.rpartition('/')[2]}", content) for name, content in entries]
+
+    def none(entries):
+        return [entry for entry in entries if not entry[0].endswith("data.pkl")]
+
+    for change, words in ((upper, "posix.system"), (twice, "data.pkl 2 times"), (none, "data.pkl 0 times")):
+        repacked(tmp_path / "source.pt", tmp_path / "theirs.pt", change)
+        refusal(tmp_path, tmp_path / "theirs.pt")
+        assert words in capsys.readouterr().err
+
+
+def test_torch_reads_the_files_of_an_archive_that_were_looked_at(tmp_path):
+    """Two lists of contents, of which Python reads the last one and torch the one that the end points to."""
+    faces = []
+    for reader in ("torch's", "Python's"):
+        torch.save({"reader": f"{reader:8}"}, tmp_path / "theirs.pt")
+        faces.append((tmp_path / "theirs.pt").read_bytes())
+    first, second = faces
+    end = second.rindex(b"PK\x05\x06")
+    size, offset = struct.unpack("<II", second[end + 12 : end + 20])
+    (tmp_path / "theirs.pt").write_bytes(first + second[: offset + size] + second[end:])
+    assert torch.load(tmp_path / "theirs.pt")["reader"] == "torch's "
+    assert plain_pickle.read_plain(tmp_path / "theirs.pt")[0]["reader"] == "Python's"
+
+
+def test_an_archive_whose_parts_overlap_is_refused_before_it_is_unpacked(tmp_path, capsys):
+    repacked(saved(tmp_path, WHOLE, "torch"), tmp_path / "bomb.pt", lambda entries: entries)
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "a") as archive:
+        archive.writestr("archive/data/9", b"x" * 10_000)
+        for number in range(10, 100):
+            entry = copy.copy(archive.infolist()[-1])
+            entry.filename = f"archive/data/{number}"
+            archive.filelist.append(entry)
+    refusal(tmp_path, tmp_path / "bomb.pt")
+    assert "larger than the file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["org/name", "../..", "..", "", "a\\b", "a\udcff", "x" * 101])
+def test_a_model_is_a_name_and_no_path(tmp_path, capsys, model):
+    file = saved(tmp_path, WHOLE, "pickle4")
+    arguments = ["import-detector", str(file), "--model", model, "--output", str(tmp_path / "probe")]
+    assert cli.main(arguments) == 1
+    assert "is no name of a model" in capsys.readouterr().err
+    assert not (tmp_path / "probe").exists()
+    with pytest.raises(ProbelineError, match="is no name of a model"):
+        model_folder({"model": model}, None)
+
+
+def test_a_link_is_not_replaced_by_a_probe(tmp_path, capsys):
+    (tmp_path / "probe").symlink_to(tmp_path / "nowhere")
+    file = saved(tmp_path, WHOLE, "pickle4")
+    arguments = ["import-detector", str(file), "--model", "tiny", "--output", str(tmp_path / "probe")]
+    assert cli.main(arguments) == 1
+    assert "exists; name a folder that does not" in capsys.readouterr().err
+    assert (tmp_path / "probe").is_symlink()
+
+
+def test_only_regular_files_are_opened(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / DETECTOR).symlink_to("/dev/zero")
+    for file in (tmp_path / "pipe", tmp_path / DETECTOR, tmp_path):
+        refusal(tmp_path, file)
+        assert "is not a regular file" in capsys.readouterr().err
+    with pytest.raises(ProbelineError, match="is not a regular file"):
+        load_detector(tmp_path)
+
+
+def test_a_probe_that_was_imported_during_a_run_is_not_summarised(tmp_path):
+    file = saved(tmp_path, WHOLE, "pickle4")
+    import_detector(file, "tiny", tmp_path / "results/probes/theirs", tmp_path)
+    assert run_summary(tmp_path / "results", 0) == ""
 
 
 def test_tensors_that_claim_more_than_they_hold_are_refused(tmp_path, capsys):
