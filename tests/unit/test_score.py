@@ -454,4 +454,4 @@ def test_a_score_that_is_not_finite_is_said(project, probe, monkeypatch, capsys)
     huge = replace(probe.detector, score_mean=np.full(2, -1e308), score_scale=np.full(2, 1e-300))
     monkeypatch.setattr("probeline.probes.score.load_detector", lambda directory: huge)
     assert score("--json", "wolf") == 1
-    assert "A score is inf, not a finite number: the weights of tiny" in capsys.readouterr().err
+    assert "A score is NaN or infinite: the probe's numbers are far too large" in capsys.readouterr().err

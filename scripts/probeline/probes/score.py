@@ -1,7 +1,6 @@
 """Using a trained probe on new text."""
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +204,6 @@ class Probe:
         means = self.engine.game_means(sequences)
         columns = [self.engine.layers.index(layer) for layer in self.detector.layers]
         scores = self.detector.scores(means[:, columns])
-        require_finite(scores.tolist(), self.detector)
         probabilities = self.detector.probability(scores)
         found = []
         place = 0
@@ -296,20 +294,6 @@ def _of_another_version(path: Path, kind: str, reason: str) -> ProbelineError:
         f"{path} is not that of a {kind} of this version: {reason} "
         f"Make {path.parent} again, or import it again."
     )
-
-
-def require_finite(scores: Sequence[float], detector: Detector) -> None:
-    """Refuse scores that say nothing.
-
-    Raises:
-        ProbelineError: one is NaN or infinite.
-    """
-    wrong = next((score for score in scores if not math.isfinite(score)), None)
-    if wrong is not None:
-        raise ProbelineError(
-            f"A score is {wrong}, not a finite number: the weights of {detector.model} or the numbers of the "
-            "probe are damaged or too large."
-        )
 
 
 def model_folder(facts: dict[str, Any], model: Path | None) -> Path:

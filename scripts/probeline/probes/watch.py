@@ -24,7 +24,6 @@ from probeline.probes.score import (
     model_folder,
     read_model,
     read_probe,
-    require_finite,
 )
 
 if TYPE_CHECKING:
@@ -217,7 +216,7 @@ class Monitor:
             mean = tokens[-1].mean if tokens else None
             if mean is None:
                 raise ProbelineError(f"There is nothing to score: answer {number + 1} holds no word.")
-            require_finite([mean, *(token.score for token in tokens)], self._detector)
+            _require_finite([mean, *(token.score for token in tokens)], self._detector)
             found.append(
                 Score(
                     score=mean,
@@ -568,3 +567,17 @@ def _device(block: Any) -> "torch.device":
     """Where a block's activations are."""
     device: torch.device = next(block.parameters()).device
     return device
+
+
+def _require_finite(scores: Sequence[float], detector: Detector) -> None:
+    """Refuse scores that say nothing.
+
+    Raises:
+        ProbelineError: one is NaN or infinite.
+    """
+    wrong = next((score for score in scores if not math.isfinite(score)), None)
+    if wrong is not None:
+        raise ProbelineError(
+            f"A score is {wrong}, not a finite number: the weights of {detector.model} or the numbers of the "
+            "probe are damaged or too large."
+        )
