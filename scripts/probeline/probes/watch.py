@@ -7,7 +7,8 @@ A model of one's own, with a loop of one's own around `generate`, is watched by 
 when the model reads it, which is one step after it was chosen: no pass is added but one for the last token.
 """
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
