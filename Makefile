@@ -67,6 +67,7 @@ bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one r
 	$(BIN)/snakemake --cores $(CORES) --quiet all -- data/models/smollm2-135m/manifest.json
 	$(BENCH)/bin/python -m tests.bench.bench_extraction --save docs/benchmark-extraction.md
 	$(BIN)/python -m tests.bench.bench_watch
+	$(BIN)/python -m tests.bench.bench_streaming --folder data
 	$(BIN)/python -m tests.bench.bench_sweep --save docs/benchmark-sweep.md
 
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay

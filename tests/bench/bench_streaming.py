@@ -29,8 +29,8 @@ from probeline.probes.streaming import BLOCK_BYTES
 
 EXAMPLES = """
 examples:
-  python -m tests.bench.bench_streaming --folder /tmp                       the bar: 200,000 x 8,192 (3.3 GB)
-  python -m tests.bench.bench_streaming --folder /tmp --rows 20000 --rounds 1
+  python -m tests.bench.bench_streaming --folder data                       the bar: 200,000 x 8,192 (3.3 GB)
+  python -m tests.bench.bench_streaming --folder data --rows 20000 --rounds 1
 """
 TELLING, SHIFT = 64, 0.12  # features that the classes differ in, and by how many deviations
 MADE_AT_ONCE = 2000
