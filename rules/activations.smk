@@ -6,6 +6,7 @@ rule extract_activations:
     output:
         activations=directory("results/activations/{concept}/{shard}"),
         manifest="results/activations/{concept}/{shard}/manifest.json",
+        record="results/activations/{concept}/{shard}.lineage.json",
     log:
         "logs/extract_activations/{concept}/{shard}.log",
     benchmark:

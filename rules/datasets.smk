@@ -5,6 +5,7 @@ rule build_dialogues:
     output:
         dialogues=directory("data/processed/dialogues/{concept}/{shard}"),
         manifest="data/processed/dialogues/{concept}/{shard}/manifest.json",
+        record="data/processed/dialogues/{concept}/{shard}.lineage.json",
     log:
         "logs/build_dialogues/{concept}/{shard}.log",
     benchmark:

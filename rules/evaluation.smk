@@ -9,6 +9,7 @@ rule evaluate_transfer:
         picture="results/evaluation/{transfer}/transfer.png",
         drawing="results/evaluation/{transfer}/transfer.svg",
         manifest="results/evaluation/{transfer}/manifest.json",
+        record="results/evaluation/{transfer}.lineage.json",
     log:
         "logs/evaluate_transfer/{transfer}.log",
     benchmark:

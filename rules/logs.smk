@@ -2,6 +2,7 @@ rule simulate_logs:
     output:
         logs=directory("data/simulated/{corpus}/{shard}"),
         manifest="data/simulated/{corpus}/{shard}/manifest.json",
+        record="data/simulated/{corpus}/{shard}.lineage.json",
     log:
         "logs/simulate_logs/{corpus}/{shard}.log",
     benchmark:
@@ -21,6 +22,7 @@ rule ingest_werewolf:
     output:
         tables=directory("data/processed/{corpus}/shards/{shard}"),
         manifest="data/processed/{corpus}/shards/{shard}/manifest.json",
+        record="data/processed/{corpus}/shards/{shard}.lineage.json",
     log:
         "logs/ingest_werewolf/{corpus}/{shard}.log",
     benchmark:
@@ -45,6 +47,7 @@ rule collect_corpus:
         quality="data/processed/{corpus}/quality.json",
         quarantine="data/processed/{corpus}/quarantine.jsonl",
         manifest="data/processed/{corpus}/manifest.json",
+        record="data/processed/{corpus}.lineage.json",
     log:
         "logs/collect_corpus/{corpus}.log",
     benchmark:

@@ -4,6 +4,7 @@ rule fetch_model:
     output:
         model=directory("data/models/{model}"),
         manifest="data/models/{model}/manifest.json",
+        record="data/models/{model}.lineage.json",
     log:
         "logs/fetch_model/{model}.log",
     benchmark:

@@ -12,6 +12,7 @@ rule train_probe:
         scores="results/probes/{concept}_{method}_l{layers}/scores.parquet",
         suspects="results/probes/{concept}_{method}_l{layers}/suspects.parquet",
         manifest="results/probes/{concept}_{method}_l{layers}/manifest.json",
+        record="results/probes/{concept}_{method}_l{layers}.lineage.json",
     log:
         "logs/train_probe/{concept}_{method}_l{layers}.log",
     benchmark:
@@ -38,6 +39,7 @@ rule sweep_probes:
         svg="results/sweeps/{concept}/figure.svg",
         png="results/sweeps/{concept}/figure.png",
         manifest="results/sweeps/{concept}/manifest.json",
+        record="results/sweeps/{concept}.lineage.json",
     log:
         "logs/sweep_probes/{concept}.log",
     benchmark:

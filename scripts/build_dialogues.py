@@ -6,7 +6,7 @@ import yaml
 
 from probeline.compute.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake):
     # Imported here: the job has set the number of threads by now.
     from probeline.datasets.dialogues import build_dialogues
 

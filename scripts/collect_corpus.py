@@ -4,7 +4,7 @@ from pathlib import Path
 
 from probeline.compute.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake):
     # Imported here: the job has set the number of threads by now.
     from probeline.logs.ingest import collect_corpus
 

@@ -6,7 +6,7 @@ from probeline.compute.jobs import job
 
 spec = snakemake.params.spec
 concept, shard = snakemake.wildcards.concept, snakemake.wildcards.shard
-with job(snakemake.log[0], threads=spec["threads"]):
+with job(snakemake, threads=spec["threads"]):
     # Imported here: the job has set the number of threads by now.
     from probeline.activations.extract import Settings, Workplace, extract_activations
     from probeline.activations.memory import keep_freed_memory

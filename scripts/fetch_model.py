@@ -4,7 +4,7 @@ from pathlib import Path
 
 from probeline.compute.jobs import job
 
-with job(snakemake.log[0], hub=True):
+with job(snakemake, hub=True):
     # Imported here: the job has set the number of threads by now.
     from probeline.models.fetch import fetch_model
 

@@ -1,4 +1,4 @@
-"""What every job of the workflow shares: its log, its threads, and faults in words."""
+"""What every job of the workflow shares: its log, its threads, its record, and faults in words."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from probeline.errors import ProbelineError
 
@@ -14,11 +15,13 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 @contextmanager
-def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
+def job(snakemake: Any, threads: int = 1, hub: bool = False) -> Iterator[None]:
     """Run the body of a rule: log to its file and to the terminal, end the user's faults in words.
 
+    When the body is done, the record of what it made and read is written: see `lineage.records`.
+
     Args:
-        log: path of the rule's log file.
+        snakemake: what Snakemake hands to the rule's script.
         threads: threads of numeric libraries. Must come from the rule's params: `--cores` scales
             snakemake.threads, and results would depend on it. Set here, before anything numeric is imported.
         hub: whether the job may ask the Hugging Face hub; models otherwise lie in data/models.
@@ -33,9 +36,14 @@ def job(log: str, threads: int = 1, hub: bool = False) -> Iterator[None]:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if not hub:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    _log_to(Path(log))
+    _log_to(Path(snakemake.log[0]))
     try:
+        # Not part of any rule's code: an edit of how work is recorded must not run the work again.
+        from probeline.lineage.records import Recorder
+
+        recorder = Recorder(snakemake, threads)
         yield
+        recorder.write()
     except ProbelineError as error:
         logging.getLogger("probeline").error("%s", error)
         sys.exit(1)

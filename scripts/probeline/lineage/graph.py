@@ -1,0 +1,140 @@
+"""All records of this directory as a graph, read from their files: there is no database to go stale."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from probeline.errors import ProbelineError, near_misses
+from probeline.lineage.records import SUFFIX, Dependency, Record, artifact_of, read_record
+
+PLACES = ("data", "results")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The records under data/ and results/.
+
+    Attributes:
+        records: artifact's path → its record, sorted.
+        faults: path of each file that is no valid record → what is wrong with it.
+    """
+
+    records: dict[str, Record]
+    faults: dict[str, str]
+
+    @cached_property
+    def children(self) -> dict[str, list[Record]]:
+        """Artifact's path → the records of what was made from it directly."""
+        found: dict[str, list[Record]] = {}
+        for record in self.records.values():
+            for parent in parent_names(record):
+                found.setdefault(parent, []).append(record)
+        return found
+
+    def parents(self, record: Record) -> list[Record]:
+        """The records of what it was made from directly; those that are missing are left out."""
+        return [self.records[name] for name in parent_names(record) if name in self.records]
+
+    def ancestors(self, records: Iterable[Record]) -> list[Record]:
+        """The records and all above them: what something was made from stands before it."""
+        ordered: dict[str, Record] = {}
+        entered: set[str] = set()
+
+        def visit(record: Record) -> None:
+            pending: list[tuple[Record, Iterator[Record]]] = [(record, iter(self.parents(record)))]
+            entered.add(record.name)
+            while pending:
+                current, above = pending[-1]
+                following = next((parent for parent in above if parent.name not in entered), None)
+                if following is None:
+                    ordered[current.name] = current
+                    pending.pop()
+                else:
+                    entered.add(following.name)
+                    pending.append((following, iter(self.parents(following))))
+
+        for record in records:
+            if record.name not in entered:
+                visit(record)
+        return list(ordered.values())
+
+    def descendants(self, records: Iterable[Record]) -> list[Record]:
+        """The records and all below them, nearest first."""
+        found = {record.name: record for record in records}
+        pending = list(found.values())
+        for record in pending:
+            for child in self.children.get(record.name, []):
+                if child.name not in found:
+                    found[child.name] = child
+                    pending.append(child)
+        return pending
+
+    def find(self, target: str) -> Record:
+        """The record of a target as people name it.
+
+        Args:
+            target: an artifact, a file in it, its record, or the last part of its path where only one has it.
+
+        Raises:
+            ProbelineError: there is none, or several; with the near ones.
+        """
+        path = Path(os.path.relpath(target))
+        if path.name.endswith(SUFFIX):
+            path = artifact_of(path)
+        for artifact in (path, *path.parents):
+            if artifact.as_posix() in self.records:
+                return self.records[artifact.as_posix()]
+        if path.as_posix() in (fault := {artifact_of(Path(file)).as_posix(): file for file in self.faults}):
+            raise ProbelineError(self.faults[fault[path.as_posix()]])
+        called = [record for name, record in self.records.items() if Path(name).name == target]
+        if len(called) == 1:
+            return called[0]
+        if called:
+            raise ProbelineError(
+                f"{target} names several artifacts: {', '.join(record.name for record in called)}. "
+                "Give the whole path."
+            )
+        if not self.records:
+            raise ProbelineError(
+                "There are no records under data/ and results/. They are written by runs: make something "
+                "first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
+            )
+        raise ProbelineError(f"No artifact {target} has a record. {near_misses(target, self.records)}")
+
+
+def parent_names(record: Record) -> list[str]:
+    """The paths of the artifacts that a record names as its inputs, each once, in their order."""
+    return list(
+        dict.fromkeys(artifact_of(Path(d.record)).as_posix() for d in record.dependencies if d.record)
+    )
+
+
+def read_lineage(places: Iterable[str] = PLACES) -> Lineage:
+    """Read every record under some folders; what is no valid record is kept apart, with its fault."""
+    records, faults = {}, {}
+    for path in sorted(_record_files(places)):
+        try:
+            record = read_record(path)
+        except ProbelineError as error:
+            faults[path.as_posix()] = str(error)
+            continue
+        records[record.name] = record
+    return Lineage(records, faults)
+
+
+def _record_files(places: Iterable[str]) -> Iterator[Path]:
+    for place in places:
+        for folder, _, names in os.walk(place):
+            yield from (Path(folder, name) for name in names if name.endswith(SUFFIX))
+
+
+def covers(record: Record, dependency: Dependency) -> bool:
+    """Whether a record lists what a dependency names, as itself or as a file inside a folder of it."""
+    for subject in record.subjects:
+        if dependency.name == subject.name:
+            return True
+        if dependency.name.removeprefix(f"{subject.name}/") in subject.files:
+            return True
+    return False

@@ -1,0 +1,387 @@
+"""The record beside every artifact: where it comes from, as an in-toto Statement with SLSA provenance.
+
+`<artifact>.lineage.json` names by digest what a job made, what it read, the code, the parameters and the
+environment. A dependency names the digest of its own record too, so that records chain: who changes one
+upstream contradicts every record below. docs/lineage.md explains the fields.
+"""
+
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from probeline.digests import canonical_digest, sha256_bytes
+from probeline.errors import ProbelineError
+from probeline.files import write_bytes
+from probeline.lineage.environment import environment, hardware, lock_file, repository
+from probeline.lineage.games import TABLES, Games, games_in
+from probeline.lineage.hashing import STAT_CACHE, digests_of, directory_digest, files_of
+from probeline.lineage.places import portable, portable_values, roots_of
+from probeline.stat_cache import StatCache
+
+SUFFIX = ".lineage.json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:probeline:snakemake-rule:1"
+
+
+def record_path(artifact: Path) -> Path:
+    """Where the record of an artifact lies: beside it."""
+    return artifact.with_name(artifact.name + SUFFIX)
+
+
+def artifact_of(record: Path) -> Path:
+    """The artifact, a folder in most cases, that a record lies beside."""
+    return record.with_name(record.name.removesuffix(SUFFIX))
+
+
+def record_of(path: Path) -> Path | None:
+    """The record that covers a file or folder, if any: that of the nearest artifact at or above it."""
+    for artifact in (path, *path.parents):
+        if artifact.name and record_path(artifact).is_file():
+            return record_path(artifact)
+    return None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One output of a job.
+
+    Attributes:
+        name: path relative to the working directory.
+        sha256: the `dirHash` of a folder, the digest of a file.
+        files: relative path → SHA-256 of each file of a folder; empty for a file.
+        bytes: size of all files.
+        games: those in it, by split.
+    """
+
+    name: str
+    sha256: str
+    files: dict[str, str]
+    bytes: int
+    games: Games
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One input of a job.
+
+    Attributes:
+        name: portable path, see `places.portable`.
+        sha256: digest of the file.
+        role: what the rule calls it (activations, dialogues, logs, …).
+        record: path of its own record; None for what no rule made.
+        record_sha256: digest of that record when it was read.
+    """
+
+    name: str
+    sha256: str
+    role: str
+    record: str | None
+    record_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as read from its file.
+
+    Attributes:
+        path: of the file, relative to the working directory.
+        sha256: digest of the file's bytes.
+        statement: the JSON value.
+    """
+
+    path: Path
+    sha256: str
+    statement: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The artifact's path: what people call it by."""
+        return artifact_of(self.path).as_posix()
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """SLSA's buildDefinition."""
+        return self.statement["predicate"]["buildDefinition"]
+
+    @property
+    def rule(self) -> str:
+        """The rule that made it."""
+        return self.definition["externalParameters"]["rule"]
+
+    @property
+    def wildcards(self) -> dict[str, str]:
+        """The rule's wildcards."""
+        return self.definition["externalParameters"]["wildcards"]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The rule's one parameter, `spec`, as given, its code digests included (key `code`)."""
+        return self.definition["externalParameters"]["params"]
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Source file → digest of its code."""
+        return self.params.get("code", {})
+
+    @cached_property
+    def subjects(self) -> list[Subject]:
+        """What the job made."""
+        return [_subject(given) for given in self.statement["subject"]]
+
+    @cached_property
+    def dependencies(self) -> list[Dependency]:
+        """The rule's inputs, in their order; code, lock file and repository are not among them."""
+        return [
+            Dependency(
+                given["name"],
+                given["digest"]["sha256"],
+                given["annotations"]["role"],
+                given["annotations"].get("record"),
+                given["annotations"].get("recordSha256"),
+            )
+            for given in self.definition["resolvedDependencies"]
+            if given["annotations"].get("input")
+        ]
+
+    def other_dependency(self, role: str) -> dict[str, Any] | None:
+        """A dependency that is no input of the rule: `code`, `lineage`, `lock` or `source`."""
+        for given in self.definition["resolvedDependencies"]:
+            if not given["annotations"].get("input") and given["annotations"]["role"] == role:
+                return given
+        return None
+
+    @property
+    def games(self) -> Games:
+        """All games of its subjects, by split."""
+        merged: Games = {}
+        for subject in self.subjects:
+            for split, members in subject.games.items():
+                merged.setdefault(split, {}).update(members)
+        return merged
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, and under `hardware` the machine."""
+        return self.definition["internalParameters"]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """invocationId, startedOn, finishedOn."""
+        return self.statement["predicate"]["runDetails"]["metadata"]
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Seconds, processor seconds, GPU seconds, peak memory, money and where it ran."""
+        return self.statement["predicate"]["runDetails"]["byproducts"][0]["annotations"]
+
+
+def _subject(given: dict[str, Any]) -> Subject:
+    digest, notes = given["digest"], given["annotations"]
+    return Subject(
+        given["name"],
+        digest.get("dirHash") or digest["sha256"],
+        notes.get("files", {}),
+        notes["bytes"],
+        notes.get("games", {}),
+    )
+
+
+def read_record(path: Path) -> Record:
+    """Read a record and check that it is one, and that it says what it said when it was written.
+
+    Raises:
+        ProbelineError: it is missing, no record, or was edited; the text names it.
+    """
+    try:
+        data = path.read_bytes()
+        statement = orjson.loads(data)
+        record = Record(path, sha256_bytes(data), statement)
+        identity = record.metadata["invocationId"]
+        _ = record.rule, record.params, record.subjects, record.dependencies, record.cost
+    except FileNotFoundError as error:
+        raise ProbelineError(f"{path} does not exist.") from error
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ProbelineError(
+            f"{path} is no record of Probeline ({type(error).__name__}: {error}). Take it from git again, or "
+            "delete it to have its artifact made again."
+        ) from error
+    if statement.get("_type") != STATEMENT or statement.get("predicateType") != PREDICATE:
+        raise ProbelineError(f"{path} is no in-toto Statement with SLSA provenance.")
+    if identity != _identity(statement):
+        raise ProbelineError(f"{path} was edited after it was written: its invocationId does not fit.")
+    return record
+
+
+def _identity(statement: dict[str, Any]) -> str:
+    """The digest of a record without its own identity: an edit of it that is not thorough is seen."""
+    run = statement["predicate"]["runDetails"]
+    blank = run["metadata"] | {"invocationId": ""}
+    predicate = statement["predicate"] | {"runDetails": run | {"metadata": blank}}
+    return f"sha256:{sha256_bytes(orjson.dumps(statement | {'predicate': predicate}))}"
+
+
+class Recorder:
+    """Takes down what a job reads when it starts, and writes its record when it is done.
+
+    Args:
+        job: the `snakemake` object of the rule's script.
+        threads: of its numeric libraries.
+    """
+
+    def __init__(self, job: Any, threads: int) -> None:
+        self._job = job
+        self._threads = threads
+        self._roots = roots_of(job.config)
+        self._started = datetime.now(UTC)
+        self._clock = time.perf_counter()
+        self._inputs = [(role, Path(path)) for role, path in _named(job.input)]
+        self._stats = [_stat(path) for _, path in self._inputs]
+
+    def write(self) -> None:
+        """Write the record, last of all.
+
+        Raises:
+            ProbelineError: an input was changed while the job ran.
+        """
+        for (_, path), before in zip(self._inputs, self._stats, strict=True):
+            if _stat(path) != before:
+                raise ProbelineError(
+                    f"{portable(path, self._roots)} was changed while {self._job.rule} was reading it. Run "
+                    "the same command again."
+                )
+        cache = StatCache(STAT_CACHE)
+        try:
+            dependencies, upstream = self._dependencies(cache)
+            subjects = self._subjects(cache, upstream)
+        finally:
+            cache.close()
+        spec = self._job.params.spec
+        statement: dict[str, Any] = {
+            "_type": STATEMENT,
+            "subject": subjects,
+            "predicateType": PREDICATE,
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": BUILD_TYPE,
+                    "externalParameters": {
+                        "rule": self._job.rule,
+                        "wildcards": dict(self._job.wildcards.items()),
+                        "params": portable_values(spec, self._roots),
+                        "seed": spec.get("seed"),
+                    },
+                    "internalParameters": environment() | {"hardware": hardware(self._threads)},
+                    "resolvedDependencies": [*dependencies, *_surroundings(spec["code"])],
+                },
+                "runDetails": {
+                    "builder": {
+                        "id": "urn:probeline:local",
+                        "version": {name: version(name) for name in ("probeline", "snakemake")},
+                    },
+                    "metadata": {
+                        "invocationId": "",
+                        "startedOn": _moment(self._started),
+                        "finishedOn": _moment(datetime.now(UTC)),
+                    },
+                    "byproducts": [{"name": "cost", "annotations": self._cost()}],
+                },
+            },
+        }
+        statement["predicate"]["runDetails"]["metadata"]["invocationId"] = _identity(statement)
+        write_bytes(
+            Path(self._job.output.record), orjson.dumps(statement, option=orjson.OPT_INDENT_2) + b"\n"
+        )
+
+    def _dependencies(self, cache: StatCache) -> tuple[list[dict[str, Any]], list[Games]]:
+        """The rule's inputs with their digests and records, and the games in them."""
+        digests = digests_of([path for _, path in self._inputs], cache)
+        records: dict[Path, Record] = {}
+        described = []
+        for (role, path), digest in zip(self._inputs, digests, strict=True):
+            if digest is None:
+                raise ProbelineError(f"{portable(path, self._roots)} cannot be read any more.")
+            notes: dict[str, Any] = {"input": True, "role": role}
+            found = None if path.is_absolute() else record_of(path)
+            if found is not None:
+                record = records.get(found) or records.setdefault(found, read_record(found))
+                notes |= {"record": found.as_posix(), "recordSha256": record.sha256}
+            described.append(
+                {"name": portable(path, self._roots), "digest": {"sha256": digest}, "annotations": notes}
+            )
+        return described, [record.games for record in records.values()]
+
+    def _subjects(self, cache: StatCache, upstream: list[Games]) -> list[dict[str, Any]]:
+        outputs = [Path(path) for name, path in _named(self._job.output) if name != "record"]
+        folders = {path for path in outputs if path.is_dir()}
+        # Files inside a declared folder are named there.
+        alone = [path for path in outputs if folders.isdisjoint(path.parents)]
+        described = []
+        for path in alone:
+            files = files_of(path) if path.is_dir() else {path.name: path}
+            digests = dict(zip(files, digests_of(list(files.values()), cache), strict=True))
+            if None in digests.values():
+                raise ProbelineError(f"A file of {path} vanished while its record was written.")
+            found = {name: digest for name, digest in digests.items() if digest is not None}
+            notes: dict[str, Any] = {"bytes": sum(file.stat().st_size for file in files.values())}
+            if path.is_dir():
+                notes["files"] = found
+            games = games_in(files, upstream)
+            if games and (path.is_dir() or path.name in TABLES):
+                notes["games"] = games
+            digest = {"dirHash": directory_digest(found)} if path.is_dir() else {"sha256": found[path.name]}
+            described.append({"name": path.as_posix(), "digest": digest, "annotations": notes})
+        return described
+
+    def _cost(self) -> dict[str, Any]:
+        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        notes = {
+            "backend": "local",
+            "seconds": round(time.perf_counter() - self._clock, 3),
+            "processorSeconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
+            "gpuSeconds": 0,
+            "peakBytes": max(own.ru_maxrss, children.ru_maxrss) * 1024,
+            "usd": 0,
+        }
+        figures = Path("benchmarks", *Path(self._job.log[0]).with_suffix(".json").parts[1:])
+        if figures.is_file() and figures.stat().st_mtime >= self._started.timestamp():
+            notes["figures"] = orjson.loads(figures.read_bytes())
+        return notes
+
+
+def _surroundings(code: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Code, lock file and repository as dependencies; the code's digests by file are in the parameters."""
+    own = Path(__file__).parent
+    lineage = {file.name: sha256_bytes(file.read_bytes()) for file in sorted(own.glob("*.py"))}
+    for role, closure in (("code", code), ("lineage", lineage)):
+        yield {
+            "name": role,
+            "digest": {"sha256": canonical_digest(dict(closure))},
+            "annotations": {"role": role, "files": len(closure)},
+        }
+    for found in (lock_file(), repository()):
+        if found is not None:
+            yield found
+
+
+def _named(values: Any) -> Iterator[tuple[str, str]]:
+    """Role and path of each of a rule's named inputs or outputs, in their order."""
+    for role, value in values.items():
+        for path in [value] if isinstance(value, str) else value:
+            yield role, path
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    info = path.stat()
+    return info.st_size, info.st_mtime_ns, info.st_ino
+
+
+def _moment(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
