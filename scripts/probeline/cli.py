@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
+from probeline.lineage.commands import add_lineage_commands
 from probeline.text import plain_text
 
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -44,10 +45,10 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, or 1 with the fault in words on stderr."""
+    """Run the command line; the exit status is 0, or 1 with the fault in words."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except ProbelineError as error:
         # It may name what a hostile file holds.
         print("\n".join(map(plain_text, f"probeline: {error}".split("\n"))), file=sys.stderr)
@@ -61,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130  # as a shell counts it
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_score(commands)
     _add_watch(commands)
+    add_lineage_commands(commands)
     return parser
 
 

@@ -1,0 +1,38 @@
+"""The commands of lineage: `probeline track`, `restore` and `audit …`.
+
+Each lies in a module of its name, whose `add_command` declares its options; what it needs is imported when
+it runs. A command returns its exit status: 0, or 1 where it found a fault.
+"""
+
+import argparse
+from typing import Any
+
+AUDIT_EXAMPLES = """\
+examples:
+  probeline audit verify                              is everything what its record says?
+  probeline audit trace trust_lr_l22                  where does it come from?
+  probeline audit impact game:baseline/game7          what would be gone without this game?
+"""
+
+
+def add_lineage_commands(commands: Any) -> None:
+    """Declare the commands.
+
+    Args:
+        commands: the subparsers of the command line.
+    """
+    audit = commands.add_parser(
+        "audit",
+        help="ask the records where an artifact comes from, and whether it is what they say",
+        description="Questions to the lineage records beside the artifacts.",
+        epilog=AUDIT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
+    for add_command in ():
+        add_command(queries)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that all queries share."""
+    parser.add_argument("--json", action="store_true", help="print one JSON value instead")
