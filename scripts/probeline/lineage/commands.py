@@ -5,6 +5,7 @@ it runs. A command returns its exit status: 0, or 1 where it found a fault.
 """
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 AUDIT_EXAMPLES = """\
@@ -29,7 +30,8 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    for add_command in ():
+    parts: tuple[Callable[[Any], None], ...] = ()
+    for add_command in parts:
         add_command(queries)
 
 
