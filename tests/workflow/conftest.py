@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from probeline.lineage.records import SUFFIX
 from probeline.logs.simulate_werewolf import simulate_games
 
 REPOSITORY = Path(__file__).parents[2]
@@ -87,7 +88,12 @@ def fresh_project(folder: Path) -> Project:
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:
-    """Every file that a run made, by its path."""
+    """Every file that a run made, by its path; the records aside, which say when it was."""
+    return {name: data for name, data in written(folder).items() if not name.endswith(SUFFIX)}
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Every file that a run wrote, the records included, by its path."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for top in ("results", "data/processed", "data/simulated", "data/models")

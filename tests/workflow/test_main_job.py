@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import TINY, Project, artifacts, fresh_project
+from tests.workflow.conftest import TINY, Project, artifacts, fresh_project, written
 
 pytestmark = pytest.mark.workflow
 
@@ -171,8 +171,8 @@ def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(
     assert artifacts(again.folder) == artifacts(simulated_run.folder)
 
 
-def test_no_artifact_holds_a_path_of_this_machine(simulated_run: Project) -> None:
-    for name, data in artifacts(simulated_run.folder).items():
+def test_nothing_written_holds_a_path_of_this_machine(simulated_run: Project) -> None:
+    for name, data in written(simulated_run.folder).items():
         assert str(simulated_run.folder).encode() not in data, name
         assert str(Path.home()).encode() not in data, name
 
