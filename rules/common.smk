@@ -27,6 +27,7 @@ from probeline.config import (
     extracted_names,
     is_simulated,
     local_model_files,
+    method_settings,
     swept_methods,
     transfer_concepts,
 )
@@ -293,13 +294,14 @@ def quality_of(wildcards):
 
 
 def probe_spec(wildcards):
+    layers = [int(layer) for layer in wildcards.layers.split("_")]
     return {
         "concept": wildcards.concept,
         "method": wildcards.method,
-        "layers": [int(layer) for layer in wildcards.layers.split("_")],
+        "layers": layers,
         "model": base_model(config),
         "seed": config["seed"],
-        **config["methods"][wildcards.method],
+        **method_settings(wildcards.method, layers, config),
         **config["evaluation"],
         "code": code_of("train_probe"),
     }
@@ -327,7 +329,7 @@ def transfer_spec(wildcards):
         **transfer,
         "model": base_model(config),
         "seed": config["seed"],
-        **config["methods"][transfer["method"]],
+        **method_settings(transfer["method"], transfer["layers"], config),
         **config["evaluation"],
         "code": code_of("evaluate_transfer"),
     }

@@ -1,7 +1,7 @@
 """Checking a configuration and the names of targets while the workflow is parsed, in words."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,9 +201,15 @@ def _sweep_faults(config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def method_settings(method: str, layers: Sequence[int], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a method that a probe on these layers depends on: one layer is no ensemble."""
+    settings = config["methods"][method]
+    return {key: value for key, value in settings.items() if key != "ensemble" or len(layers) > 1}
+
+
 def swept_methods(config: Mapping[str, Any]) -> dict[str, Any]:
     """The methods to sweep with those of their settings that a sweep depends on."""
-    methods = {method: config["methods"][method] for method in config["sweeps"]["methods"]}
+    methods = {method: method_settings(method, [0], config) for method in config["sweeps"]["methods"]}
     # The sweep solves lr by itself but for the penalty l1.
     return {
         method: {

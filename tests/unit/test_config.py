@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from probeline.config import check_config, check_target, parse_probe_name, swept_methods
+from probeline.config import check_config, check_target, method_settings, parse_probe_name, swept_methods
 from probeline.errors import ProbelineError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -230,6 +230,19 @@ def test_bounds_of_the_schema_are_said_in_words(config: dict[str, Any]) -> None:
     assert "targets.transfers is ['one', 'one']: each entry may stand there once only." in words
     assert "splits.test is 1: it must be below 1." in words
     assert "sweeps.methods is []: too few entries, the least is 1. Expected: a list of keys" in words
+
+
+def test_the_ensemble_counts_for_several_layers_only(config: dict[str, Any]) -> None:
+    for method in config["methods"]:
+        config["methods"][method] = {"ensemble": "concat"}
+    check_config(config, SCHEMA)
+    assert method_settings("lr", [20, 21], config) == {"ensemble": "concat"}
+    assert method_settings("lr", [20], config) == {}
+    assert swept_methods(config) == {"lr": {}, "mms": {}, "lat": {}}
+    config["methods"]["cmms"] = {"ensemble": "conkat"}
+    assert "methods.cmms.ensemble is 'conkat'. Did you mean concat? Allowed: concat, mean." in refusal(config)
+    config["methods"]["cmms"] = {"ensembel": "concat"}
+    assert "unknown key methods.cmms.ensembel. Did you mean ensemble?" in refusal(config)
 
 
 def test_a_sweep_depends_on_the_backend_only_where_it_uses_it(config: dict[str, Any]) -> None:

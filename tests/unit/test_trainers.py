@@ -100,6 +100,7 @@ def test_defaults_are_those_that_users_know():
         "threshold_percentile": 90,
         "min_samples": 100,
         "ensemble_layers": None,
+        "ensemble": "mean",
         "device": "auto",
     }
 

@@ -32,7 +32,7 @@ KEYS = {
     "reg_coeff": "the coefficient that it was trained with; 0 if absent",
     "threshold": "scores from here on count as label 1; 0 if absent",
     "method": "lr, mms, cmms, lat or mlp; if absent, mlp with a hidden_weight, lr with a reg_coeff, else mms",
-    "hidden_weight": "[layers, width, hidden] of an mlp",
+    "hidden_weight": "[layers, width, hidden] of an mlp; or [1, layers * width, hidden]",
     "hidden_bias": "[layers, hidden] of an mlp",
     "score_mean": "one per layer, taken from its score; 0 if absent",
     "score_scale": "one per layer, by which that is divided; 1 if absent",
@@ -137,24 +137,27 @@ def detector_content(found: Any, model: str) -> dict[str, Any]:
         raise ProbelineError(f"it has {len(found)} keys; a detector has {MOST_KEYS} at most.")
     directions, mlp = found["directions"], "hidden_weight" in found
     layers = _layers(found.get("layers", _keyed_layers(directions)))
-    shaped = _per_layer("directions", directions, layers, 1)
+    # One hidden layer that reads all layers has one entry in all.
+    weight = found.get("hidden_weight")
+    parts = layers[:1] if isinstance(weight, np.ndarray) and weight.shape[:1] == (1,) else layers
+    shaped = _per_layer("directions", directions, parts, 1)
     content = {
         "method": found.get("method", "mlp" if mlp else "lr" if "reg_coeff" in found else "mms"),
         "model": model,
         "layers": layers,
         "directions": shaped,
-        "bias": _per_layer("bias", found.get("bias", 0.0), layers, 0),
+        "bias": _per_layer("bias", found.get("bias", 0.0), parts, 0),
         "reg_coeff": _number(found, "reg_coeff", 0.0),
         "threshold": _number(found, "threshold", 0.0),
         "calibration_slope": _number(found, "calibration_slope", 1.0),
         "calibration_intercept": _number(found, "calibration_intercept", 0.0),
-        "score_mean": _per_layer("score_mean", found.get("score_mean", 0.0), layers, 0),
-        "score_scale": _per_layer("score_scale", found.get("score_scale", 1.0), layers, 0),
+        "score_mean": _per_layer("score_mean", found.get("score_mean", 0.0), parts, 0),
+        "score_scale": _per_layer("score_scale", found.get("score_scale", 1.0), parts, 0),
     }
     if mlp:
-        content["hidden_weight"] = _per_layer("hidden_weight", found["hidden_weight"], layers, 2)
-        content["hidden_bias"] = _per_layer("hidden_bias", found.get("hidden_bias"), layers, 1)
-    width = content["hidden_weight"].shape[1] if mlp else shaped.shape[1]
+        content["hidden_weight"] = _per_layer("hidden_weight", found["hidden_weight"], parts, 2)
+        content["hidden_bias"] = _per_layer("hidden_bias", found.get("hidden_bias"), parts, 1)
+    width = content["hidden_weight"].shape[1] * len(parts) // len(layers) if mlp else shaped.shape[1]
     if _number(found, "normalize", float(found.get("scaler_mean") is not None)):
         for name in ("scaler_mean", "scaler_scale"):
             if found.get(name) is None:
