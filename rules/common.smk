@@ -23,6 +23,7 @@ from probeline.config import (
     base_model,
     check_config,
     check_files,
+    check_groups,
     check_target,
     extracted_names,
     is_simulated,
@@ -33,6 +34,7 @@ from probeline.config import (
 )
 from probeline.digests import canonical_digest, shard_name, shard_of
 from probeline.errors import ProbelineError
+from probeline.experiments import experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.logs.listing import find_duplicates, game_files, list_games
@@ -164,8 +166,17 @@ def ingest_spec(wildcards):
     }
 
 
-for name in config["corpora"]:
-    games_by_shard(name)
+in_words(check_groups)(
+    config,
+    {
+        name: {
+            experiment_of(game)
+            for games in games_by_shard(name).values()
+            for game in games
+        }
+        for name in config["corpora"]
+    },
+)
 
 
 def declaration_of(wildcards):

@@ -1,7 +1,7 @@
 """Checking a configuration and the names of targets while the workflow is parsed, in words."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import yaml
 
 from probeline.digests import shard_name
 from probeline.errors import ProbelineError, near_misses
+from probeline.experiments import fitting, misfit
 from probeline.files import MANIFEST, read_json
 from probeline.models.adapter import adapter_files
 
@@ -175,6 +176,27 @@ def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
             except ProbelineError as error:
                 faults.append(f"transfers.{name}: {error}")
     return faults
+
+
+def check_groups(config: Mapping[str, Any], experiments: Mapping[str, Collection[str]]) -> None:
+    """Refuse groups of a transfer whose patterns fit no experiment that the logs hold.
+
+    Args:
+        config: checked.
+        experiments: corpus → its experiments.
+
+    Raises:
+        ProbelineError: names every such pattern, and the near misses.
+    """
+    faults = [
+        f"transfers.{name}.groups.{group}: {misfit(transfer['concept'], pattern, there)}"
+        for name, transfer in config["transfers"].items()
+        for group, patterns in transfer.get("groups", {}).items()
+        for pattern in patterns
+        if not fitting(pattern, there := experiments[config["probes"][transfer["concept"]]["corpus"]])
+    ]
+    if faults:
+        raise ProbelineError("The configuration cannot be used:\n  " + "\n  ".join(faults))
 
 
 def _sweep_faults(config: Mapping[str, Any]) -> list[str]:

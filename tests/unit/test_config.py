@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 import yaml
 
-from probeline.config import check_config, check_target, method_settings, parse_probe_name, swept_methods
+from probeline.config import (
+    check_config,
+    check_groups,
+    check_target,
+    method_settings,
+    parse_probe_name,
+    swept_methods,
+)
 from probeline.errors import ProbelineError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -230,6 +237,25 @@ def test_bounds_of_the_schema_are_said_in_words(config: dict[str, Any]) -> None:
     assert "targets.transfers is ['one', 'one']: each entry may stand there once only." in words
     assert "splits.test is 1: it must be below 1." in words
     assert "sweeps.methods is []: too few entries, the least is 1. Expected: a list of keys" in words
+
+
+def test_a_group_of_no_experiment_is_refused_with_its_near_misses(config: dict[str, Any]) -> None:
+    config["transfers"]["mine"] = {
+        "concept": "trust",
+        "method": "lr",
+        "layers": [2],
+        "groups": {"a": ["final_*", "lab"], "b": ["final_prob"]},
+    }
+    check_config(config, SCHEMA)
+    check_groups(config, {"werewolf": {"final_base", "final_prob", "lab"}})
+    with pytest.raises(ProbelineError) as caught:
+        check_groups(config, {"werewolf": {"final_base", "final_probe"}})
+    words = str(caught.value)
+    assert "transfers.mine.groups.a: no experiment of trust fits 'lab'." in words
+    assert (
+        "transfers.mine.groups.b: no experiment of trust fits 'final_prob'. Did you mean final_probe" in words
+    )
+    assert "'final_*'" not in words
 
 
 def test_the_ensemble_counts_for_several_layers_only(config: dict[str, Any]) -> None:

@@ -334,6 +334,14 @@ def test_a_score_that_is_not_finite_is_said(live):
         monitor.scores()
 
 
+@pytest.mark.parametrize("prompt", ["", " "])
+def test_an_empty_prompt_is_said_before_the_model_is_loaded(folder, monkeypatch, capsys, prompt):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(LiveProbe, "load", None)
+    assert cli.main(["watch", "--probe", "one", prompt]) == 1
+    assert "probeline: PROMPT is empty: give what the user says" in capsys.readouterr().err
+
+
 def test_the_command_streams_or_prints_json(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     command = ["watch", "--probe", "one", "--max-new-tokens", "8", "--seed", "3", "What do you say?"]

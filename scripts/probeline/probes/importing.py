@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probeline.digests import sha256_file
-from probeline.errors import ProbelineError, near_misses
+from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, atomic_directory, read_json, write_manifest
 from probeline.probes.detector import (
     DETECTOR,
@@ -131,8 +132,7 @@ def detector_content(found: Any, model: str) -> dict[str, Any]:
         ProbelineError: no dict, keys are missing or contradict each other, or lists of different lengths.
     """
     if not isinstance(found, dict) or "directions" not in found:
-        keys = _joined(found) if isinstance(found, dict) else f"no dict, but {type(found).__name__}"
-        raise ProbelineError(f"it holds no 'directions' ({keys}). {near_misses('directions', KEYS)}")
+        raise ProbelineError(f"it holds no 'directions' ({_without_directions(found)}).")
     if len(found) > MOST_KEYS:
         raise ProbelineError(f"it has {len(found)} keys; a detector has {MOST_KEYS} at most.")
     directions, mlp = found["directions"], "hidden_weight" in found
@@ -167,6 +167,17 @@ def detector_content(found: Any, model: str) -> dict[str, Any]:
         content["scaler_mean"] = np.zeros((len(layers), width))
         content["scaler_scale"] = np.ones((len(layers), width))
     return content
+
+
+def _without_directions(found: Any) -> str:
+    """What a file holds instead, and which of its keys may be meant for it."""
+    if not isinstance(found, dict):
+        return f"no dict, but {type(found).__name__}; its keys are to be {', '.join(KEYS)}"
+    if not found:
+        return f"an empty dict; its keys are to be {', '.join(KEYS)}"
+    short = [str(key) for key in islice(found, 20) if len(str(key)) < 40]
+    near = get_close_matches("directions", short, n=1)
+    return f"but {_joined(found)}" + (f"; is {printable(near[0])} meant for it?" if near else "")
 
 
 def _keyed_layers(directions: Any) -> list[Any] | None:

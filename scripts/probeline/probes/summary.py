@@ -157,6 +157,11 @@ def _logged(logged: dict[str, Any] | None) -> list[str]:
         f"    {'':<28}on {logged['num_interactions']:,} samples; there the probe reaches "
         f"{logged['probe']['value']:.3f}",
     ]
+    if logged["small"]:
+        lines.append(
+            f"    {'':<28}caution: too few for a conclusion ({logged['num_games']} games, "
+            f"{logged['num_positive']} positive, {logged['num_negative']} negative)"
+        )
     within = logged["within_games"]
     if within["games"]:
         lines.append(
