@@ -29,6 +29,15 @@ BOUNDS = {
     "uniqueItems": "each entry may stand there once only",
 }
 """What the rules of the schema that set a bound ask for, in words."""
+TYPES = {
+    "object": "a mapping, `key: value`",
+    "array": "a list",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+}
+"""The types of the schema in words."""
 RESULTS = {
     "probe": "probes",
     "sweep": "sweeps",
@@ -89,7 +98,13 @@ def _in_words(error: Any) -> str:
     if error.validator in BOUNDS:
         bound = BOUNDS[error.validator].format(error.validator_value)
         return f"{key} is {error.instance!r}: {bound}." + (f" Expected: {description}" if description else "")
-    described = error.validator in ("pattern", "oneOf", "type") and description is not None
+    if error.validator == "type" and isinstance(error.validator_value, str):
+        kind = TYPES[error.validator_value]
+        if description is None:
+            return f"{key} is {error.instance!r}. Expected: {kind}."
+        told = "" if kind in description.lower() else f" ({kind})"
+        return f"{key} is {error.instance!r}. Expected: {description}{told}"
+    described = error.validator in ("pattern", "oneOf") and description is not None
     if described and not isinstance(error.instance, dict):
         return f"{key} is {error.instance!r}. Expected: {description}"
     if error.validator == "oneOf" and isinstance(error.instance, dict):

@@ -49,6 +49,16 @@ def test_a_wrong_type_names_the_key(config: dict[str, Any]) -> None:
     assert "shards is 'four'. Expected: A whole number from 1 to 4096" in refusal(config)
 
 
+def test_a_wrong_type_is_said_in_words(config: dict[str, Any]) -> None:
+    config["methods"]["lr"] = "concat"
+    config["evaluation"]["bootstrap"] = "1000"
+    config["targets"] = ["trust_lr_l22"]
+    words = refusal(config)
+    assert "methods.lr is 'concat'. Expected: a mapping, `key: value`." in words
+    assert "Expected: Resamples of the bootstrap over games. (a whole number)" in words
+    assert "targets is ['trust_lr_l22']. Expected: What a plain run makes. (a mapping, `key: value`)" in words
+
+
 def test_a_single_layer_is_to_be_a_list(config: dict[str, Any]) -> None:
     config["activations"]["layers"] = 22
     assert "activations.layers is 22. Expected: the word all, or a list of layers" in refusal(config)

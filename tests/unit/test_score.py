@@ -380,7 +380,7 @@ def test_tokens_json_and_page_of_one_run(project, probe, capsys):
             'line 1: .*no key "text"; its keys are id, Text. Did you mean "text" by "Text"',
         ),
         (["--file", "number.jsonl"], 'number.jsonl, line 2: the value of "text" is int, not a text'),
-        (["  "], "nothing to score: the text is empty"),
+        (["  "], "text 1 of 1 is empty: give words to score"),
         (["wolf " * 200], "tokens, but tiny takes 128"),
         (["--threads", "0", "wolf"], "--threads is 0"),
         (
