@@ -321,13 +321,24 @@ def _texts(options: argparse.Namespace) -> list[str]:
     if bool(options.text) == bool(options.file):
         raise ProbelineError("give the texts, or --file FILE, or - for standard input: one of them.")
     file = STANDARD_INPUT if options.text == [STANDARD_INPUT] else options.file
-    return read_texts(file) if file else options.text
+    if file:
+        return read_texts(file)
+    for number, text in enumerate(options.text, 1):
+        if not text.strip():
+            raise ProbelineError(
+                f"text {number} of {len(options.text)} is empty: give words to score, in quotes."
+            )
+    return list(options.text)
 
 
 def _watch(options: argparse.Namespace) -> None:
     from probeline.probes.show import Stream, as_json, make_console, probe_facts
     from probeline.probes.watch import SEEDS, LiveProbe
 
+    if not options.prompt.strip():
+        raise ProbelineError(
+            'PROMPT is empty: give what the user says to the model, for example "What do you say?".'
+        )
     _require_range("--seed", options.seed, 0, SEEDS - 1)
     _require_range("--max-new-tokens", options.max_new_tokens, 1)
     directory = _probe_folder(options)

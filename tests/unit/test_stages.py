@@ -171,6 +171,8 @@ def test_logged_scores_are_compared_on_exactly_the_samples_that_have_them():
     found = logged_scores(samples, scores, resamples=200, seed=0)
     test = found["logged_score"]["test"]
     assert [test[f"num_{name}"] for name in ("games", "interactions", "positive", "negative")] == [2, 4, 2, 2]
+    assert test["small"] is True
+    assert found["logged_score"]["every_split"]["small"] is True
     assert test["auroc"]["value"] == 0.75  # 3 and 5 against 4 and 1
     assert test["probe"]["value"] == 0.75  # 1 and 3 against 2 and 0
     assert test["difference"]["value"] == 0.0
@@ -191,6 +193,7 @@ def test_scales_that_differ_from_game_to_game_do_not_count_within_games():
         *(acts(f"g{n}", "Bob", 0, [1.0], logged=[100.0 * n]) for n in range(6)),
     )
     test = logged_scores(samples, scores, resamples=100, seed=0)["logged_score"]["test"]
+    assert test["small"] is False
     assert test["auroc"]["value"] == pytest.approx(21 / 36)
     within = test["within_games"]
     assert [within[name]["value"] for name in ("auroc", "probe", "difference")] == [1.0, 0.0, -1.0]

@@ -553,8 +553,26 @@ def test_the_logged_probe_stands_beside_ours(tmp_path):
     assert (
         f"on {test['num_interactions']} samples; there the probe reaches {test['probe']['value']:.3f}" in text
     )
+    assert "caution" not in text
     # Its labels differ within a player, and not every act has a target.
     assert "varies within a player" in result["stages"]["reason"]
+
+
+def test_a_logged_probe_on_few_games_is_marked(tmp_path):
+    few = set()
+
+    def logged(sample, values):
+        if sample["split"] == "test" and len(few | {sample["game"]}) <= 3:
+            few.add(sample["game"])
+            sample["logged_score"] = sample["label"] + values[0, 0] / 2
+
+    train_probe(*make_corpus(tmp_path, edit=logged), tmp_path / "probe", SPEC)
+    test = read(tmp_path / "probe")["logged"]["logged_score"]["test"]
+    assert (test["num_games"] < 5, test["small"]) == (True, True)
+    assert (
+        f"caution: too few for a conclusion ({test['num_games']} games, {test['num_positive']} positive, "
+        f"{test['num_negative']} negative)" in probe_summary(tmp_path / "probe")
+    )
 
 
 def test_summary_starts_without_heavy_libraries():

@@ -122,6 +122,11 @@ class _Tally:
         seconds = time.monotonic() - self.started
         return self.forwarded_tokens / seconds if self.started and seconds else 0.0
 
+    def pace(self) -> float:
+        """Games through the model per second, from which the rest is reckoned: loading it does not count."""
+        seconds = time.monotonic() - self.started
+        return self.forwarded_games / seconds if self.started and seconds else 0.0
+
 
 @dataclass(frozen=True)
 class _Game:
@@ -278,6 +283,7 @@ class _Job:
                 total,
                 "game",
                 note=lambda: f"{self._tally.speed():.0f} tokens/s",
+                pace=lambda: self._tally.pace(),
             )
             # On a GPU, the next game is prepared while one is on its way.
             running: deque[tuple[_Game, list[bytes] | RunningGame]] = deque()
