@@ -67,6 +67,7 @@ def folder(tmp_path_factory):
     dialogues = folder / "dialogues"
     write_parquet(dialogues / "samples.parquet", schema.make_table(samples, schema.SAMPLES))
     write_parquet(dialogues / "sequences.parquet", schema.make_table(sequences, schema.SEQUENCES))
+    write_parquet(dialogues / "reveals.parquet", schema.make_table([], schema.REVEALS))
     write_manifest(dialogues, "dialogues", {})
     write_json(folder / "quality.json", {"games": 30})
     settings = Settings(None, "float32", "float32", 1)

@@ -185,7 +185,7 @@ def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_pat
     for edit in EDITS:
         before = {
             file: file.stat().st_mtime_ns
-            for file in (own_logs.folder / "results/activations").rglob("*.safetensors")
+            for file in (own_logs.folder / "results/activations").rglob("activations.safetensors")
         }
         edit(own_logs)
         own_logs.run(PROBE, config=OWN)

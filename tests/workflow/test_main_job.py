@@ -66,6 +66,9 @@ def test_the_counts_of_every_stage_add_up(simulated_run: Project) -> None:
     metrics = metrics_of(simulated_run, "collusion_mms_l1_2")
     used = sum(metrics[split]["num_interactions"] for split in ("train", "validation", "test"))
     assert used == samples - excluded
+    assert [manifest["reveals"] for manifest in activations] == [0] * 3
+    reason = metrics["stages"]["probe"]["role_reveal"]["reason"]
+    assert "no sentence of the input is known to tell" in reason
 
 
 def test_the_last_lines_say_what_was_made(tmp_path: Path, simulated_run: Project) -> None:
