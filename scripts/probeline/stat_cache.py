@@ -51,7 +51,7 @@ class StatCache:
         self.stored = 0
         try:
             self._connection = _open(path)
-        except sqlite3.OperationalError:
+        except (OSError, sqlite3.OperationalError):
             self._connection = _open(_NO_FILE)
         except sqlite3.DatabaseError:
             path.unlink()

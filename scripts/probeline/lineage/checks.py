@@ -15,6 +15,7 @@ from probeline.lineage.findings import (
     UNRECORDED,
     Finding,
     counted,
+    expected,
     make_again,
     some,
     take_back,
@@ -23,8 +24,12 @@ from probeline.lineage.graph import Lineage
 from probeline.lineage.hashing import TIMESTAMP, directory_digest
 from probeline.lineage.records import SUFFIX, Dependency, Record, artifact_of
 
-IGNORED = re.compile(rf"{re.escape(TIMESTAMP)}|\.gitignore|.*\.dvc|.*{re.escape(SUFFIX)}|\..*\.tmp-[0-9a-f]+")
-"""Names of files and folders that belong to no artifact: records, pointers, and what a killed job left."""
+DRAFT = re.compile(r"\..*\.tmp-[0-9a-f]+")
+"""What a killed job left."""
+IGNORED = re.compile(
+    rf"{re.escape(TIMESTAMP)}|\.gitignore|.*\.dvc|.*{re.escape(SUFFIX)}|{DRAFT.pattern}", re.DOTALL
+)
+"""Names of files that belong to no artifact."""
 RAW = "data/raw"
 TABLES = "events.parquet"
 """A folder of tables of a corpus is an artifact also without its manifest."""
@@ -155,51 +160,42 @@ def unrecorded(lineage: Lineage, places: Iterable[str], skipped: Iterable[str]) 
         places: folders to look through.
         skipped: folders of the user's own files.
     """
+    for owner, files in _strays(lineage, places, {*skipped}).items():
+        record = lineage.records.get(owner)
+        if record is None:
+            says = f"{counted(len(files), 'file')} without a record: nothing says where this comes from."
+            back = f"Take its record back (`git checkout -- {owner}{SUFFIX}`)"
+            remedy = f"{back}, or have it made by its rule: `rm -r {owner}`, then run snakemake."
+            yield Finding(UNRECORDED, owner, says, remedy, (), tuple(files))
+        elif check_record(record) is None:
+            shown = some([_within(name, record) for name in files])
+            says = f"{counted(len(files), 'file')} that the record does not list: {shown}."
+            remedy = f"Delete or move {'it' if len(files) == 1 else 'them'}."
+            yield Finding(UNRECORDED, owner, says, remedy, (owner,), tuple(files))
+
+
+def _strays(lineage: Lineage, places: Iterable[str], skipped: set[str]) -> dict[str, list[str]]:
+    """Artifact → its files that no record lists; that a record is broken or missed is said elsewhere."""
     listed = {name for record in lineage.records.values() for name in record.files}
-    broken = {artifact_of(Path(path)).as_posix() for path in lineage.faults}
-    # Who was made from an artifact without a record says so.
-    named = {
-        d.record.removesuffix(SUFFIX)
-        for record in lineage.records.values()
-        for d in record.dependencies
-        if d.record
-    }
-    skip = {*skipped}
+    known = {artifact_of(Path(path)).as_posix() for path in lineage.faults}
+    known |= lineage.children.keys() - lineage.records.keys()
     owners: dict[str, str] = {}
-    more: dict[str, list[str]] = {}
-    alone: dict[str, int] = {}
+    strays: dict[str, list[str]] = {}
     for place in places:
         for folder, folders, names in os.walk(place):
+            paths = {f"{folder}/{name}": name for name in names}
             folders[:] = [
-                name for name in folders if not IGNORED.fullmatch(name) and f"{folder}/{name}" not in skip
+                name for name in folders if not DRAFT.fullmatch(name) and f"{folder}/{name}" not in skipped
             ]
-            above = owners.get(folder.rpartition("/")[0], "")
             is_artifact = folder in lineage.records or MANIFEST in names or TABLES in names
-            owner = folder if is_artifact else above
+            owner = folder if is_artifact else owners.get(folder.rpartition("/")[0], "")
             owners[folder] = owner
-            if not owner or owner in broken:
-                continue
             others = [
-                f"{folder}/{name}"
-                for name in names
-                if f"{folder}/{name}" not in listed and not IGNORED.fullmatch(name)
+                path for path, name in paths.items() if path not in listed and not IGNORED.fullmatch(name)
             ]
-            if others and owner in lineage.records:
-                more.setdefault(owner, []).extend(others)
-            elif others and owner not in named:
-                alone[owner] = alone.get(owner, 0) + len(others)
-    for owner, files in more.items():
-        record = lineage.records[owner]
-        if check_record(record) is None:
-            names = some(sorted(_within(name, record) for name in files))
-            says = f"{counted(len(files), 'file')} that the record does not list: {names}."
-            remedy = f"Delete or move {'it' if len(files) == 1 else 'them'}."
-            yield Finding(UNRECORDED, owner, says, remedy, (owner,), tuple(sorted(files)))
-    for owner, count in alone.items():
-        says = f"{counted(count, 'file')} without a record: nothing says where this comes from."
-        back = f"Take its record back (`git checkout -- {owner}{SUFFIX}`)"
-        remedy = f"{back}, or have it made by its rule: `rm -r {owner}`, then run snakemake."
-        yield Finding(UNRECORDED, owner, says, remedy)
+            if others and owner and owner not in known:
+                strays.setdefault(owner, []).extend(others)
+    return {owner: sorted(files) for owner, files in strays.items()}
 
 
 def _within(name: str, record: Record) -> str:

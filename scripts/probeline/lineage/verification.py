@@ -99,7 +99,8 @@ def _choose(lineage: Lineage, targets: Sequence[str]) -> _Chosen:
     for target in targets:
         path = os.path.relpath(target).removesuffix(SUFFIX)
         below = {name for name in [*lineage.records, *broken] if f"{name}/".startswith(f"{path}/")}
-        names |= below or _without_record(lineage, path) or {lineage.find(target).name}
+        called = {name for name in broken if Path(name).name == path}
+        names |= below or called or _without_record(lineage, path) or {lineage.find(target).name}
     records = lineage.ancestors([lineage.records[name] for name in sorted(names) if name in lineage.records])
     above = {parent for record in records for parent in parent_names(record)}
     findings = [_no_record(lineage, broken[name]) for name in broken if name in names | above]
