@@ -71,14 +71,15 @@ class StatCache:
             One value per path, None where it is unknown; and those files, but for the ones that are no
             regular files or not there.
         """
-        known = {} if again else self._known(purpose, [_key(path) for path in paths])
+        keys = [_key(path) for path in paths]
+        known = {} if again else self._known(purpose, keys)
         values: list[str | None] = []
         unknown: list[Unknown] = []
         latest = 0
-        for position, path in enumerate(paths):
+        for position, (path, key) in enumerate(zip(paths, keys, strict=True)):
             info = _stat(path)
             identity = "" if info is None else _identity(info)
-            stored_identity, value = known.get(_key(path), (None, None))
+            stored_identity, value = known.get(key, (None, None))
             values.append(value if identity == stored_identity else None)
             if info is not None and identity != stored_identity:
                 unknown.append(Unknown(position, path, identity, info.st_size))

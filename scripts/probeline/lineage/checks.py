@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
@@ -22,7 +22,7 @@ from probeline.lineage.findings import (
 )
 from probeline.lineage.graph import Lineage
 from probeline.lineage.hashing import TIMESTAMP, directory_digest
-from probeline.lineage.records import SUFFIX, Dependency, Record, artifact_of
+from probeline.lineage.records import SUFFIX, Dependency, Record
 
 DRAFT = re.compile(r"\..*\.tmp-[0-9a-f]+")
 """What a killed job left."""
@@ -55,8 +55,7 @@ def check_record(record: Record) -> Finding | None:
 
 def _is_plain(name: str) -> bool:
     """Whether a relative name stays below where it starts."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    return not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
 
 
 def check_files(record: Record, digests: Mapping[str, str | None]) -> Iterator[Finding]:
@@ -139,7 +138,7 @@ def check_chain(lineage: Lineage) -> Iterator[Finding]:
 def _link(lineage: Lineage, record: Record, dependency: Dependency) -> tuple[str, str]:
     """State and path of what a dependency rests on; the state is empty where all is as it was."""
     path = dependency.record or ""
-    upstream = lineage.records.get(artifact_of(Path(path)).as_posix())
+    upstream = lineage.records.get(path.removesuffix(SUFFIX))
     if upstream is None:
         # A record that is there and no valid one has its own finding.
         return ("", path) if path in lineage.faults else (MISSING, path)
@@ -177,7 +176,7 @@ def unrecorded(lineage: Lineage, places: Iterable[str], skipped: Iterable[str]) 
 def _strays(lineage: Lineage, places: Iterable[str], skipped: set[str]) -> dict[str, list[str]]:
     """Artifact → its files that no record lists; that a record is broken or missed is said elsewhere."""
     listed = {name for record in lineage.records.values() for name in record.files}
-    known = {artifact_of(Path(path)).as_posix() for path in lineage.faults}
+    known = {path.removesuffix(SUFFIX) for path in lineage.faults}
     known |= lineage.children.keys() - lineage.records.keys()
     owners: dict[str, str] = {}
     strays: dict[str, list[str]] = {}

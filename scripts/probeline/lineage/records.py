@@ -104,7 +104,7 @@ class Record:
     sha256: str
     statement: Statement
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The artifact's path: what people call it by."""
         return artifact_of(self.path).as_posix()

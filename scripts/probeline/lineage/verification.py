@@ -11,7 +11,7 @@ from probeline.lineage.findings import EDITED, FAULTS, MISSING, Finding, Report,
 from probeline.lineage.graph import PLACES, Lineage, parent_names
 from probeline.lineage.hashing import STAT_CACHE, digests_of
 from probeline.lineage.raw_inputs import check_raw_inputs, homes_of, raw_inputs
-from probeline.lineage.records import SUFFIX, Record, artifact_of
+from probeline.lineage.records import SUFFIX, Record
 from probeline.stat_cache import StatCache
 
 
@@ -91,7 +91,7 @@ class _Chosen:
 
 def _choose(lineage: Lineage, targets: Sequence[str]) -> _Chosen:
     """The records of some targets and all above them; everything where there is no target."""
-    broken = {artifact_of(Path(path)).as_posix(): path for path in lineage.faults}
+    broken = {path.removesuffix(SUFFIX): path for path in lineage.faults}
     if not targets:
         findings = [_no_record(lineage, path) for path in lineage.faults]
         return _Chosen(list(lineage.records.values()), set(), list(PLACES), findings)
