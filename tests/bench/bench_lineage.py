@@ -1,4 +1,4 @@
-"""Verifying, asking and tracking a thousand artifacts with five thousand records, as commands that people type.
+"""Verifying, asking and tracking a thousand artifacts with five thousand records, by the command line.
 
 The store is made by a script (lineage_store.py): a model, a corpus, and for each concept dialogues and
 activations, all in shards, then probes. An artifact is what a person names (the activations of a concept, a
@@ -48,8 +48,9 @@ def main() -> None:
         seconds: dict[str, list[float]] = {}
         records = _small(folder / "small", options.rounds, seconds)
         megabytes = _large(folder / "large", options.rounds, cores, seconds)
+    artifacts = 2 * CONCEPTS + PROBES + 3
     facts = [
-        f"{2 * CONCEPTS + PROBES + 3:,} artifacts, {records:,} records; {megabytes:,.0f} MB in the large store",
+        f"{artifacts:,} artifacts, {records:,} records; {megabytes:,.0f} MB in the large store",
         f"{options.rounds} rounds, {cores} cores, {processor()}",
     ]
     tables = [time_table(seconds, megabytes), goal_table(seconds)]

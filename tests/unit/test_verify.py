@@ -255,6 +255,15 @@ def test_an_input_that_no_rule_made_is_checked(store: Path) -> None:
     assert found() == [("missing", TEMPLATE)]
 
 
+def test_a_chain_that_ends_in_something_made_is_a_fault(store: Path) -> None:
+    def cut(statement: Any) -> None:
+        first = statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]
+        del first["annotations"]["record"], first["annotations"]["recordSha256"]
+
+    edit_record(PROBE, cut, thoroughly=True)
+    assert found() == found(PROBE) == [("unrecorded", f"{SHARD}/manifest.json")]
+
+
 def test_raw_logs_are_checked_where_their_folder_is_on_this_machine(store: Path, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     (logs / "game0").mkdir(parents=True)

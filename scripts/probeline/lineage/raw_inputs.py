@@ -6,10 +6,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from probeline.config import is_simulated
-from probeline.lineage.findings import CHANGED, MISSING, NOT_HERE, Finding, counted, expected
+from probeline.lineage.findings import CHANGED, MISSING, NOT_HERE, UNRECORDED, Finding, counted, expected
 from probeline.lineage.graph import Lineage
 from probeline.lineage.places import OUTSIDE, local, roots_of
 from probeline.lineage.records import SUFFIX, Record
+
+MADE = ("data/models/", "data/processed/", "data/simulated/", "results/")
+"""Where rules write: what lies there has a record."""
 
 
 @dataclass
@@ -91,6 +94,10 @@ def check_raw_inputs(
     absent: dict[str, list[RawInput]] = {}
     for given in inputs:
         digest, readers = digests[str(given.path)], tuple(given.readers)
+        if not (given.home or given.recorded) and given.name.startswith(MADE):
+            says = "It had no record when it was read: what it was made from cannot be said."
+            remedy = "Delete its artifact and run the same snakemake command again."
+            yield Finding(UNRECORDED, given.name, says, remedy, readers)
         if digest == given.sha256:
             continue
         if given.home and not homes.get(given.home, Path(given.home)).exists():
