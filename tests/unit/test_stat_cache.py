@@ -76,7 +76,7 @@ def test_an_interruption_costs_one_batch_at_most(tmp_path: Path, monkeypatch: py
 def test_a_file_is_read_only_when_a_later_edit_must_leave_another_ctime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Where the kernel's clock for files ticks slowly, two edits in a row have one ctime: the first is waited out.
+    # Where the kernel's clock for files ticks slowly, two edits in a row have one ctime: it is waited out.
     waited: list[float] = []
     monkeypatch.setattr("probeline.stat_cache.time.sleep", waited.append)
     cache = StatCache(tmp_path / "cache.sqlite")

@@ -116,7 +116,7 @@ def _without_record(lineage: Lineage, path: str) -> set[str]:
 
 def _no_record(lineage: Lineage, path: str) -> Finding:
     readers = tuple(child.name for child in lineage.children.get(path.removesuffix(SUFFIX), []))
-    return Finding(EDITED, path, lineage.faults[path], take_back(path), readers)
+    return Finding(EDITED, path, lineage.faults[path].replace(path, "It", 1), take_back(path), readers)
 
 
 def _digests(paths: list[str], rehash: bool, threads: int) -> tuple[dict[str, str | None], int]:
