@@ -1,18 +1,30 @@
 """Everything that can be done to an artifact, a record or an input is found and named by `audit verify`."""
 
+import base64
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from google.protobuf.json_format import ParseDict
+from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
+from in_toto_attestation.v1.statement import Statement as InTotoStatement
+from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
+from probeline import stat_cache
 from probeline.cli import main
+from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
+from probeline.files import write_manifest
 from probeline.lineage.findings import Finding
 from probeline.lineage.graph import read_lineage
+from probeline.lineage.hashing import directory_digest
 from probeline.lineage.records import Statement, record_bytes
 from probeline.lineage.verification import verify
 from tests.bench.lineage_store import make_store
@@ -48,6 +60,10 @@ def findings(*targets: str, rehash: bool = False) -> list[Finding]:
     return list(verify(read_lineage(), targets, rehash=rehash, threads=2).findings)
 
 
+def records() -> list[Path]:
+    return [record.path for record in read_lineage().records.values()]
+
+
 def edit_record(artifact: str, edit: Callable[[Any], None], thoroughly: bool = False) -> None:
     """Change a record; a thorough forger gives it an identity that fits."""
     path = Path(f"{artifact}.lineage.json")
@@ -68,6 +84,14 @@ def flip_bit(file: Path) -> None:
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_the_made_up_store_is_as_strict_as_a_real_one(store: Path) -> None:
+    assert len(records()) == 2 * 2 + 1 + 2 * 2 * 2 + 4
+    for path in records():
+        value = orjson.loads(path.read_bytes())
+        InTotoStatement.copy_from_pb(ParseDict(value, StatementMessage())).validate()
+        ParseDict(value["predicate"], Provenance())
 
 
 def test_a_flipped_bit_with_its_mtime_put_back_is_named_with_all_that_rests_on_it(store: Path) -> None:
@@ -129,9 +153,6 @@ def test_a_thoroughly_edited_record_of_an_end_result_is_found_by_its_manifest(st
     assert found() == [("changed", PROBE)]
 
     def forge(statement: Any) -> None:
-        from probeline.digests import sha256_file
-        from probeline.lineage.hashing import directory_digest
-
         subject = statement["subject"][0]
         files = subject["annotations"]["files"]
         files["detector.pt"] = sha256_file(Path(PROBE, "detector.pt"))
@@ -225,10 +246,6 @@ def test_an_upstream_that_was_made_again_with_the_same_content_is_said_and_no_fa
 
 
 def test_an_upstream_that_was_made_again_otherwise_is_a_fault_of_what_rests_on_it(store: Path) -> None:
-    from probeline.digests import sha256_file
-    from probeline.files import write_manifest
-    from probeline.lineage.hashing import directory_digest
-
     def remake(statement: Any) -> None:
         Path(SHARD, "index.parquet").write_text("other")
         write_manifest(Path(SHARD), "activations", {})
@@ -299,13 +316,13 @@ def test_raw_logs_are_checked_where_their_folder_is_on_this_machine(store: Path,
     assert found_with(config) == [("missing", "raw/games/game0/game_stats.json"), ("not here", "raw/others")]
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
+@pytest.mark.parametrize("name", ["../outside", "/", "/etc/hostname"])
 def test_a_record_cannot_send_the_reader_elsewhere(store: Path, name: str) -> None:
     def forge(statement: Any) -> None:
         statement["subject"][0]["name"] = name
 
     edit_record(PROBE, forge, thoroughly=True)
-    assert found() == [("edited", f"{PROBE}.lineage.json")]
+    assert found() == found(PROBE) == found(".") == [("edited", f"{PROBE}.lineage.json")]
 
 
 @pytest.mark.parametrize(
@@ -340,8 +357,6 @@ def test_only_what_may_have_changed_is_read_but_rehash_reads_all(store: Path) ->
 
 def test_rehash_finds_what_no_stat_shows(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A disk that decays changes no ctime: the cache is told that it knows the file.
-    from probeline import stat_cache
-
     def same(path: Path) -> os.stat_result | None:
         return Path("config").stat() if path.exists() else None
 
@@ -384,8 +399,6 @@ def test_the_command_says_what_is_wrong_in_words_and_in_json(
 def test_a_folder_without_config_or_cache_rights_is_verified_all_the_same(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sqlite3
-
     shutil.rmtree(".probeline")
     Path(".probeline").touch()  # where no database can be
     assert found() == []
@@ -424,8 +437,6 @@ def test_root_changes_with_any_record_and_a_signature_names_which(
 def test_a_forged_envelope_and_another_key_are_refused(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import base64
-
     for name in ("mine", "other"):
         assert main(["audit", "root", "--new-key", name]) == 0
     assert main(["audit", "root", "--sign", "mine"]) == 0
@@ -441,10 +452,6 @@ def test_a_forged_envelope_and_another_key_are_refused(
 
 
 def test_the_envelope_is_one_that_others_can_check(store: Path) -> None:
-    import base64
-
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
     assert main(["audit", "root", "--new-key", "key"]) == 0
     assert main(["audit", "root", "--sign", "key"]) == 0
     envelope = orjson.loads(Path("lineage.dsse.json").read_bytes())
@@ -452,4 +459,8 @@ def test_the_envelope_is_one_that_others_can_check(store: Path) -> None:
     # The text of the standard: "DSSEv1" SP LEN(type) SP type SP LEN(body) SP body.
     signed = f"DSSEv1 28 application/vnd.in-toto+json {len(payload)} ".encode() + payload
     public = load_pem_public_key(Path("key.pub").read_bytes())
-    public.verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed)  # type: ignore[union-attr, call-arg, arg-type]
+    assert isinstance(public, Ed25519PublicKey)
+    public.verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed)
+    statement = ParseDict(orjson.loads(payload), StatementMessage())
+    InTotoStatement.copy_from_pb(statement).validate()
+    assert {subject.name for subject in statement.subject} == {str(path) for path in records()}

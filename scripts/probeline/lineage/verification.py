@@ -92,7 +92,7 @@ class _Chosen:
 def _choose(lineage: Lineage, targets: Sequence[str]) -> _Chosen:
     """The records of some targets and all above them; everything where there is no target."""
     broken = {path.removesuffix(SUFFIX): path for path in lineage.faults}
-    if not targets:
+    if not targets or any(Path(target).resolve() == Path.cwd() for target in targets):
         findings = [_no_record(lineage, path) for path in lineage.faults]
         return _Chosen(list(lineage.records.values()), set(), list(PLACES), findings)
     names: set[str] = set()
@@ -104,7 +104,7 @@ def _choose(lineage: Lineage, targets: Sequence[str]) -> _Chosen:
     records = lineage.ancestors([lineage.records[name] for name in sorted(names) if name in lineage.records])
     above = {parent for record in records for parent in parent_names(record)}
     findings = [_no_record(lineage, broken[name]) for name in broken if name in names | above]
-    places = [subject.name for record in records for subject in record.subjects]
+    places = [record.name for record in records]
     return _Chosen(records, names, [*places, *sorted(names.difference(lineage.records))], findings)
 
 
