@@ -69,6 +69,7 @@ bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one r
 	$(BIN)/python -m tests.bench.bench_watch
 	$(BIN)/python -m tests.bench.bench_streaming --folder data
 	$(BIN)/python -m tests.bench.bench_sweep --save docs/benchmark-sweep.md
+	$(BIN)/python -m tests.bench.bench_lineage --save docs/benchmark-lineage.md
 
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay
 	rm -rf results/* data/processed data/simulated logs benchmarks .snakemake .probeline

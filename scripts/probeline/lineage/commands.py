@@ -5,8 +5,11 @@ it runs. A command returns its exit status: 0, or 1 where it found a fault.
 """
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 AUDIT_EXAMPLES = """\
 examples:
@@ -30,11 +33,22 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    parts: tuple[Callable[[Any], None], ...] = ()
-    for add_command in parts:
-        add_command(queries)
+    # Here, as these modules use what is below.
+    from probeline.lineage import root, verify
+
+    for part in (verify, root):
+        part.add_command(queries)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that all queries share."""
     parser.add_argument("--json", action="store_true", help="print one JSON value instead")
+
+
+def make_console() -> "Console":
+    """Standard output; a character that its encoding lacks is written as a number, never a crash."""
+    from rich.console import Console
+
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(highlight=False)

@@ -1,7 +1,9 @@
 """All records of this directory as a graph, read from their files: there is no database to go stale."""
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,28 +108,38 @@ class Lineage:
 
 def parent_names(record: Record) -> list[str]:
     """The paths of the artifacts that a record names as its inputs, each once, in their order."""
-    return list(
-        dict.fromkeys(artifact_of(Path(d.record)).as_posix() for d in record.dependencies if d.record)
-    )
+    return list(dict.fromkeys(d.record.removesuffix(SUFFIX) for d in record.dependencies if d.record))
 
 
 def read_lineage(places: Iterable[str] = PLACES) -> Lineage:
     """Read every record under some folders; what is no valid record is kept apart, with its fault."""
     records, faults = {}, {}
-    for path in sorted(_record_files(places)):
-        try:
-            record = read_record(path)
-        except ProbelineError as error:
-            faults[path.as_posix()] = str(error)
-            continue
-        records[record.name] = record
+    with _no_collection():
+        for path in sorted(_record_files(places)):
+            try:
+                record = read_record(Path(path))
+            except ProbelineError as error:
+                faults[path] = str(error)
+                continue
+            records[record.name] = record
     return Lineage(records, faults)
 
 
-def _record_files(places: Iterable[str]) -> Iterator[Path]:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for cyclic garbage among what stays: thousands of records took twice as long with it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _record_files(places: Iterable[str]) -> Iterator[str]:
     for place in places:
         for folder, _, names in os.walk(place):
-            yield from (Path(folder, name) for name in names if name.endswith(SUFFIX))
+            yield from (f"{folder}/{name}" for name in names if name.endswith(SUFFIX))
 
 
 def covers(record: Record, dependency: Dependency) -> bool:
