@@ -1,4 +1,4 @@
-"""The commands of lineage: `probeline track`, `restore` and `audit …`.
+"""The commands of lineage: `probeline track`, `list`, `restore` and `audit …`.
 
 Each lies in a module of its name, whose `add_command` declares its options; what it needs is imported when
 it runs. A command returns its exit status: 0, or 1 where it found a fault.
@@ -7,6 +7,9 @@ it runs. A command returns its exit status: 0, or 1 where it found a fault.
 import argparse
 from collections.abc import Callable
 from typing import Any
+
+from probeline.lineage.track import add_command as add_track
+from probeline.lineage.track import add_list_command
 
 AUDIT_EXAMPLES = """\
 examples:
@@ -33,6 +36,8 @@ def add_lineage_commands(commands: Any) -> None:
     parts: tuple[Callable[[Any], None], ...] = ()
     for add_command in parts:
         add_command(queries)
+    add_track(commands)
+    add_list_command(commands)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
