@@ -7,15 +7,16 @@ bytes, times and inodes stay, so that Snakemake sees no change, nor does a hard 
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
 from probeline.files import write_bytes
 
 if TYPE_CHECKING:
+    from dvc.output import Output
     from dvc.repo import Repo
 
 IGNORE = Path(".dvcignore")
@@ -84,30 +85,64 @@ def add(paths: list[str]) -> None:
         repository.add(paths, relink=False)
 
 
-def push() -> dict[str, str]:
+def push(present: Collection[str]) -> dict[str, str]:
     """Copy everything that the present pointers name to the default remote.
+
+    Args:
+        present: artifacts that are here with the content that their pointers name; those of them that DVC's
+            cache has lost are copied into it again.
 
     Returns:
         What the remote still lacks → why (`missing`: it is not in the local cache either).
     """
+    with _in_words(), _repository(no_scm=True) as repository:
+        outs = {os.path.relpath(out.fs_path): out for out in repository.index.outs}
+        lost = [path for path in present if path in outs and not _in_cache(outs[path])]
+        # DVC would write the pointers anew, with other line breaks.
+        pointers = {pointer: pointer.read_bytes() for pointer in (Path(f"{path}.dvc") for path in lost)}
+        if lost:
+            repository.add(lost, relink=False)
+        for pointer, text in pointers.items():
+            write_bytes(pointer, text)
     with _in_words(), _repository() as repository:
+        _forget_remote(repository)
         repository.push()
         states = repository.status(cloud=True)
     # "deleted" is there, and no longer here.
     return {name: state for name, state in states.items() if state != "deleted"}
 
 
-def stored(paths: list[str]) -> set[str]:
+def _in_cache(out: "Output") -> bool:
+    return out.hash_info.value is not None and out.cache.exists(out.hash_info.value)
+
+
+def _forget_remote(repository: "Repo") -> None:
+    """Have DVC ask the remote what it holds: it believes for ever what it once put there."""
+    from dvc_data.hashfile.db import get_index
+
+    with closing(get_index(repository.cloud.get_remote_odb())) as index:
+        index.clear()
+
+
+def stored(paths: Collection[str]) -> set[str]:
     """Those of the artifacts that the default remote holds whole."""
     with _in_words(), _repository() as repository:
-        found = set()
-        objects = {path: repository.find_outs_by_path(path)[0].get_used_objs() for path in paths}
-        for path, used in objects.items():
-            wanted = set().union(*used.values())
-            status = repository.cloud.status(wanted)
-            if wanted and not (status.new or status.missing):
-                found.add(path)
-    return found
+        _forget_remote(repository)
+        outs = {os.path.relpath(out.fs_path): out for out in repository.index.outs}
+        objects = {path: _objects(outs[path]) for path in paths if path in outs}
+        status = repository.cloud.status(set().union(*objects.values()))
+        lacking = {*status.new, *status.missing}
+    return {path for path, wanted in objects.items() if wanted and lacking.isdisjoint(wanted)}
+
+
+def _objects(out: "Output") -> set[Any]:
+    """All that an artifact consists of; nothing where neither cache nor remote has its list of files."""
+    from dvc.exceptions import CollectCacheError
+
+    try:
+        return set().union(*out.get_used_objs().values())
+    except CollectCacheError:
+        return set()
 
 
 def download(path: str, revision: str, output: Path) -> None:

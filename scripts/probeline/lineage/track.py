@@ -77,7 +77,7 @@ def _track(options: argparse.Namespace) -> int:
         made = dvc_repository.make_repository()
     tracked = track(options.prune)
     tracked.remote = made
-    lacking = dvc_repository.push() if options.push else {}
+    lacking = dvc_repository.push(tracked.sound) if options.push else {}
     if options.json:
         print(json.dumps(asdict(tracked) | {"not_pushed": lacking}, indent=2, sort_keys=True))
         return int(bool(tracked.refused or lacking))
@@ -89,7 +89,9 @@ def _track(options: argparse.Namespace) -> int:
         ("same content, another record", tracked.renoted),
     ):
         _list(title, paths)
-    print(f"{tracked.unchanged:,} unchanged" + (f", {tracked.absent:,} not here" if tracked.absent else ""))
+    print(
+        f"{len(tracked.unchanged):,} unchanged" + (f", {tracked.absent:,} not here" if tracked.absent else "")
+    )
     for corpus, reason in tracked.left.items():
         print(plain_text(f"corpus {corpus} is not versioned: {reason}"))
     if tracked.orphans:

@@ -39,7 +39,7 @@ class Tracked:
         new: artifacts and corpora that got a pointer.
         changed: those whose pointer is of other content now.
         renoted: those whose content stayed, and whose record is another one.
-        unchanged: number of those whose pointer was right.
+        unchanged: those whose pointer was right.
         absent: number of artifacts whose record is here and that are not: to be pulled.
         refused: path → why it was not versioned.
         left: corpora that are not versioned here → why.
@@ -51,13 +51,18 @@ class Tracked:
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     renoted: list[str] = field(default_factory=list)
-    unchanged: int = 0
+    unchanged: list[str] = field(default_factory=list)
     absent: int = 0
     refused: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     orphans: list[str] = field(default_factory=list)
     pruned: bool = False
     remote: str | None = None
+
+    @property
+    def sound(self) -> list[str]:
+        """All that is here with the content that its pointer names."""
+        return [*self.new, *self.changed, *self.renoted, *self.unchanged]
 
 
 def track(prune: bool = False) -> Tracked:
@@ -78,7 +83,7 @@ def track(prune: bool = False) -> Tracked:
     for version in versions:
         pointer = read_pointer(pointer_path(version.path))
         if is_current(pointer, version):
-            tracked.unchanged += 1
+            tracked.unchanged.append(version.path)
         elif points_at(pointer, version):
             tracked.renoted.append(version.path)
         else:
