@@ -37,14 +37,17 @@ def keep_headlines(records: Iterable[Record], sound: Collection[str]) -> None:
     told = [record for record in records if record.rule in HEADLINES]
     for record in told:
         if record.name in sound:
-            for path, value in HEADLINES[record.rule](Path(record.name)).items():
+            for path, value in _figures_of(record).items():
                 _keep(path, json_bytes(value))
-    wanted = {headline_path(record.name): record for record in told if headline_path(record.name).exists()}
-    layers = {path.with_suffix("").with_suffix(LAYERS): path for path in wanted}
-    for path in sorted(FOLDER.rglob("*.json")):
-        if path not in wanted and path not in layers:
-            path.unlink()
-    _keep_pipeline(wanted)
+    _keep_pipeline({path: record for record in told if (path := headline_path(record.name)).exists()})
+
+
+def _figures_of(record: Record) -> dict[Path, Any]:
+    """File → figures; none for an artifact of another version of Probeline, which says them elsewhere."""
+    try:
+        return HEADLINES[record.rule](Path(record.name))
+    except (KeyError, TypeError):
+        return {}
 
 
 def _keep(path: Path, data: bytes) -> None:
@@ -112,6 +115,7 @@ def _keep_pipeline(wanted: dict[Path, Record]) -> None:
             key: [entry for entry in pipeline.get(key, []) if not _is_ours(entry)]
             for key in ("metrics", "params", "plots")
         }
+        dropped = {Path(entry) for entry in pipeline.get("metrics", []) if _is_ours(entry)} - wanted.keys()
         artifacts = {
             name: value
             for name, value in pipeline.get("artifacts", {}).items()
@@ -121,6 +125,9 @@ def _keep_pipeline(wanted: dict[Path, Record]) -> None:
         raise ProbelineError(
             f"{PIPELINE} cannot be read ({error}). Mend it, or delete it to have it written anew."
         ) from error
+    for path in dropped:
+        path.unlink(missing_ok=True)
+        path.with_name(path.stem + LAYERS).unlink(missing_ok=True)
     kept["metrics"] += [path.as_posix() for path in sorted(wanted)]
     kept["params"] = ["config/config.yaml", *kept["params"]]
     for path, record in sorted(wanted.items()):

@@ -100,7 +100,9 @@ def track(prune: bool = False) -> Tracked:
         if version.path in touched:
             annotate(version)
     _find_orphans(lineage, tracked, prune)
-    keep_headlines(lineage.records.values(), {version.path for version in versions})
+    # While a record cannot be read, its artifact's figures stay as they are.
+    if not lineage.faults:
+        keep_headlines(lineage.records.values(), {version.path for version in versions})
     return tracked
 
 
@@ -231,7 +233,11 @@ def track_after_run(settings: Mapping[str, Any]) -> str:
     except Exception as error:  # The run has succeeded, whatever DVC says.
         return f"versions: nothing was tracked. {type(error).__name__}: {error}"
     handed = len(tracked.new) + len(tracked.changed) + len(tracked.renoted)
-    lines = [f"versions: {handed:,} artifacts handed to DVC; git commit keeps them"] if handed else []
+    lines = []
+    if handed:
+        lines.append(
+            f"versions: {handed:,} artifact{'s' * (handed > 1)} handed to DVC; git commit keeps the pointers"
+        )
     if tracked.refused:
         lines.append(f"versions: {len(tracked.refused):,} refused; probeline track says why")
     return "\n".join(lines)
