@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import Project, artifacts, fresh_project
+from tests.workflow.conftest import TINY, Project, artifacts, fresh_project
 
 NAME = "collusion_lr_l2"
 PROBE = f"results/probes/{NAME}"
+CONFIG = (TINY, "one-shard.yaml")
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ def stats(folder: Path) -> dict[str, tuple[int, ...]]:
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Versioned:
     """A run of one probe, tracked, pushed and committed. Not to be edited: copy it."""
     project = Versioned(fresh_project(tmp_path_factory.mktemp("versions") / "project").folder)
+    project.write(CONFIG[1], "shards: 1\n")
     project.git("init", "-q")
     project.commit()
-    project.run(PROBE)
+    project.run(PROBE, config=CONFIG)
     before = stats(project.folder)
     said = project.probeline("track", "--push")
     assert "its remote is ../project-dvc" in said
@@ -114,7 +116,7 @@ def test_git_holds_pointers_and_records_and_nothing_that_was_made(tracked: Versi
 
 
 def test_snakemake_sees_nothing_of_it(tracked: Versioned) -> None:
-    assert not tracked.planned(PROBE)
+    assert not tracked.planned(PROBE, config=CONFIG)
 
 
 def test_a_clone_pulls_the_same_bytes_and_one_probe_alone(tracked: Versioned) -> None:
@@ -142,7 +144,7 @@ def test_a_run_tracks_what_it_changed_and_the_figures_can_be_compared(project: V
     before = project.pointers()
     figures = json.loads((project.folder / f"metrics/probes/{NAME}.json").read_text())
     project.edit("config/config.yaml", "regularization: 100", "regularization: 1")
-    assert "versions: 1 artifact handed to DVC" in project.run(PROBE)
+    assert "versions: 1 artifact handed to DVC" in project.run(PROBE, config=CONFIG)
     after = project.pointers()
     assert {path for path in after if after[path] != before.get(path)} == {f"{PROBE}.dvc"}
     assert after.keys() == before.keys()
@@ -151,7 +153,7 @@ def test_a_run_tracks_what_it_changed_and_the_figures_can_be_compared(project: V
     auroc = compared[f"metrics/probes/{NAME}.json"]["auroc"]
     assert auroc["old"] == figures["auroc"] != auroc["new"]
     params = json.loads(project.dvc("params", "diff", "--json", "HEAD~1", "HEAD"))
-    assert params["config/config.yaml"]["methods.lr.regularization"] == {"old": 100, "new": 1}
+    assert params["config/config.yaml"]["methods.lr.regularization"] == {"old": 100, "new": 1, "diff": -99}
     # The probe of before is still to be had, bit for bit what it was.
     project.probeline("get", NAME, "--rev", "HEAD~1", "--output", "../before")
     kept = json.loads((project.folder.parent / "before/metrics.json").read_text())
@@ -165,7 +167,7 @@ def test_what_is_not_as_its_record_says_is_refused_by_name(project: Versioned) -
     data, times = detector.read_bytes(), detector.stat()
     detector.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     os.utime(detector, ns=(times.st_atime_ns, times.st_mtime_ns))
-    shard = "data/processed/dialogues/collusion/shard-0-of-3"
+    shard = "data/processed/dialogues/collusion/shard-0-of-1"
     (project.folder / f"{shard}.dvc").unlink()
     before = project.pointers()
     said = project.probeline("track", status=1)
