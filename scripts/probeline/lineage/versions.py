@@ -163,9 +163,9 @@ def _corpora(lineage: Lineage, tracked: Tracked) -> list[Version]:
     for record in lineage.records.values():
         if record.params.get("root") and any(not d.record and d.role == "logs" for d in record.dependencies):
             roots.setdefault(Path(record.params["root"]).as_posix(), record.wildcards.get("corpus", ""))
-    inside = []
+    inside: list[tuple[str, str]] = []
     for root, corpus in sorted(roots.items()):
-        if any(root.startswith(f"{other}/") for other in roots):
+        if any(root.startswith(f"{other}/") for other, _ in inside):
             continue
         fault = _unfit(root, lineage)
         if fault:
