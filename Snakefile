@@ -34,3 +34,4 @@ onstart:
 onsuccess:
     remove_orphans(RESULTS_OF_GAMES, EXTRACTION_JOBS)
     print_summary()
+    track_versions()

@@ -367,3 +367,12 @@ def print_summary():
     summary = run_summary(Path("results"), STARTED)
     if summary:
         print(summary, file=sys.stderr)
+
+
+def track_versions():
+    """Hand what the run has made to DVC, if the config says so and there is a DVC repository."""
+    from probeline.lineage.versions import track_after_run
+
+    said = track_after_run(config["versions"])
+    if said:
+        print(said, file=sys.stderr)

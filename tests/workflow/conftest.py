@@ -79,7 +79,7 @@ class Project:
 def fresh_project(folder: Path) -> Project:
     """A copy of the repository as a clone would have it: sources only."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("Snakefile", "README.md", "pyproject.toml", "constraints.txt"):
+    for name in ("Snakefile", "README.md", "pyproject.toml", "constraints.txt", ".gitignore", ".dvcignore"):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, folder / name)
     for name in ("rules", "scripts", "config", "profiles", "tests/config"):

@@ -1,4 +1,4 @@
-"""The commands of lineage: `probeline track`, `restore` and `audit …`.
+"""The commands of lineage: `probeline track`, `list`, `restore` and `audit …`.
 
 Each lies in a module of its name, whose `add_command` declares its options; what it needs is imported when
 it runs. A command returns its exit status: 0, or 1 where it found a fault.
@@ -25,6 +25,11 @@ def add_lineage_commands(commands: Any) -> None:
     Args:
         commands: the subparsers of the command line.
     """
+    # Here, as these modules use what is below.
+    from probeline.lineage import root, track, verify
+
+    track.add_command(commands)
+    track.add_list_command(commands)
     audit = commands.add_parser(
         "audit",
         help="ask the records where an artifact comes from, and whether it is what they say",
@@ -33,9 +38,6 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    # Here, as these modules use what is below.
-    from probeline.lineage import root, verify
-
     for part in (verify, root):
         part.add_command(queries)
 

@@ -216,12 +216,18 @@ def read_record(path: Path) -> Record:
     """
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ProbelineError(f"{path} does not exist.") from error
+    return parse_record(path, data)
+
+
+def parse_record(path: Path, data: bytes) -> Record:
+    """The record in a file's bytes, wherever they come from; see `read_record`."""
+    try:
         statement = orjson.loads(data)
         record = Record(path, sha256_bytes(data), statement)
         identity = record.metadata["invocationId"]
         _check_types(record)
-    except FileNotFoundError as error:
-        raise ProbelineError(f"{path} does not exist.") from error
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ProbelineError(
             f"{path} is no record of Probeline ({type(error).__name__}: {error}). Take it from git again, or "
