@@ -8,6 +8,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from probeline.lineage import show_graph
+
 AUDIT_EXAMPLES = """\
 examples:
   probeline audit verify                              is everything what its record says?
@@ -30,7 +32,7 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    parts: tuple[Callable[[Any], None], ...] = ()
+    parts: tuple[Callable[[Any], None], ...] = (show_graph.add_command,)
     for add_command in parts:
         add_command(queries)
 
