@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from probeline.lineage import show_graph
+from probeline.lineage import export, show_graph
 
 AUDIT_EXAMPLES = """\
 examples:
@@ -32,7 +32,7 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    parts: tuple[Callable[[Any], None], ...] = (show_graph.add_command,)
+    parts: tuple[Callable[[Any], None], ...] = (show_graph.add_command, export.add_command)
     for add_command in parts:
         add_command(queries)
 

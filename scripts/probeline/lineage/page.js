@@ -76,8 +76,9 @@ function list(items, line) {
 }
 
 // What is closed is made when it is opened: a page of 1,000 artifacts stays light.
-function folded(title, make, open) {
-  const made = element("details", null, element("summary", null, title));
+function folded(title, make, open, count) {
+  const made = element("details", null, element("summary", null, title,
+    count ? element("span", { class: "faint" }, ` ${count.toLocaleString("en")}`) : ""));
   let filled = false;
   const fill = () => {
     if (made.open && !filled) {
@@ -97,6 +98,8 @@ function table(rows) {
   return element("table", null, rows.map(([name, ...cells]) =>
     element("tr", null, element("th", { scope: "row" }, name), cells.map((cell) => element("td", null, cell)))));
 }
+
+const byName = new Intl.Collator("en", { numeric: true }).compare;
 
 function digest(text) {
   return element("span", { class: "digest" }, text);
@@ -361,10 +364,10 @@ function overview() {
     ]),
     element("h3", null, "Artifacts"),
     ...[...kinds].map(([kind, names]) =>
-      folded(element("span", { class: `kind ${colourOf(kind)}` }, many(names.length, kind, kind)),
-        () => list(names, (name) => link(name)))),
+      folded(element("span", { class: `kind ${colourOf(kind)}` }, kind),
+        () => list(names.sort(byName), (name) => link(name)), false, names.length)),
     element("h3", null, "Games"),
-    folded(many(versionsOf.size, "game"), () => list([...versionsOf.keys()], gameLink)),
+    folded(many(versionsOf.size, "game"), () => list([...versionsOf.keys()].sort(byName), gameLink)),
   ].filter((part) => part !== "");
 }
 
@@ -446,7 +449,7 @@ function artifactView(index) {
           Object.keys(files).length ? folded(many(Object.keys(files).length, "file"), () =>
             list(Object.entries(files), ([file, own]) => [file, element("br"), digest(own)])) : ""]]),
       ["size", bytes(size)],
-      ["made", `${artifact.started} to ${artifact.finished}`],
+      ["made", artifact.finished.replace("T", " ").replace(/(\.\d+)?Z$/, " UTC")],
       ["cost", costWords(artifact.cost)],
       ["with all above", costOf([index, ...up])],
     ]),

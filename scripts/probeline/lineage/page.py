@@ -47,6 +47,7 @@ placeholder="Search artifacts, digests, games  ( / )">
 </body>
 </html>
 """
+SMALLEST = 0.8
 
 
 def page(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node], focus: str = "") -> str:
@@ -59,14 +60,15 @@ def page(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node], foc
         focus: name of the node to point out.
     """
     own = files("probeline.lineage")
-    style = COLOURS + DRAWING + own.joinpath("page.css").read_text() + _legend()
+    picture = drawing(nodes, focus, links=True)
+    style = COLOURS + DRAWING + own.joinpath("page.css").read_text() + _legend() + _sizes(picture)
     script = own.joinpath("page.js").read_text()
     return PAGE.format(
         script_digest=_policy_digest(script),
         style_digest=_policy_digest(style),
         style=style,
         script=script,
-        drawing=drawing(nodes, focus, links=True),
+        drawing=picture,
         data=_json_in_html(_shown(_facts(lineage, records, nodes))),
     )
 
@@ -173,6 +175,12 @@ def _json_in_html(value: Any) -> str:
 
 def _legend() -> str:
     return "".join(f".kind.{kind}::before {{ background: var(--{kind}) }}\n" for kind in KINDS)
+
+
+def _sizes(picture: str) -> str:
+    """The picture shrinks with the window as long as its letters can be read."""
+    width = int(picture.split('width="', 1)[1].split('"', 1)[0])
+    return f"#picture svg {{ max-width: {width}px; min-width: {width * SMALLEST:.0f}px }}\n"
 
 
 def _policy_digest(text: str) -> str:

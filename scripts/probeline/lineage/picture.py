@@ -11,7 +11,7 @@ from probeline.lineage.folding import Node
 from probeline.probes.show import visible
 
 WIDTH, HEIGHT = 176, 44
-COLUMN, GAP, LANE = 232, 14, 12
+COLUMN, GAP, LANE = 226, 14, 12
 """From column to column; between boxes; the height of a line that passes a column."""
 MARGIN, HEADING = 12, 34
 SWEEPS = 12
