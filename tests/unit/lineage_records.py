@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from probeline.digests import sha256_bytes
+from probeline.lineage.hashing import directory_digest
 from probeline.lineage.records import BUILD_TYPE, PREDICATE, STATEMENT, _identity, record_path
 
 Games = dict[str, dict[str, str | None]]
@@ -19,8 +20,9 @@ def write_record(
     games: Games | None = None,
     params: dict[str, Any] | None = None,
     files: list[str] | None = None,
+    subject: str | None = None,
 ) -> None:
-    """Write the record of a folder that holds a manifest.
+    """Write a folder that holds a manifest, and its record.
 
     Args:
         folder: the working directory.
@@ -30,6 +32,7 @@ def write_record(
         games: by split.
         params: of the rule.
         files: inputs that no rule made.
+        subject: what the record claims to be of, if not of the artifact.
     """
     dependencies = [
         {
@@ -55,6 +58,8 @@ def write_record(
         )
     for role, digest in (("code", "sha256"), ("lock", "sha256"), ("source", "gitCommit")):
         dependencies.append({"name": role, "digest": {digest: "0" * 40}, "annotations": {"role": role}})
+    (folder / artifact).mkdir(parents=True, exist_ok=True)
+    (folder / artifact / "manifest.json").write_text(artifact)
     manifest = {"manifest.json": sha256_bytes(artifact.encode())}
     notes: dict[str, Any] = {"bytes": 1234, "files": manifest}
     if games:
@@ -62,7 +67,11 @@ def write_record(
     statement: dict[str, Any] = {
         "_type": STATEMENT,
         "subject": [
-            {"name": artifact, "digest": {"dirHash": sha256_bytes(artifact.encode())}, "annotations": notes}
+            {
+                "name": subject or artifact,
+                "digest": {"dirHash": directory_digest(manifest)},
+                "annotations": notes,
+            }
         ],
         "predicateType": PREDICATE,
         "predicate": {

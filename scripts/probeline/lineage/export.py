@@ -31,12 +31,16 @@ def add_command(queries: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="artifacts, with all above them (default: all)")
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="artifacts, with all above them (default: all)"
+    )
     parser.add_argument(
         "--ro-crate", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet"
     )
     parser.add_argument(
-        "--with-data", action="store_true", help="copy the artifacts too, each file checked against its record"
+        "--with-data",
+        action="store_true",
+        help="copy the artifacts too, each file checked against its record",
     )
     parser.set_defaults(run=_export)
 

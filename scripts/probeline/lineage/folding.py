@@ -1,9 +1,9 @@
 """The lineage made small enough for a picture: what differs by shard alone, or in name alone, is one node."""
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from probeline.lineage.graph import Lineage, parent_names
@@ -116,8 +116,8 @@ def _fold_siblings(nodes: dict[str, Node], rules: dict[str, str]) -> dict[str, N
     for siblings in alike.values():
         if len(siblings) > MOST_SIBLINGS:
             members = sorted(nodes[key].members[0] for key in siblings)
-            start = os.path.commonprefix(members)
-            name = start + "*"
+            ends = zip(members[0], members[-1], strict=False)
+            name = "".join(one for one, other in takewhile(lambda pair: pair[0] == pair[1], ends)) + "*"
             while name in folded:
                 name += "*"
             renamed |= dict.fromkeys(siblings, name)
@@ -150,4 +150,9 @@ def _in_columns(nodes: dict[str, Node]) -> list[Node]:
         # What was made from nothing stands right before its first use.
         if not node.parents and children.get(node.name):
             node.column = max(min(children[node.name]) - 1, 0)
-    return sorted(done.values(), key=lambda node: (node.column, node.name))
+    return sorted(done.values(), key=lambda node: (node.column, _natural(node.name)))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 9 before layer 10."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d{1,18})", name)]

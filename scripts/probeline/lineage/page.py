@@ -41,7 +41,9 @@ placeholder="Search artifacts, digests, games  ( / )">
 <div id="filter" hidden><span>with game <b></b></span><button type="button">all games</button></div>
 </header>
 <div id="picture">{drawing}</div>
-<main id="panel"><noscript><p>Search and records need JavaScript, which this page carries itself.</p></noscript></main>
+<main id="panel">
+<noscript><p>Search and records need JavaScript, which this page carries itself.</p></noscript>
+</main>
 <script type="application/json" id="data">{data}</script>
 <script>{script}</script>
 </body>

@@ -241,7 +241,9 @@ def _box(place: Place, node: Node, number: int, focus: str, links: bool) -> str:
     x, y = _x(place.column), round(place.y - HEIGHT / 2)
     count = f"{len(node.members):,} " if len(node.members) > 1 else ""
     what = "shards" if "shard-*" in node.name else "files" if node.kind == "sources" else node.kind
-    detail = node.kind if not count else f"{count}{what}" if what == node.kind else f"{node.kind} · {count}{what}"
+    detail = (
+        node.kind if not count else f"{count}{what}" if what == node.kind else f"{node.kind} · {count}{what}"
+    )
     classes = f"node {colour_of(node.kind)}{' focus' if node.name == focus else ''}"
     tag = f'a href="#{address(node.name)}" data-node="{number}"' if links else "g"
     return (

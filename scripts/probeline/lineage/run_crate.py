@@ -1,7 +1,7 @@
 """A Provenance Run Crate 0.5 of the records: https://w3id.org/ro/wfrun/provenance/0.5.
 
-The Snakefile is the workflow, each rule a step of it, the code of a rule (by digest) a tool. Each record is an
-action of that tool, and all together are the results of one run.
+The Snakefile is the workflow, each rule a step of it, the code of a rule (by digest) a tool. Each record is
+an action of that tool, and all together are one run.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ PROFILES = {
 # Terms beside those of RO-Crate 1.1. Written out, so that reading a crate takes one context, not two.
 TERMS = {name: f"https://w3id.org/ro/terms/workflow-run#{name}" for name in ("resourceUsage", "sha256")}
 SNAKEFILE = Path("Snakefile")
-COMPLETED = {"@id": "http://schema.org/CompletedActionStatus"}
+COMPLETED = "http://schema.org/CompletedActionStatus"
 SECONDS = "https://qudt.org/vocab/unit/SEC"
 TYPES = {bool: "Boolean", int: "Integer", float: "Float"}
 
@@ -54,7 +54,8 @@ def write_crate(folder: Path, lineage: Lineage, records: Sequence[Record], with_
     root = crate.root_dataset
     root["name"] = "Lineage of a Probeline workflow"
     root["description"] = (
-        f"Where {len(records)} artifacts come from. SHA-256 of all records of the project: {root_digest(lineage)}."
+        f"Where {len(records)} artifacts come from. "
+        f"Digest of all records of the project: sha256:{root_digest(lineage)}."
     )
     root["datePublished"] = max(_moment(record.metadata["finishedOn"]) for record in records)
     root["license"] = _context(
@@ -69,6 +70,7 @@ def write_crate(folder: Path, lineage: Lineage, records: Sequence[Record], with_
         for url, (name, version) in PROFILES.items()
     ]
     _Run(crate, records, with_data).describe()
+    _unwrap(crate)
     crate.write(folder)
 
 
@@ -274,7 +276,9 @@ class _Run:
     def _copy(self, name: str, sha256: str, facts: dict[str, str]) -> Entity:
         path = Path(_safe(name))
         if not path.is_file():
-            raise ProbelineError(f"{name} is not here. Get it with `dvc pull`, or export without --with-data.")
+            raise ProbelineError(
+                f"{name} is not here. Get it with `dvc pull`, or export without --with-data."
+            )
         if sha256_file(path) != sha256:
             raise ProbelineError(f"{name} is not what its record says. See `probeline audit verify`.")
         known = {".json": "application/json", ".svg": "image/svg+xml", ".png": "image/png"}
@@ -304,6 +308,15 @@ def _context(crate: ROCrate, identifier: str, kind: str, /, **properties: Any) -
     for name, value in properties.items():
         entity[name] = value
     return entity
+
+
+def _unwrap(crate: ROCrate) -> None:
+    """One value stands without a list around it, as RO-Crate 1.1 recommends."""
+    for entity in crate.get_entities():
+        properties = entity.properties()
+        for name, value in properties.items():
+            if isinstance(value, list) and len(value) == 1:
+                properties[name] = value[0]
 
 
 def _given(record: Record) -> Iterable[tuple[str, Any]]:

@@ -39,7 +39,9 @@ def add_command(queries: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", nargs="?", metavar="TARGET", help="an artifact, or the last part of its path")
+    parser.add_argument(
+        "target", nargs="?", metavar="TARGET", help="an artifact, or the last part of its path"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page for a browser")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
     parser.add_argument("--json", action="store_true", help="print one JSON value instead")
