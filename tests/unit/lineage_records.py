@@ -21,6 +21,7 @@ def write_record(
     params: dict[str, Any] | None = None,
     files: list[str] | None = None,
     subject: str | None = None,
+    forged: dict[str, Any] | None = None,
 ) -> None:
     """Write a folder that holds a manifest, and its record.
 
@@ -32,6 +33,7 @@ def write_record(
         games: by split.
         params: of the rule.
         files: inputs that no rule made.
+        forged: laid over what the record says of rule, wildcards and params.
         subject: what the record claims to be of, if not of the artifact.
     """
     dependencies = [
@@ -82,6 +84,7 @@ def write_record(
                     "wildcards": {},
                     "params": {**(params or {}), "code": {f"scripts/{rule}.py": "0123456789abcdef"}},
                     "seed": 0,
+                    **(forged or {}),
                 },
                 "internalParameters": {
                     "python": "3.11.7",

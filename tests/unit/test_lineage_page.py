@@ -195,6 +195,39 @@ def test_the_same_records_make_the_same_page_without_a_trace_of_the_machine(
     ElementTree.fromstring(svg)
 
 
+@in_browser
+def test_a_page_for_a_target_opens_with_it(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_project(tmp_path, concepts=2, shards=3, layers=2)
+    assert main(["audit", "graph", "concept1_lr_l0", "--html", "lineage.html"]) == 0
+    visit = Visit(browser, tmp_path / "lineage.html")
+    visit.shows("results/probes/concept1_lr_l0")
+    visit.page.get_by_role("link", name="Lineage").click()
+    visit.shows("Lineage")
+    visit.end()
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("params", ["code"]), ("params", {"code": ["x"]}), ("rule", {"a": "b"}), ("wildcards", None)],
+)
+def test_a_record_of_another_form_is_named_not_obeyed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+    value: object,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_record(tmp_path, "results/probes/good", "rule")
+    write_record(tmp_path, "results/probes/forged", "rule", forged={part: value})
+    assert main(["audit", "graph", "--html", "lineage.html"]) == 1
+    assert "results/probes/forged.lineage.json is no record of Probeline" in capsys.readouterr().err
+    assert "results/probes/good" in (tmp_path / "lineage.html").read_text()
+
+
 def test_folding_and_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

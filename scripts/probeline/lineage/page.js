@@ -189,6 +189,8 @@ function stateOf(hash) {
   return state;
 }
 
+// A page that was made for one artifact opens with it.
+if (!location.hash && data.target) history.replaceState(null, "", address(data.target, null));
 let state = stateOf(location.hash);
 
 function go(name, game) {
@@ -533,7 +535,7 @@ function found(text) {
     sources: onlyGames ? [] : nodes.filter((node) => node.kind === "sources" && matches(node.name))
       .map((node) => node.name),
     games: [...versionsOf.keys()].filter((name) => matches(name)
-      || (hex !== null && versionsOf.get(name).some((game) => games[game][1]?.startsWith(hex)))),
+      || (hex !== null && versionsOf.get(name).some((game) => String(games[game][1]).startsWith(hex)))),
   };
 }
 

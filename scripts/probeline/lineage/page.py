@@ -36,7 +36,7 @@ trusted-types 'none'">
 <h1><a href="#" data-home>Lineage</a></h1>
 <div id="search"><input type="search" role="combobox" aria-expanded="false" aria-controls="results" \
 aria-autocomplete="list" aria-label="Search artifacts and games" autocomplete="off" spellcheck="false" \
-placeholder="Search artifacts, digests, games  ( / )">
+placeholder="Artifact, digest or game  ( / )">
 <ul id="results" role="listbox" aria-label="Found" hidden></ul></div>
 <div id="filter" hidden><span>with game <b></b></span><button type="button">all games</button></div>
 </header>
@@ -52,17 +52,17 @@ placeholder="Search artifacts, digests, games  ( / )">
 SMALLEST = 0.8
 
 
-def page(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node], focus: str = "") -> str:
+def page(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node], target: str = "") -> str:
     """A whole page. The same records make the same bytes.
 
     Args:
         lineage: all records.
         records: those to show.
         nodes: what `folding.fold` makes of them.
-        focus: name of the node to point out.
+        target: the artifact that the page opens with; else it opens with an overview.
     """
     own = files("probeline.lineage")
-    picture = drawing(nodes, focus, links=True)
+    picture = drawing(nodes, links=True)
     style = COLOURS + DRAWING + own.joinpath("page.css").read_text() + _legend() + _sizes(picture)
     script = own.joinpath("page.js").read_text()
     return PAGE.format(
@@ -71,7 +71,7 @@ def page(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node], foc
         style=style,
         script=script,
         drawing=picture,
-        data=_json_in_html(_shown(_facts(lineage, records, nodes))),
+        data=_json_in_html(_shown(_facts(lineage, records, nodes) | {"target": target})),
     )
 
 

@@ -206,10 +206,10 @@ def read_record(path: Path) -> Record:
         statement = orjson.loads(data)
         record = Record(path, sha256_bytes(data), statement)
         identity = record.metadata["invocationId"]
-        _ = record.rule, record.params, record.subjects, record.dependencies, record.cost
+        _check_form(record)
     except FileNotFoundError as error:
         raise ProbelineError(f"{path} does not exist.") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ProbelineError(
             f"{path} is no record of Probeline ({type(error).__name__}: {error}). Take it from git again, or "
             "delete it to have its artifact made again."
@@ -219,6 +219,24 @@ def read_record(path: Path) -> Record:
     if identity != _identity(statement):
         raise ProbelineError(f"{path} was edited after it was written: its invocationId does not fit.")
     return record
+
+
+def _check_form(record: Record) -> None:
+    """Raise what reading a part of another form would raise later, where nobody expects it."""
+    mappings: list[Any] = [record.params, record.code, record.cost, record.environment, record.games]
+    mappings.append(record.wildcards)
+    texts = [record.rule, *(record.metadata[key] for key in ("invocationId", "startedOn", "finishedOn"))]
+    for subject in record.subjects:
+        mappings.append(subject.files)
+        texts += [subject.name, subject.sha256, *subject.files.values()]
+        if not isinstance(subject.bytes, int):
+            raise TypeError("bytes are no number")
+    for dependency in record.dependencies:
+        texts += [dependency.name, dependency.sha256, dependency.role, dependency.record or ""]
+    if not all(isinstance(mapping, dict) for mapping in mappings):
+        raise TypeError("a mapping is none")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is none")
 
 
 def _identity(statement: dict[str, Any]) -> str:

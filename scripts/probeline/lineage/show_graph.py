@@ -55,14 +55,11 @@ def _graph(options: argparse.Namespace) -> int:
     lineage = read_lineage()
     records = shown_records(lineage, options.target)
     nodes = fold(lineage, records)
-    focus = ""
-    if options.target is not None:
-        name = lineage.find(options.target).name
-        focus = next(node.name for node in nodes if name in node.members)
+    target = "" if options.target is None else lineage.find(options.target).name
     if options.html is not None:
-        _write(options.html, page(lineage, records, nodes, focus))
+        _write(options.html, page(lineage, records, nodes, target))
     if options.svg is not None:
-        _write(options.svg, svg(nodes, focus))
+        _write(options.svg, svg(nodes, next((node.name for node in nodes if target in node.members), "")))
     if options.json:
         print(json.dumps(_as_json(lineage, records), indent=2))
     elif options.html is None and options.svg is None:
