@@ -74,4 +74,4 @@ bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one r
 	$(BIN)/python -m tests.bench.bench_sweep --save docs/benchmark-sweep.md
 
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay
-	rm -rf results/* data/processed data/simulated logs benchmarks .snakemake .probeline
+	rm -rf results/* data/processed data/simulated logs benchmarks report.html .snakemake .probeline

@@ -1,5 +1,6 @@
 """The lineage page in a real browser: search, click, follow, filter; hostile names stay text."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -247,6 +248,13 @@ def test_folding_and_columns(
     tree = capsys.readouterr().out
     assert tree.splitlines()[0].split() == ["results/probes/concept0_lr_l*", "9", "probes"]
     assert "data/raw/games" in tree
+    assert main(["audit", "graph", "concept0_lr_l8", "--json"]) == 0
+    edges = {found["path"]: found for found in json.loads(capsys.readouterr().out)["artifacts"]}
+    assert len(edges) == 1 + 3 * 3 + 1  # the model, three shards of three stages, and one probe of nine
+    assert edges["results/activations/concept0/shard-00-of-3"]["made_from"] == [
+        "data/processed/dialogues/concept0/shard-00-of-3",
+        "data/models/tiny",
+    ]
 
 
 def test_records_that_name_each_other_are_drawn_all_the_same(

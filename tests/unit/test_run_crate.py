@@ -169,6 +169,17 @@ def test_a_file_that_is_not_what_its_record_says_is_not_exported(
     assert not (project / "crate").exists()
 
 
+def test_an_edited_record_ends_the_export(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = project / "results/probes/concept0_lr_l1.lineage.json"
+    record.write_text(record.read_text().replace('"gpuSeconds": 0', '"gpuSeconds": 1'))
+    assert main(["audit", "export", "--ro-crate", "crate"]) == 1
+    assert (
+        "results/probes/concept0_lr_l1.lineage.json was edited after it was written"
+        in capsys.readouterr().err
+    )
+    assert not (project / "crate").exists()
+
+
 def test_a_forged_record_gets_no_file_from_elsewhere(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,7 +82,7 @@ def drawing(nodes: Sequence[Node], focus: str = "", links: bool = False) -> str:
     numbers = {node.name: number for number, node in enumerate(nodes)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{round(bottom) + MARGIN}" '
-        f'viewBox="0 0 {width} {round(bottom) + MARGIN}" role="img" aria-label="Lineage">\n'
+        f'viewBox="0 0 {width} {round(bottom) + MARGIN}" role="{"group" if links else "img"}" aria-label="Lineage">\n'
     ]
     for index, column in enumerate(columns):
         kinds = dict.fromkeys(place.node.kind for place in column if place.node)
