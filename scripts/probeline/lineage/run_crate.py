@@ -5,18 +5,17 @@ an action of that tool, and all together are one run.
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from rocrate.model.contextentity import ContextEntity
 from rocrate.model.entity import Entity
 from rocrate.rocrate import ROCrate
 
-from probeline.digests import canonical_bytes, canonical_digest, sha256_file
+from probeline.digests import canonical_bytes, canonical_digest
 from probeline.errors import ProbelineError
+from probeline.lineage.crate_data import CrateData, context, quoted
 from probeline.lineage.graph import Lineage
-from probeline.lineage.records import Record, Subject
+from probeline.lineage.records import Record
 from probeline.lineage.root import root_digest
 
 RO_CRATE = "1.1"
@@ -58,7 +57,7 @@ def write_crate(folder: Path, lineage: Lineage, records: Sequence[Record], with_
         f"Digest of all records of the project: sha256:{root_digest(lineage)}."
     )
     root["datePublished"] = max(_moment(record.metadata["finishedOn"]) for record in records)
-    root["license"] = _context(
+    root["license"] = context(
         crate,
         "#licence-of-the-data",
         "CreativeWork",
@@ -66,7 +65,7 @@ def write_crate(folder: Path, lineage: Lineage, records: Sequence[Record], with_
         description="Name the licence of the data here before you publish this crate.",
     )
     root["conformsTo"] = [
-        _context(crate, url, "CreativeWork", name=name, version=version)
+        context(crate, url, "CreativeWork", name=name, version=version)
         for url, (name, version) in PROFILES.items()
     ]
     _Run(crate, records, with_data).describe()
@@ -86,7 +85,6 @@ class _Run:
     def __init__(self, crate: ROCrate, records: Sequence[Record], with_data: bool) -> None:
         self.crate = crate
         self.records = records
-        self.with_data = with_data
         self.workflow = crate.add_workflow(
             SNAKEFILE,
             SNAKEFILE.name,
@@ -100,7 +98,7 @@ class _Run:
                 "encodingFormat": "text/plain",
             },
         )
-        self.data: dict[str, Entity] = {}
+        self.data = CrateData(crate, with_data)
         self.tools: dict[str, Entity] = {}
         self.steps: dict[str, Entity] = {}
         self.parameters: dict[str, tuple[Entity, set[str]]] = {}
@@ -116,9 +114,9 @@ class _Run:
             action = self._action(record)
             actions.append(action)
             controls.append(
-                _context(
+                context(
                     self.crate,
-                    f"#control/{_quoted(record.name)}",
+                    f"#control/{quoted(record.name)}",
                     "ControlAction",
                     name=f"{record.rule} for {record.name}",
                     instrument=self.steps[record.rule],
@@ -133,7 +131,7 @@ class _Run:
         if parameters:
             self.workflow["input"] = parameters
         made = {subject.name for record in self.records for subject in record.subjects}
-        run = _context(
+        run = context(
             self.crate,
             "#run",
             "CreateAction",
@@ -143,11 +141,11 @@ class _Run:
             startTime=min(_moment(record.metadata["startedOn"]) for record in self.records),
             endTime=max(_moment(record.metadata["finishedOn"]) for record in self.records),
             actionStatus=COMPLETED,
-            object=[entity for name, entity in self.data.items() if name not in made],
-            result=[entity for name, entity in self.data.items() if name in made],
+            object=[entity for name, entity in self.data.entities.items() if name not in made],
+            result=[entity for name, entity in self.data.entities.items() if name in made],
         )
         self.crate.root_dataset["mentions"] = [run, *actions]
-        _context(
+        context(
             self.crate,
             "#organisation",
             "OrganizeAction",
@@ -161,10 +159,10 @@ class _Run:
         """One job, and its record as a file."""
         tool = self._tool(record)
         values = [self._value(record.rule, tool, key, value) for key, value in _given(record)]
-        inputs = [self._input(d.name, d.sha256) for d in record.dependencies]
-        action = _context(
+        inputs = [self.data.read(d.name, d.sha256) for d in record.dependencies]
+        action = context(
             self.crate,
-            f"#job/{_quoted(record.name)}",
+            f"#job/{quoted(record.name)}",
             "CreateAction",
             name=f"{record.rule}: {record.name}",
             description=f"The rule {record.rule} made {record.name}. Its record: {record.path.as_posix()}.",
@@ -173,11 +171,11 @@ class _Run:
             endTime=_moment(record.metadata["finishedOn"]),
             actionStatus=COMPLETED,
             object=list({entity.id: entity for entity in [*inputs, *values]}.values()),
-            result=[self._subject(subject) for subject in record.subjects],
+            result=[self.data.made(subject) for subject in record.subjects],
             resourceUsage=[
-                _context(
+                context(
                     self.crate,
-                    f"#usage/{key}/{_quoted(record.name)}",
+                    f"#usage/{key}/{quoted(record.name)}",
                     "PropertyValue",
                     name=key,
                     propertyID=f"urn:probeline:{key}",
@@ -205,9 +203,9 @@ class _Run:
     def _tool(self, record: Record) -> Entity:
         """The code of a rule at one state; the rule is a step that was run by each such state."""
         version = canonical_digest(record.code)
-        key = f"#tool/{_quoted(record.rule)}/{version[:16]}"
+        key = f"#tool/{quoted(record.rule)}/{version[:16]}"
         if key not in self.tools:
-            self.tools[key] = _context(
+            self.tools[key] = context(
                 self.crate,
                 key,
                 "SoftwareApplication",
@@ -218,9 +216,9 @@ class _Run:
             )
             step = self.steps.get(record.rule)
             if step is None:
-                step = self.steps[record.rule] = _context(
+                step = self.steps[record.rule] = context(
                     self.crate,
-                    f"#step/{_quoted(record.rule)}",
+                    f"#step/{quoted(record.rule)}",
                     "HowToStep",
                     name=record.rule,
                     position=str(len(self.steps) + 1),
@@ -232,59 +230,21 @@ class _Run:
         """A parameter's value; the parameter is an input of the tool, and of the workflow."""
         name = f"{rule}.{key}"
         if name not in self.parameters:
-            parameter = _context(self.crate, f"#parameter/{_quoted(name)}", "FormalParameter", name=name)
+            parameter = context(self.crate, f"#parameter/{quoted(name)}", "FormalParameter", name=name)
             self.parameters[name] = (parameter, set())
         parameter, types = self.parameters[name]
         types.add(TYPES.get(type(value), "Text"))
         if parameter not in tool.get("input", []):
             tool.append_to("input", parameter)
         text = value if isinstance(value, str) else canonical_bytes(value).decode()
-        identifier = f"#value/{_quoted(name)}/{canonical_digest(value)[:16]}"
+        identifier = f"#value/{quoted(name)}/{canonical_digest(value)[:16]}"
         known = self.crate.get(identifier)
         if known is None:
-            known = _context(
+            known = context(
                 self.crate, identifier, "PropertyValue", name=name, value=text, exampleOfWork=parameter
             )
             parameter.append_to("workExample", known)
         return known
-
-    def _input(self, name: str, sha256: str) -> Entity:
-        """What a job read: what another made, a file in that, or one that no rule made."""
-        for path in (name, *map(str, PurePosixPath(name).parents)):
-            if path in self.data:
-                return self.data[path]
-        self.data[name] = _context(
-            self.crate, f"#data/{_quoted(name)}", "CreativeWork", name=name, sha256=sha256
-        )
-        return self.data[name]
-
-    def _subject(self, subject: Subject) -> Entity:
-        facts = {"name": subject.name, "contentSize": str(subject.bytes)}
-        # The digest of a folder is in-toto's dirHash: docs/lineage.md says over what.
-        facts |= {"identifier": f"dirHash:{subject.sha256}"} if subject.files else {"sha256": subject.sha256}
-        if not self.with_data:
-            entity = _context(self.crate, f"#data/{_quoted(subject.name)}", "CreativeWork", **facts)
-        elif subject.files:
-            entity = self.crate.add_dataset(dest_path=_safe(subject.name), properties=facts)
-            for name, sha256 in subject.files.items():
-                entity.append_to("hasPart", self._copy(f"{subject.name}/{name}", sha256, {"sha256": sha256}))
-        else:
-            entity = self._copy(subject.name, subject.sha256, facts)
-        self.data[subject.name] = entity
-        return entity
-
-    def _copy(self, name: str, sha256: str, facts: dict[str, str]) -> Entity:
-        path = Path(_safe(name))
-        if not path.is_file():
-            raise ProbelineError(
-                f"{name} is not here. Get it with `dvc pull`, or export without --with-data."
-            )
-        if sha256_file(path) != sha256:
-            raise ProbelineError(f"{name} is not what its record says. See `probeline audit verify`.")
-        known = {".json": "application/json", ".svg": "image/svg+xml", ".png": "image/png"}
-        encoding = known.get(path.suffix, "application/octet-stream")
-        described = {"name": name, "contentSize": str(path.stat().st_size), "encodingFormat": encoding}
-        return self.crate.add_file(path, name, properties=described | facts)
 
     def _engine(self) -> Entity:
         versions = sorted(
@@ -293,7 +253,7 @@ class _Run:
                 for record in self.records
             }
         )
-        return _context(
+        return context(
             self.crate,
             "#snakemake",
             "SoftwareApplication",
@@ -301,13 +261,6 @@ class _Run:
             softwareVersion=" ".join(versions),
             url="https://snakemake.github.io",
         )
-
-
-def _context(crate: ROCrate, identifier: str, kind: str, /, **properties: Any) -> Entity:
-    entity = crate.add(ContextEntity(crate, identifier, properties={"@type": kind}))
-    for name, value in properties.items():
-        entity[name] = value
-    return entity
 
 
 def _unwrap(crate: ROCrate) -> None:
@@ -321,18 +274,6 @@ def _unwrap(crate: ROCrate) -> None:
 
 def _given(record: Record) -> Iterable[tuple[str, Any]]:
     return ((key, value) for key, value in record.params.items() if key != "code")
-
-
-def _quoted(name: str) -> str:
-    return quote(name, safe="/")
-
-
-def _safe(name: str) -> str:
-    """The name of something under this folder; a forged record may name others."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ProbelineError(f"A record names {name}, which lies outside this folder. Nothing was exported.")
-    return name
 
 
 def _moment(text: str) -> str:
