@@ -4,14 +4,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from probeline.lineage import dvc_repository
 from probeline.lineage.dvc_repository import make_repository, repository_root
 from probeline.lineage.headlines import keep_headlines
 from probeline.lineage.pointers import pointer_path, read_pointer
-from probeline.lineage.records import PREDICATE, STATEMENT, _identity, read_record
+from probeline.lineage.records import PREDICATE, STATEMENT, read_record, record_bytes
 from probeline.lineage.versions import track, track_after_run
 
 
@@ -47,16 +46,16 @@ def write_artifact(name: str, rule: str = "fetch_model", root: str | None = None
                     "wildcards": {"corpus": path.stem},
                     "params": {"root": root} if root else {},
                 },
+                "internalParameters": {},
                 "resolvedDependencies": [raw] if root else [],
             },
             "runDetails": {
-                "metadata": {"invocationId": "", "finishedOn": ""},
+                "metadata": {"invocationId": "", "startedOn": "", "finishedOn": ""},
                 "byproducts": [{"annotations": {}}],
             },
         },
     }
-    statement["predicate"]["runDetails"]["metadata"]["invocationId"] = _identity(statement)
-    Path(f"{name}.lineage.json").write_bytes(orjson.dumps(statement))
+    Path(f"{name}.lineage.json").write_bytes(record_bytes(statement))
     return path
 
 

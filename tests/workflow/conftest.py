@@ -82,7 +82,7 @@ def fresh_project(folder: Path) -> Project:
     for name in ("Snakefile", "README.md", "pyproject.toml", "constraints.txt", ".gitignore", ".dvcignore"):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, folder / name)
-    for name in ("rules", "scripts", "config", "profiles", "tests/config"):
+    for name in ("rules", "scripts", "config", "profiles", "report", "tests/config"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
     return Project(folder)
 

@@ -1,12 +1,15 @@
 """From raw logs to a tested probe, as a user runs it."""
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from probeline.lineage.graph import read_lineage
+from probeline.lineage.root import root_digest
 from tests.workflow.conftest import TINY, Project, artifacts, fresh_project, written
 
 pytestmark = pytest.mark.workflow
@@ -24,6 +27,18 @@ def test_a_plain_run_makes_what_the_config_names(simulated_run: Project) -> None
 
 def test_the_second_run_has_nothing_to_do(simulated_run: Project) -> None:
     assert "Nothing to be done" in simulated_run.run()
+
+
+def test_the_report_has_captions_and_the_root_digest_and_changes_nothing(
+    simulated_run: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(simulated_run.folder)
+    simulated_run.run("--report", str(tmp_path / "report.html"))
+    report = (tmp_path / "report.html").read_text()
+    assert root_digest(read_lineage()) in report
+    assert "<strong>collusion</strong> on layers" in report.replace("\\n", " ")
+    assert not re.search(r"""(src|href)=["']?https?://[^"']*\.(js|css)""", report)
+    assert simulated_run.planned() == {}
 
 
 def test_metrics_are_of_games_never_seen_beside_what_the_text_gives_away(simulated_run: Project) -> None:

@@ -26,7 +26,7 @@ def add_lineage_commands(commands: Any) -> None:
         commands: the subparsers of the command line.
     """
     # Here, as these modules use what is below.
-    from probeline.lineage import root, track, verify
+    from probeline.lineage import export, root, show_graph, track, verify
 
     track.add_command(commands)
     track.add_list_command(commands)
@@ -38,7 +38,7 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    for part in (verify, root):
+    for part in (verify, show_graph, export, root):
         part.add_command(queries)
 
 

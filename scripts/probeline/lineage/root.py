@@ -8,6 +8,8 @@ from typing import Any
 
 from probeline.errors import ProbelineError
 from probeline.lineage.commands import add_json
+from probeline.lineage.graph import Lineage, read_lineage
+from probeline.lineage.hashing import directory_digest
 
 ENVELOPE = Path("lineage.dsse.json")
 EPILOG = """\
@@ -50,23 +52,13 @@ def add_command(queries: Any) -> None:
     parser.set_defaults(run=_run)
 
 
-def record_digests() -> tuple[dict[str, str], dict[str, str]]:
-    """Path → SHA-256 of each valid record, sorted; and of those that are none, what is wrong with each."""
-    from probeline.lineage.graph import read_lineage
-
-    lineage = read_lineage()
-    return {r.path.as_posix(): r.sha256 for r in lineage.records.values()}, lineage.faults
+def root_digest(lineage: Lineage) -> str:
+    """The SHA-256 of the lines `<sha256>  <path>` of all valid records, sorted by path."""
+    return directory_digest(_digests(lineage))
 
 
-def root_digest(records: Mapping[str, str]) -> str:
-    """The SHA-256 of the sorted lines `<sha256>  <path>`.
-
-    Args:
-        records: path → SHA-256.
-    """
-    from probeline.lineage.hashing import directory_digest
-
-    return directory_digest(records)
+def _digests(lineage: Lineage) -> dict[str, str]:
+    return {record.path.as_posix(): record.sha256 for record in lineage.records.values()}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -76,10 +68,11 @@ def _run(options: argparse.Namespace) -> int:
         public = signatures.new_key(options.new_key)
         print(f"{options.new_key} is the key: keep it secret. {public} is for those who verify.")
         return 0
-    records, faults = record_digests()
-    if faults:
-        raise ProbelineError("\n".join([*faults.values(), "There is no root of records that are not valid."]))
-    root, result = root_digest(records), {}
+    lineage = read_lineage()
+    if lineage.faults:
+        reasons = [*lineage.faults.values(), "There is no root of records that are not valid."]
+        raise ProbelineError("\n".join(reasons))
+    records, root, result = _digests(lineage), root_digest(lineage), {}
     if options.sign is not None:
         key = signatures.sign(records, root, options.sign, options.envelope)
         result = {"envelope": options.envelope.as_posix(), "key": key}
