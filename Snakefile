@@ -27,6 +27,12 @@ rule all:
         rules.sweeps.input,
 
 
+# Not in the processes of jobs: what is being made has no record yet.
+if workflow.is_main_process:
+    for line in in_words(mark_unfinished)(workflow.rules):
+        print(line, file=sys.stderr)
+
+
 onstart:
     in_words(hold_workflow_lock)(Path(".snakemake/probeline.lock"))
 

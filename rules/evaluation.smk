@@ -3,13 +3,13 @@ rule evaluate_transfer:
         activations=activations_to_transfer,
         dialogues=dialogues_to_transfer,
     output:
+        record="results/evaluation/{transfer}.lineage.json",
         evaluation=directory("results/evaluation/{transfer}"),
         metrics="results/evaluation/{transfer}/metrics.json",
         table="results/evaluation/{transfer}/transfer.parquet",
         picture="results/evaluation/{transfer}/transfer.png",
         drawing="results/evaluation/{transfer}/transfer.svg",
         manifest="results/evaluation/{transfer}/manifest.json",
-        record="results/evaluation/{transfer}.lineage.json",
     log:
         "logs/evaluate_transfer/{transfer}.log",
     benchmark:

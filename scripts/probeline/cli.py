@@ -200,7 +200,7 @@ def _check(options: argparse.Namespace) -> None:
     from probeline.datasets.check import data_check, format_check
 
     _require_range("--cores", options.cores, 1)
-    config = _config([DEFAULT_CONFIG, *options.configfile])
+    config = read_config([DEFAULT_CONFIG, *options.configfile])
     targets = [f"data/processed/{corpus}/quality.json" for corpus in config["corpora"]]
     command = [sys.executable, "-m", "snakemake", "--quiet", "progress", "rules", "host"]
     command += ["--cores", str(options.cores)]
@@ -226,8 +226,12 @@ def _check(options: argparse.Namespace) -> None:
         print(format_check(report))
 
 
-def _config(files: Sequence[Path]) -> dict[str, Any]:
-    """The settings in `files`, later ones laid over earlier ones, checked."""
+def read_config(files: Sequence[Path]) -> dict[str, Any]:
+    """The settings in `files`, later ones laid over earlier ones, checked.
+
+    Raises:
+        ProbelineError: a file is missing or holds no settings, or they do not fit the schema.
+    """
     import yaml
 
     from probeline.config import SCHEMA, check_config
@@ -363,7 +367,7 @@ def _probe(name: str) -> Path:
     source = Path("results/probes") / Path(name).name
     if (source / MANIFEST).exists():
         return source
-    parse_probe_name(source.name, _config([DEFAULT_CONFIG]))
+    parse_probe_name(source.name, read_config([DEFAULT_CONFIG]))
     there = sorted(manifest.parent.name for manifest in source.parent.glob(f"*/{MANIFEST}"))
     raise ProbelineError(
         f"{source} has not been made. Make it with: snakemake --cores 4 {source} "

@@ -8,6 +8,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from probeline.lineage import restore
+
 AUDIT_EXAMPLES = """\
 examples:
   probeline audit verify                              is everything what its record says?
@@ -22,6 +24,7 @@ def add_lineage_commands(commands: Any) -> None:
     Args:
         commands: the subparsers of the command line.
     """
+    restore.add_command(commands)
     audit = commands.add_parser(
         "audit",
         help="ask the records where an artifact comes from, and whether it is what they say",
