@@ -104,7 +104,12 @@ class _Restoration:
     def _read(self) -> tuple[dict[Path, str | None], dict[Path, int]]:
         """Digests of all files in question, by one look into the cache; and their ctimes before."""
         paths = {path for files in self._files.values() for path in files.values()}
-        paths |= {local(d.name, self._roots) for record in self._records for d in record.dependencies}
+        paths |= {
+            local(dependency.name, self._roots)
+            for record in self._records
+            if not _foreign(record)
+            for dependency in record.dependencies
+        }
         ordered = sorted(path for path in paths if path.is_file())
         ctimes = {path: path.stat().st_ctime_ns for path in ordered}
         return dict(zip(ordered, digests_of(ordered, self._cache), strict=True)), ctimes
@@ -180,12 +185,13 @@ class _Restoration:
 
     def _mismatch(self, record: Record) -> str | None:
         """How an artifact differs from its record; None where it does not."""
-        if not record.outputs:
-            return "its record does not name the outputs of its rule"
         files = self._files[record.name]
         expected = {
             name: digest for subject in record.subjects for name, digest in _expected(subject).items()
         }
+        outputs = set(record.outputs) - {subject.name for subject in record.subjects} - expected.keys()
+        if outputs != {record.path.as_posix()}:
+            return "its record and the outputs that it names do not fit together"
         missing = sorted(expected.keys() - files.keys())
         if missing:
             return f"{missing[0]} is missing" + _and_more(missing)
@@ -242,6 +248,8 @@ class _Restoration:
 def _files(record: Record) -> dict[str, Path]:
     """Name → file, for all that lies where an artifact should; what is no regular file counts, too."""
     found: dict[str, Path] = {}
+    if _foreign(record):
+        return {record.name: Path(record.name)} if os.path.lexists(record.name) else found
     for subject in record.subjects:
         path = Path(subject.name)
         if path.is_dir():
@@ -269,6 +277,8 @@ def _recorded_digest(record: Record, name: str) -> str | None:
 
 def _foreign(record: Record) -> str | None:
     """Whether a record speaks of files elsewhere: one that was copied or forged must not touch them."""
+    if any(PurePosixPath(dependency.name).is_absolute() for dependency in record.dependencies):
+        return "its record names inputs by absolute paths"
     own = PurePosixPath(record.name)
     named = [*(subject.name for subject in record.subjects), *record.outputs]
     for name in named:
