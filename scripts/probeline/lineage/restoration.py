@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from probeline.lineage.graph import Lineage
-from probeline.lineage.hashing import CACHE_PURPOSE, STAT_CACHE, TIMESTAMP, digests_of, files_of
+from probeline.lineage.hashing import CACHE_PURPOSE, STAT_CACHE, TIMESTAMP, digests_of
+from probeline.lineage.matching import artifact_files, foreign, mismatch, recorded_digest
 from probeline.lineage.places import local, local_values
-from probeline.lineage.records import Dependency, Record, Subject, artifact_of
+from probeline.lineage.records import Dependency, Record, artifact_of
 from probeline.lineage.snakemake_metadata import SnakemakeMetadata, metadata
 from probeline.lineage.unfinished import NOT_HERE
 from probeline.stat_cache import StatCache
@@ -89,7 +90,7 @@ class _Restoration:
         self._found = Restored()
         self._now = time.time_ns()
         self._inputs: dict[str, _Inputs] = {}
-        self._files = {record.name: _files(record) for record in records}
+        self._files = {record.name: artifact_files(record) for record in records}
         self._digests, self._ctimes = self._read()
 
     def run(self) -> Restored:
@@ -107,7 +108,7 @@ class _Restoration:
         paths |= {
             local(dependency.name, self._roots)
             for record in self._records
-            if not _foreign(record)
+            if not foreign(record)
             for dependency in record.dependencies
         }
         ordered = sorted(path for path in paths if path.is_file())
@@ -116,10 +117,10 @@ class _Restoration:
 
     def _one(self, record: Record) -> None:
         inputs = self._inputs[record.name] = self._inputs_of(record)
-        fault = _foreign(record)
+        fault = foreign(record)
         here = bool(self._files[record.name])
         if here:
-            fault = fault or self._mismatch(record) or inputs.unknown
+            fault = fault or mismatch(record, self._files[record.name], self._digests) or inputs.unknown
         if fault:
             if here:
                 self._refuse(record.name, record.path.as_posix(), fault)
@@ -179,27 +180,9 @@ class _Restoration:
         parent = self._lineage.records.get(upstream)
         if parent is None:
             return _Inputs(unknown=f"it was made from {upstream}, which is not here and has no valid record")
-        if _recorded_digest(parent, dependency.name) != dependency.sha256:
+        if recorded_digest(parent, dependency.name) != dependency.sha256:
             return _Inputs(unknown=f"it was made from another {dependency.name} than is recorded now")
         return self._inputs.get(upstream, _Inputs())
-
-    def _mismatch(self, record: Record) -> str | None:
-        """How an artifact differs from its record; None where it does not."""
-        files = self._files[record.name]
-        expected = {
-            name: digest for subject in record.subjects for name, digest in _expected(subject).items()
-        }
-        outputs = set(record.outputs) - {subject.name for subject in record.subjects} - expected.keys()
-        if outputs != {record.path.as_posix()}:
-            return "its record and the outputs that it names do not fit together"
-        missing = sorted(expected.keys() - files.keys())
-        if missing:
-            return f"{missing[0]} is missing" + _and_more(missing)
-        extra = sorted(files.keys() - expected.keys())
-        if extra:
-            return f"{extra[0]} does not belong to it" + _and_more(extra)
-        changed = sorted(name for name, path in files.items() if self._digests.get(path) != expected[name])
-        return f"{changed[0]} was changed" + _and_more(changed) if changed else None
 
     def _said(self, record: Record) -> Any:
         return metadata(
@@ -245,55 +228,7 @@ class _Restoration:
         self._cache.values(CACHE_PURPOSE, list(known), known.__getitem__)
 
 
-def _files(record: Record) -> dict[str, Path]:
-    """Name → file, for all that lies where an artifact should; what is no regular file counts, too."""
-    found: dict[str, Path] = {}
-    if _foreign(record):
-        return {record.name: Path(record.name)} if os.path.lexists(record.name) else found
-    for subject in record.subjects:
-        path = Path(subject.name)
-        if path.is_dir():
-            found |= {f"{subject.name}/{name}": file for name, file in files_of(path).items()}
-            found = found or {subject.name: path}
-        elif os.path.lexists(path):
-            found[subject.name] = path
-    return found
-
-
-def _expected(subject: Subject) -> dict[str, str]:
-    """Name → digest of the files that a subject should have."""
-    if not subject.files:
-        return {subject.name: subject.sha256}
-    return {f"{subject.name}/{name}": digest for name, digest in subject.files.items()}
-
-
-def _recorded_digest(record: Record, name: str) -> str | None:
-    """What a record says of a file of its artifact."""
-    for subject in record.subjects:
-        if name in (expected := _expected(subject)):
-            return expected[name]
-    return None
-
-
-def _foreign(record: Record) -> str | None:
-    """Whether a record speaks of files elsewhere: one that was copied or forged must not touch them."""
-    if any(PurePosixPath(dependency.name).is_absolute() for dependency in record.dependencies):
-        return "its record names inputs by absolute paths"
-    own = PurePosixPath(record.name)
-    named = [*(subject.name for subject in record.subjects), *record.outputs]
-    for name in named:
-        path = PurePosixPath(name)
-        inside = path.is_relative_to(own) and ".." not in path.parts
-        if not inside and name != record.path.as_posix():
-            return f"its record is that of {name}"
-    return None
-
-
 def _carrier(output: Path) -> Path:
     """Where Snakemake looks for the mtime of an output: in a folder, at a file of its own if there is one."""
     timestamp = output / TIMESTAMP
     return timestamp if output.is_dir() and timestamp.is_file() else output
-
-
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
