@@ -155,6 +155,35 @@ def test_a_clone_with_its_artifacts_has_nothing_to_do(pulled: Project) -> None:
     assert pulled.planned(PROBE, config=OWN) == Counter()
 
 
+def test_what_dvc_pulls_is_restored(made: Project, tmp_path: Path) -> None:
+    """DVC itself, with a folder as its remote."""
+    origin = made.copy(tmp_path / "origin")
+    top = origin.folder
+
+    def dvc(project: Project, *words: str) -> None:
+        done = project.command(sys.executable, "-m", "dvc", *words)
+        assert done.returncode == 0, done.stdout
+
+    dvc(origin, "init", "--quiet")
+    dvc(origin, "config", "core.analytics", "false")
+    dvc(origin, "remote", "add", "--quiet", "--default", "there", str(tmp_path / "remote"))
+    (top / ".dvcignore").write_text(".snakemake_timestamp\n")
+    recorded = [path.relative_to(top) for path in top.rglob("*.lineage.json")]
+    folders = [str(path).removesuffix(".lineage.json") for path in recorded]
+    folders.remove("data/processed/werewolf")
+    tables = [str(file.relative_to(top)) for file in (top / "data/processed/werewolf").glob("*.*")]
+    dvc(origin, "add", "--quiet", *folders, *tables)
+    dvc(origin, "push", "--quiet")
+    git(origin, "add", "--all")
+    git(origin, "commit", "--quiet", "--message=Pointers")
+    git(origin, "clone", "--quiet", str(top), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    dvc(clone, "pull", "--quiet")
+    assert len(restore(clone)["restored"]) == 12
+    assert clone.planned(PROBE, config=OWN) == Counter()
+    dvc(clone, "status", "--quiet")
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("edit", "jobs"), EDITS)
 def test_an_edit_before_or_after_reruns_what_it_affects(
