@@ -30,6 +30,13 @@ rule all:
         rules.sweeps.input,
 
 
+# Before a job, Snakemake deletes its outputs one by one. The record is the first of every rule, so that no kill
+# leaves it beside half a folder. Jobs' own processes do not look: what is being made has no record yet.
+if workflow.is_main_process:
+    for line in in_words(mark_unfinished)(workflow.rules):
+        print(line, file=sys.stderr)
+
+
 onstart:
     in_words(hold_workflow_lock)(Path(".snakemake/probeline.lock"))
 

@@ -4,9 +4,9 @@ rule extract_activations:
         model=f"data/models/{base_model(config)}/manifest.json",
         adapter=adapter_files_of,
     output:
+        record="results/activations/{concept}/{shard}.lineage.json",
         activations=directory("results/activations/{concept}/{shard}"),
         manifest="results/activations/{concept}/{shard}/manifest.json",
-        record="results/activations/{concept}/{shard}.lineage.json",
     log:
         "logs/extract_activations/{concept}/{shard}.log",
     benchmark:

@@ -39,6 +39,7 @@ from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.lineage.root import root_digest
+from probeline.lineage.unfinished import mark_unfinished
 from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
@@ -204,6 +205,8 @@ def model_files_of(wildcards):
 
 def model_spec(wildcards):
     source = config["models"][wildcards.model]
+    if "path" in source:
+        source = {**source, "path": str(Path(source["path"]).expanduser())}
     # The depth is checked against the model, and makes no other model of it.
     return {
         "source": {key: value for key, value in source.items() if key != "depth"},

@@ -3,9 +3,9 @@ rule build_dialogues:
         corpus=corpus_shard_of,
         template=template_of,
     output:
+        record="data/processed/dialogues/{concept}/{shard}.lineage.json",
         dialogues=directory("data/processed/dialogues/{concept}/{shard}"),
         manifest="data/processed/dialogues/{concept}/{shard}/manifest.json",
-        record="data/processed/dialogues/{concept}/{shard}.lineage.json",
     log:
         "logs/build_dialogues/{concept}/{shard}.log",
     benchmark:

@@ -3,6 +3,7 @@ rule evaluate_transfer:
         activations=activations_to_transfer,
         dialogues=dialogues_to_transfer,
     output:
+        record="results/evaluation/{transfer}.lineage.json",
         evaluation=directory("results/evaluation/{transfer}"),
         metrics=report(
             "results/evaluation/{transfer}/metrics.json",
@@ -19,7 +20,6 @@ rule evaluate_transfer:
             labels={"transfer": "{transfer}", "what": "figure"},
         ),
         manifest="results/evaluation/{transfer}/manifest.json",
-        record="results/evaluation/{transfer}.lineage.json",
     log:
         "logs/evaluate_transfer/{transfer}.log",
     benchmark:

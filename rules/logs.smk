@@ -1,8 +1,8 @@
 rule simulate_logs:
     output:
+        record="data/simulated/{corpus}/{shard}.lineage.json",
         logs=directory("data/simulated/{corpus}/{shard}"),
         manifest="data/simulated/{corpus}/{shard}/manifest.json",
-        record="data/simulated/{corpus}/{shard}.lineage.json",
     log:
         "logs/simulate_logs/{corpus}/{shard}.log",
     benchmark:
@@ -20,9 +20,9 @@ rule ingest_werewolf:
     input:
         logs=raw_logs_of,
     output:
+        record="data/processed/{corpus}/shards/{shard}.lineage.json",
         tables=directory("data/processed/{corpus}/shards/{shard}"),
         manifest="data/processed/{corpus}/shards/{shard}/manifest.json",
-        record="data/processed/{corpus}/shards/{shard}.lineage.json",
     log:
         "logs/ingest_werewolf/{corpus}/{shard}.log",
     benchmark:
@@ -42,12 +42,12 @@ rule collect_corpus:
             "data/processed/{{corpus}}/shards/{shard}/manifest.json", shard=SHARDS
         ),
     output:
+        record="data/processed/{corpus}.lineage.json",
         events="data/processed/{corpus}/events.parquet",
         games="data/processed/{corpus}/games.parquet",
         quality="data/processed/{corpus}/quality.json",
         quarantine="data/processed/{corpus}/quarantine.jsonl",
         manifest="data/processed/{corpus}/manifest.json",
-        record="data/processed/{corpus}.lineage.json",
     log:
         "logs/collect_corpus/{corpus}.log",
     benchmark:

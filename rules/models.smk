@@ -2,9 +2,9 @@ rule fetch_model:
     input:
         folder=model_files_of,
     output:
+        record="data/models/{model}.lineage.json",
         model=directory("data/models/{model}"),
         manifest="data/models/{model}/manifest.json",
-        record="data/models/{model}.lineage.json",
     log:
         "logs/fetch_model/{model}.log",
     benchmark:

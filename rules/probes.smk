@@ -6,6 +6,7 @@ rule train_probe:
         role_masked_dialogues=role_masked_dialogues_of,
         quality=quality_of,
     output:
+        record="results/probes/{concept}_{method}_l{layers}.lineage.json",
         probe=directory("results/probes/{concept}_{method}_l{layers}"),
         detector="results/probes/{concept}_{method}_l{layers}/detector.pt",
         metrics=report(
@@ -21,7 +22,6 @@ rule train_probe:
         scores="results/probes/{concept}_{method}_l{layers}/scores.parquet",
         suspects="results/probes/{concept}_{method}_l{layers}/suspects.parquet",
         manifest="results/probes/{concept}_{method}_l{layers}/manifest.json",
-        record="results/probes/{concept}_{method}_l{layers}.lineage.json",
     log:
         "logs/train_probe/{concept}_{method}_l{layers}.log",
     benchmark:
@@ -42,6 +42,7 @@ rule sweep_probes:
         activations=activations_of,
         dialogues=dialogues_of,
     output:
+        record="results/sweeps/{concept}.lineage.json",
         sweep=directory("results/sweeps/{concept}"),
         metrics=report(
             "results/sweeps/{concept}/sweep.json",
@@ -58,7 +59,6 @@ rule sweep_probes:
         ),
         png="results/sweeps/{concept}/figure.png",
         manifest="results/sweeps/{concept}/manifest.json",
-        record="results/sweeps/{concept}.lineage.json",
     log:
         "logs/sweep_probes/{concept}.log",
     benchmark:

@@ -235,7 +235,11 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def read_config(files: Sequence[Path]) -> dict[str, Any]:
-    """The settings in `files`, later ones laid over earlier ones, checked."""
+    """The settings in `files`, later ones laid over earlier ones, checked.
+
+    Raises:
+        ProbelineError: a file is missing or holds no settings, or they do not fit the schema.
+    """
     import yaml
 
     from probeline.config import SCHEMA, check_config

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 AUDIT_EXAMPLES = """\
 examples:
   probeline audit verify                              is everything what its record says?
@@ -26,10 +27,11 @@ def add_lineage_commands(commands: Any) -> None:
         commands: the subparsers of the command line.
     """
     # Here, as these modules use what is below.
-    from probeline.lineage import export, root, show_graph, track, verify
+    from probeline.lineage import export, restore, root, show_graph, track, verify
 
     track.add_command(commands)
     track.add_list_command(commands)
+    restore.add_command(commands)
     audit = commands.add_parser(
         "audit",
         help="ask the records where an artifact comes from, and whether it is what they say",

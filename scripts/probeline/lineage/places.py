@@ -21,6 +21,12 @@ def roots_of(config: Mapping[str, Any]) -> dict[str, Path]:
     Args:
         config: the complete config of the workflow.
     """
+    here = Path.cwd()
+    named = {name: path.absolute() for name, path in _named_folders(config).items()}
+    return {name: path for name, path in named.items() if not path.is_relative_to(here)}
+
+
+def _named_folders(config: Mapping[str, Any]) -> dict[str, Path]:
     named = {f"raw/{name}": Path(corpus["root"]).expanduser() for name, corpus in config["corpora"].items()}
     named |= {
         f"raw/models/{name}": Path(model["path"]).expanduser()
@@ -30,8 +36,25 @@ def roots_of(config: Mapping[str, Any]) -> dict[str, Path]:
     adapter = adapter_folder(config)
     if adapter is not None:
         named[f"raw/adapters/{adapter.name}"] = adapter
+    return named
+
+
+def written_roots(config: Mapping[str, Any]) -> dict[str, Path]:
+    """The names that records give to the user's folders → those folders as the rules write their paths.
+
+    Where such a folder was outside when the record was made, it may be inside here, by an absolute path: both
+    of its names lead to it.
+
+    Args:
+        config: the complete config of the workflow.
+    """
     here = Path.cwd()
-    return {name: path.absolute() for name, path in named.items() if not path.absolute().is_relative_to(here)}
+    named = {}
+    for name, path in _named_folders(config).items():
+        named[name] = path
+        if path.is_absolute() and path.is_relative_to(here):
+            named[path.relative_to(here).as_posix()] = path
+    return named
 
 
 def portable(path: str | Path, roots: Mapping[str, Path]) -> str:

@@ -130,6 +130,11 @@ class Record:
         return self.definition["externalParameters"]["params"]
 
     @property
+    def outputs(self) -> list[str]:
+        """The rule's outputs as declared, the record among them."""
+        return self.definition["externalParameters"].get("outputs", [])
+
+    @property
     def code(self) -> dict[str, str]:
         """Source file → digest of its code."""
         return self.params.get("code", {})
@@ -330,6 +335,7 @@ class Recorder:
                         "wildcards": dict(self._job.wildcards.items()),
                         "params": portable_values(spec, self._roots),
                         "seed": spec.get("seed"),
+                        "outputs": [path for _, path in _named(self._job.output)],
                     },
                     "internalParameters": environment() | {"hardware": hardware(self._threads)},
                     "resolvedDependencies": [*dependencies, *_surroundings(spec["code"])],

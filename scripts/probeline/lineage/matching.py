@@ -1,0 +1,78 @@
+"""Whether an artifact is what its record says."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from probeline.lineage.hashing import files_of
+from probeline.lineage.records import Record, Subject
+
+
+def artifact_files(record: Record) -> dict[str, Path]:
+    """Name → file, for all that lies where an artifact should; what is no regular file counts, too."""
+    found: dict[str, Path] = {}
+    if foreign(record):
+        return {record.name: Path(record.name)} if os.path.lexists(record.name) else found
+    for subject in record.subjects:
+        path = Path(subject.name)
+        if path.is_dir():
+            found |= {f"{subject.name}/{name}": file for name, file in files_of(path).items()}
+            found = found or {subject.name: path}
+        elif os.path.lexists(path):
+            found[subject.name] = path
+    return found
+
+
+def _expected(subject: Subject) -> dict[str, str]:
+    """Name → digest of the files that a subject should have."""
+    if not subject.files:
+        return {subject.name: subject.sha256}
+    return {f"{subject.name}/{name}": digest for name, digest in subject.files.items()}
+
+
+def recorded_digest(record: Record, name: str) -> str | None:
+    """What a record says of a file of its artifact."""
+    for subject in record.subjects:
+        if name in (expected := _expected(subject)):
+            return expected[name]
+    return None
+
+
+def foreign(record: Record) -> str | None:
+    """Whether a record speaks of files elsewhere: one that was copied or forged must not touch them."""
+    if any(PurePosixPath(dependency.name).is_absolute() for dependency in record.dependencies):
+        return "its record names inputs by absolute paths"
+    own = PurePosixPath(record.name)
+    named = [*(subject.name for subject in record.subjects), *record.outputs]
+    for name in named:
+        path = PurePosixPath(name)
+        inside = path.is_relative_to(own) and ".." not in path.parts
+        if not inside and name != record.path.as_posix():
+            return f"its record is that of {name}"
+    return None
+
+
+def mismatch(record: Record, files: Mapping[str, Path], digests: Mapping[Path, str | None]) -> str | None:
+    """How an artifact differs from its record; None where it does not.
+
+    Args:
+        record: the artifact's.
+        files: of `artifact_files`.
+        digests: file → hex SHA-256; what is no regular file has none.
+    """
+    expected = {name: digest for subject in record.subjects for name, digest in _expected(subject).items()}
+    outputs = set(record.outputs) - {subject.name for subject in record.subjects} - expected.keys()
+    if outputs != {record.path.as_posix()}:
+        return "its record and the outputs that it names do not fit together"
+    missing = sorted(expected.keys() - files.keys())
+    if missing:
+        return f"{missing[0]} is missing" + _and_more(missing)
+    extra = sorted(files.keys() - expected.keys())
+    if extra:
+        return f"{extra[0]} does not belong to it" + _and_more(extra)
+    changed = sorted(name for name, path in files.items() if digests.get(path) != expected[name])
+    return f"{changed[0]} was changed" + _and_more(changed) if changed else None
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

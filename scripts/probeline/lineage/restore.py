@@ -1,0 +1,101 @@
+"""`probeline restore`: after a clone, a checkout or a pull, Snakemake knows again what is done."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probeline.lineage.lock import hold_workflow_lock
+from probeline.text import plain_text
+
+if TYPE_CHECKING:
+    from probeline.lineage.restoration import Restored
+
+EXAMPLES = """\
+examples:
+  git clone … && dvc pull && probeline restore        all that was pulled
+  git switch other && dvc checkout && probeline restore
+  probeline restore trust_lr_l22                      this probe and what it was made from
+  probeline restore --configfile mine.yaml            the corpora lie where mine.yaml says
+
+Every file is read once and compared with its record; then Snakemake is told what the records say. An edit
+that was made before, or is made later, is seen by Snakemake, as if everything had been made here.
+The exit status is 1 where something is not what its record says. Snakemake will make that again.
+"""
+
+
+def add_command(commands: Any) -> None:
+    """Declare the command.
+
+    Args:
+        commands: the subparsers of the command line.
+    """
+    parser = commands.add_parser(
+        "restore",
+        help="after git clone or checkout and dvc pull or checkout: verify, and let Snakemake know",
+        description="Verify artifacts that were made elsewhere against their records, and let Snakemake know "
+        "what they were made from.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="artifacts, with all above them (default: everything)"
+    )
+    parser.add_argument(
+        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.set_defaults(run=_restore)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from probeline.cli import DEFAULT_CONFIG, read_config
+    from probeline.lineage.graph import read_lineage
+    from probeline.lineage.places import written_roots
+    from probeline.lineage.restoration import restore
+
+    roots = written_roots(read_config([DEFAULT_CONFIG, *options.configfile]))
+    # What a run is making must not be looked at.
+    hold_workflow_lock(Path(".snakemake/probeline.lock"))
+    lineage = read_lineage()
+    named = [lineage.find(target) for target in options.targets]
+    found = restore(lineage, lineage.ancestors(named or lineage.records.values()), roots)
+    if options.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        _show(found)
+    return 1 if found.refused else 0
+
+
+def _show(found: "Restored") -> None:
+    """Counts, then by name what will be made again, and why."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    counts = Table.grid(padding=(0, 2))
+    counts.add_column(justify="right")
+    rows = {
+        "restored: verified, and Snakemake knows": found.restored,
+        "already fine": found.fine,
+        "not here": found.absent,
+        "refused: not what the record says": found.refused,
+    }
+    for meaning, names in rows.items():
+        if names:
+            counts.add_row(str(len(names)), meaning)
+    if counts.row_count:
+        console.print(counts)
+    else:
+        console.print("There are no records under data/ and results/: nothing to restore.")
+    for name, why in found.refused.items():
+        console.print(Text.assemble(("refused ", "bold red"), plain_text(f"{name}: {why}")))
+    for name, inputs in found.outdated.items():
+        more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+        line = plain_text(f"{name}: {inputs[0]}{more} changed since")
+        console.print(Text.assemble(("outdated ", "bold yellow"), line))
+    if found.refused or found.outdated:
+        console.print("Snakemake will make these again, and what was made from them.")
