@@ -30,7 +30,9 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    parts: tuple[Callable[[Any], None], ...] = ()
+    from probeline.lineage import reproduce, retract
+
+    parts: tuple[Callable[[Any], None], ...] = (retract.add_command, reproduce.add_command)
     for add_command in parts:
         add_command(queries)
 
