@@ -172,7 +172,7 @@ def _checkout(target: Record, dirty: bool, keep: Path | None) -> Iterator[tuple[
             "--detach",
             str(folder),
             commit,
-            fault=f"the recorded commit {commit} is not to be had; fetch it, or take the sources here with --dirty",
+            fault=f"the recorded commit {commit} cannot be checked out; fetch it, or use --dirty",
         )
         try:
             yield folder, f"at commit {commit[:12]}"
