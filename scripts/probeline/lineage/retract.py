@@ -188,7 +188,7 @@ def affected(lineage: "Lineage", retractions: Iterable["Retraction"]) -> "list[R
 
 
 def splits_with(record: "Record", retractions: Iterable["Retraction"]) -> list[str]:
-    """The splits in which an artifact holds one of these games: by content, or by name where that is unknown."""
+    """The splits in which an artifact holds one of these games: by content, or else by name."""
     from probeline.lineage.games import DIGITS
 
     contents = {entry.content[:DIGITS] for entry in retractions}
