@@ -87,12 +87,12 @@ def fresh_project(folder: Path) -> Project:
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:
-    """Every file that a run made, by its path."""
+    """Every file that a run made, by its path; not the records, which hold times."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for top in ("results", "data/processed", "data/simulated", "data/models")
         for file in sorted((folder / top).rglob("*"))
-        if file.is_file() and file.name != ".snakemake_timestamp"
+        if file.is_file() and file.name != ".snakemake_timestamp" and not file.name.endswith(".lineage.json")
     }
 
 
