@@ -32,8 +32,8 @@ def quality_of(project: Project) -> dict[str, Any]:
 
 
 def without_counts(found: dict[str, bytes]) -> dict[str, Any]:
-    """The artifacts without what may differ: the numbers of files and of retracted ones, and the digest of the
-    file that holds them.
+    """The artifacts without what may differ: the numbers of files and of retracted ones, and the digest
+    of the file that holds them.
     """
     comparable: dict[str, Any] = {}
     for name, data in found.items():

@@ -206,7 +206,6 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from probeline.lineage.graph import read_lineage
@@ -228,11 +227,12 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
     if not records:
         console.print("No record knows of it: the next run makes nothing anew because of it.")
         return
-    table = Table("made anew by the next run", "held it in", box=None, pad_edge=False)
+    console.print(
+        f"The next run makes {len(records)} artifacts anew; the last time that took {seconds:.0f} s:"
+    )
     for name, splits in held.items():
-        table.add_row(Text(plain_text(name)), Text(plain_text(", ".join(splits)) or "-"))
-    console.print(table)
-    console.print(f"{len(records)} artifacts; making them took {seconds:.0f} s.")
+        holds = f" (it is in {' and '.join(splits)})" if splits else ""
+        console.print(Text(plain_text(f"  {name}{holds}")), soft_wrap=True)
     console.print(
         "Commit config/retracted.yaml, run snakemake as before, then: probeline audit retract --check",
         soft_wrap=True,

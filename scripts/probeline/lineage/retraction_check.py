@@ -44,7 +44,6 @@ class Found:
 def check_retractions(as_json: bool) -> int:
     """Print where retracted games still are; the exit status is 1 if they are anywhere."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     retractions = read_retractions()
@@ -71,21 +70,20 @@ def check_retractions(as_json: bool) -> int:
             soft_wrap=True,
         )
     if found:
-        table = Table("retracted game", "is still in", "where", box=None, pad_edge=False)
-        for column in table.columns:
-            column.overflow = "fold"
-        for (game, artifact), places in together(found).items():
-            table.add_row(*(Text(plain_text(cell)) for cell in (game, artifact, ", ".join(places))))
-        console.print(table)
+        for game, artifacts in together(found).items():
+            console.print(Text(plain_text(f"{game} is retracted, and still in")), soft_wrap=True)
+            for artifact, places in artifacts.items():
+                console.print(Text(plain_text(f"  {artifact}: {', '.join(places)}")), soft_wrap=True)
         console.print("Run snakemake for these again, or delete what is not needed any more.")
     return 1 if found or lineage.faults else 0
 
 
-def together(found: list[Found]) -> dict[tuple[str, str], list[str]]:
-    """(game, artifact) → all places where it is found there."""
-    places: dict[tuple[str, str], list[str]] = {}
+def together(found: list[Found]) -> dict[str, dict[str, list[str]]]:
+    """Game → artifact → all places where it is found there."""
+    places: dict[str, dict[str, list[str]]] = {}
     for place in found:
-        places.setdefault((f"{place.game} of {place.corpus}", place.artifact), []).append(place.where)
+        artifacts = places.setdefault(f"{place.game} of {place.corpus}", {})
+        artifacts.setdefault(place.artifact, []).append(place.where)
     return places
 
 
