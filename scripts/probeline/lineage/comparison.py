@@ -20,7 +20,8 @@ class Comparison:
         artifact: its path.
         rule: that makes it.
         gpu: whether a GPU made it, then or now.
-        differences: what differs, in words: parameters, then files; empty where every bit is the same.
+        differences: what differs, in words: parameters, inputs that no rule made, then files; empty where
+            every bit is the same.
     """
 
     artifact: str
@@ -44,6 +45,12 @@ def compare(record: Record, folder: Path) -> Comparison:
         f"parameter {name}: {record.params.get(name)!r}, now {again.params.get(name)!r}"
         for name in sorted(record.params.keys() | again.params.keys())
         if record.params.get(name) != again.params.get(name)
+    ]
+    given = {dependency.name: dependency.sha256 for dependency in again.dependencies}
+    differences += [
+        f"input {one.name} is another: sha256 {one.sha256[:12]}, now {given.get(one.name, 'missing')[:12]}"
+        for one in record.dependencies
+        if one.record is None and given.get(one.name) != one.sha256
     ]
     for subject in record.subjects:
         differences += _in_subject(subject, folder)
