@@ -100,3 +100,17 @@ def test_a_run_of_uncommitted_sources_is_not_taken_for_one_of_its_commit(project
     status, said = reproduce(project, DIALOGUES)
     assert status == 1
     assert "made with sources that were not committed: rules/probes.smk" in said
+
+
+def test_a_changed_target_or_a_missing_record_is_named_before_anything_runs(project: Project) -> None:
+    metrics = project.folder / PROBE / "metrics.json"
+    made = metrics.read_bytes()
+    metrics.write_bytes(made + b" ")
+    status, said = reproduce(project, PROBE)
+    assert status == 1
+    assert f"{PROBE}/metrics.json is not what its record says" in said
+    metrics.write_bytes(made)
+    (project.folder / f"{DIALOGUES}.lineage.json").unlink()
+    status, said = reproduce(project, PROBE)
+    assert status == 1
+    assert f"{DIALOGUES}.lineage.json: missing" in said

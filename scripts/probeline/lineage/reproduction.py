@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
 from probeline.lineage.comparison import Comparison, compare, environment_differences
 from probeline.lineage.environment import SOURCES
-from probeline.lineage.graph import Lineage
+from probeline.lineage.graph import Lineage, parent_names
 from probeline.lineage.hashing import STAT_CACHE, digests_of
 from probeline.lineage.places import local, local_values, roots_of
 from probeline.lineage.records import Record, record_path
@@ -75,6 +76,8 @@ def reproduce(
             failed.
     """
     steps = lineage.ancestors([target])
+    _require_records(lineage, steps)
+    _require_own_files(target)
     config, roots = _config_of(steps, target, configfiles)
     _require_inputs(steps, roots)
     with _checkout(target, dirty, keep) as (folder, sources):
@@ -115,6 +118,27 @@ def _config_of(
     if "versions" in config:
         config["versions"] = {**config["versions"], "auto": False}
     return config, roots
+
+
+def _require_records(lineage: Lineage, steps: list[Record]) -> None:
+    """Refuse where a record on the way is missing: its artifact would go without comparison."""
+    named = {name for step in steps for name in parent_names(step)}
+    missing = sorted(str(record_path(Path(name))) for name in named - lineage.records.keys())
+    if missing:
+        raise ProbelineError(f"{', '.join(missing)}: missing, or no record. Take it from git again.")
+
+
+def _require_own_files(target: Record) -> None:
+    """Refuse where the target's files, as far as they are here, are not what its record says."""
+    for subject in target.subjects:
+        whole = {subject.name: subject.sha256}
+        files = {f"{subject.name}/{name}": digest for name, digest in subject.files.items()} or whole
+        for name, digest in files.items():
+            if Path(name).is_file() and sha256_file(Path(name)) != digest:
+                raise ProbelineError(
+                    f"{name} is not what its record says: it was changed after it was made. Ask "
+                    "`probeline audit verify`, and make it again or take it from where it is kept."
+                )
 
 
 def _require_inputs(steps: list[Record], roots: dict[str, Path]) -> None:
