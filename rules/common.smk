@@ -40,7 +40,13 @@ from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.lineage.root import root_digest
 from probeline.lineage.unfinished import mark_unfinished
-from probeline.logs.listing import find_duplicates, game_files, list_games
+from probeline.logs.listing import (
+    contents_of,
+    find_duplicates,
+    game_files,
+    list_games,
+)
+from probeline.logs.retracted import read_retractions, retracted_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
 from probeline.models.adapter import adapter_files
@@ -126,17 +132,46 @@ def root_of(corpus):
     return Path(config["corpora"][corpus]["root"]).expanduser()
 
 
+RETRACTIONS = in_words(read_retractions)()
+
+
+@cache
+def cache_of_digests():
+    return StatCache(Path(".probeline/stat-cache.sqlite"))
+
+
 @cache
 @in_words
 def duplicates_of(corpus):
     """Game → the copy of it that is kept, over the whole corpus."""
     games = sorted(game for shard in games_by_shard(corpus).values() for game in shard)
-    cache_of_digests = StatCache(Path(".probeline/stat-cache.sqlite"))
-    return find_duplicates(root_of(corpus), games, cache_of_digests)
+    kept = [game for game in games if game not in retracted_of(corpus)]
+    return find_duplicates(root_of(corpus), kept, cache_of_digests())
+
+
+@cache
+@in_words
+def retracted_of(corpus):
+    """Game → why it is taken out, over the whole corpus; also a copy that was added since then."""
+    if not RETRACTIONS:
+        return {}
+    games = sorted(game for shard in games_by_shard(corpus).values() for game in shard)
+    if not is_simulated(corpus, config["corpora"][corpus]):
+        contents = contents_of(root_of(corpus), games, cache_of_digests())
+        return retracted_games(corpus, contents, RETRACTIONS)
+    # What is simulated has no content before it is made.
+    reasons = retracted_games(corpus, {}, RETRACTIONS)
+    return {game: reasons[game] for game in games if game in reasons}
+
+
+def games_to_read(wildcards):
+    """The games of a shard but for those that are taken out."""
+    games = games_by_shard(wildcards.corpus)[wildcards.shard]
+    return [game for game in games if game not in retracted_of(wildcards.corpus)]
 
 
 def simulated_spec(wildcards):
-    dealt = set(games_by_shard(wildcards.corpus)[wildcards.shard])
+    dealt = set(games_to_read(wildcards))
     count = config["corpora"][wildcards.corpus]["simulated_games"]
     return {
         "seed": config["seed"],
@@ -150,21 +185,28 @@ def raw_logs_of(wildcards):
     root = root_of(wildcards.corpus)
     if is_simulated(wildcards.corpus, config["corpora"][wildcards.corpus]):
         return f"{root}/{wildcards.shard}/manifest.json"
-    games = games_by_shard(wildcards.corpus)[wildcards.shard]
+    games = games_to_read(wildcards)
     return [str(file) for game in games for file in game_files(root, game)]
 
 
 def ingest_spec(wildcards):
-    games = games_by_shard(wildcards.corpus)[wildcards.shard]
+    games, retracted = games_to_read(wildcards), retracted_of(wildcards.corpus)
+    shard = SHARDS.index(wildcards.shard)
     simulated = is_simulated(wildcards.corpus, config["corpora"][wildcards.corpus])
     root = root_of(wildcards.corpus)
     duplicates = {} if simulated else duplicates_of(wildcards.corpus)
     return {
         "root": str(root / wildcards.shard if simulated else root),
-        "shard": SHARDS.index(wildcards.shard),
+        "shard": shard,
         "shards": len(SHARDS),
         "games": identity(games),
         "duplicates": {game: duplicates[game] for game in games if game in duplicates},
+        # Those of this shard alone: a retraction touches no other.
+        "retracted": {
+            game: reason
+            for game, reason in retracted.items()
+            if shard_of(game, len(SHARDS)) == shard
+        },
         "code": code_of("ingest_werewolf"),
     }
 

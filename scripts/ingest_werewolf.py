@@ -11,5 +11,12 @@ with job(snakemake):
 
     spec = snakemake.params.spec
     root = Path(spec["root"])
-    games = games_of_shard(root, snakemake.wildcards.corpus, spec["shard"], spec["shards"], spec["games"])
-    ingest_werewolf(games, root, spec["duplicates"], Path(snakemake.output.tables))
+    games = games_of_shard(
+        root,
+        snakemake.wildcards.corpus,
+        spec["shard"],
+        spec["shards"],
+        spec["games"],
+        spec["retracted"],
+    )
+    ingest_werewolf(games, root, spec["duplicates"], Path(snakemake.output.tables), spec["retracted"])

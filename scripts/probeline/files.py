@@ -76,7 +76,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part of it."""
     with draft_beside(path) as draft:
         draft.write_bytes(data)
-        _fsync(draft)
+        flush(draft)
         draft.replace(path)
 
 
@@ -114,6 +114,7 @@ def write_parquet(path: Path, table: "pa.Table") -> None:
 
     with draft_beside(path) as draft:
         pq.write_table(table.replace_schema_metadata(None), draft, compression="zstd", write_statistics=False)
+        flush(draft)
         draft.replace(path)
 
 
@@ -148,15 +149,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield draft
         for file in sorted(draft.rglob("*")):
             if file.is_file():
-                _fsync(file)
+                flush(file)
         if path.is_dir():
             # Snakemake creates declared directories before the job. A rename keeps the old one whole.
             path.rename(replaced)
         draft.rename(path)
-        _fsync(path.parent)
+        flush(path.parent)
 
 
-def _fsync(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk keep what was written to a file or folder, also through a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

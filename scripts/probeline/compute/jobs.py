@@ -39,8 +39,10 @@ def job(snakemake: Any, threads: int = 1, hub: bool = False) -> Iterator[None]:
     _log_to(Path(snakemake.log[0]))
     try:
         # Not part of any rule's code: an edit of how work is recorded must not run the work again.
+        from probeline.lineage.lock import hold_job_lock
         from probeline.lineage.records import Recorder
 
+        hold_job_lock()
         recorder = Recorder(snakemake, threads)
         yield
         recorder.write()

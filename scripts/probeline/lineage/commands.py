@@ -27,7 +27,7 @@ def add_lineage_commands(commands: Any) -> None:
         commands: the subparsers of the command line.
     """
     # Here, as these modules use what is below.
-    from probeline.lineage import export, restore, root, show_graph, track, verify
+    from probeline.lineage import export, reproduce, restore, retract, root, show_graph, track, verify
 
     track.add_command(commands)
     track.add_list_command(commands)
@@ -40,7 +40,7 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    for part in (verify, show_graph, export, root):
+    for part in (verify, reproduce, retract, show_graph, export, root):
         part.add_command(queries)
 
 

@@ -1,11 +1,14 @@
 """One run at a time, without locks that outlive a killed run."""
 
 import fcntl
+import sys
 from pathlib import Path
 from typing import IO
 
 from probeline.errors import ProbelineError
 
+JOBS = Path(".probeline/jobs.lock")
+"""Shared by all jobs that are running."""
 # The open file is the lock: the kernel frees it when this process ends, however it ends.
 _held: list[IO[str]] = []
 
@@ -13,13 +16,14 @@ _held: list[IO[str]] = []
 def hold_workflow_lock(path: Path) -> None:
     """Take the lock of this working directory for the life of the process.
 
-    Snakemake's own lock is off in the profiles: after `kill -9` it stays and must be removed by hand.
+    Snakemake's own lock is off in the profiles: after `kill -9` it stays and must be removed by hand. Where
+    only the main process was killed, its jobs go on by themselves: this waits for them, else two jobs would
+    write one artifact.
 
     Raises:
         ProbelineError: another run holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("w")
+    file = _opened(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -28,3 +32,21 @@ def hold_workflow_lock(path: Path) -> None:
             "Another snakemake run is working in this folder. Wait for it to end, or stop it, and run again."
         ) from None
     _held.append(file)
+    with _opened(JOBS) as jobs:
+        try:
+            fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Waiting for the jobs of a run that was killed to end.", file=sys.stderr, flush=True)
+            fcntl.flock(jobs, fcntl.LOCK_EX)
+
+
+def hold_job_lock() -> None:
+    """Let the next run know, for the life of this process, that a job is at work."""
+    file = _opened(JOBS)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    _held.append(file)
+
+
+def _opened(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w")

@@ -135,6 +135,11 @@ class Record:
         return self.definition["externalParameters"].get("outputs", [])
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The complete config of the run, with portable paths; empty in records from before it was kept."""
+        return self.definition["externalParameters"].get("config", {})
+
+    @property
     def code(self) -> dict[str, str]:
         """Source file → digest of its code."""
         return self.params.get("code", {})
@@ -336,6 +341,8 @@ class Recorder:
                         "params": portable_values(spec, self._roots),
                         "seed": spec.get("seed"),
                         "outputs": [path for _, path in _named(self._job.output)],
+                        # Whole, as it was with all --configfile and --config: `audit reproduce` needs it.
+                        "config": portable_values(self._job.config, self._roots),
                     },
                     "internalParameters": environment() | {"hardware": hardware(self._threads)},
                     "resolvedDependencies": [*dependencies, *_surroundings(spec["code"])],

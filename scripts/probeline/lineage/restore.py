@@ -51,12 +51,12 @@ def add_command(commands: Any) -> None:
 def _restore(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from probeline.cli import DEFAULT_CONFIG, read_config
+    from probeline.config import load_config
     from probeline.lineage.graph import read_lineage
     from probeline.lineage.places import written_roots
     from probeline.lineage.restoration import restore
 
-    roots = written_roots(read_config([DEFAULT_CONFIG, *options.configfile]))
+    roots = written_roots(load_config(options.configfile))
     # What a run is making must not be looked at.
     hold_workflow_lock(Path(".snakemake/probeline.lock"))
     lineage = read_lineage()

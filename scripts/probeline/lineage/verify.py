@@ -73,8 +73,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _config(files: Sequence[Path]) -> dict[str, Any] | None:
     """The settings; None where this folder has none: what lies in it can be checked all the same."""
-    from probeline.cli import DEFAULT_CONFIG, read_config
+    from probeline.config import DEFAULT_CONFIG, load_config
 
     if not files and not DEFAULT_CONFIG.exists():
         return None
-    return read_config([DEFAULT_CONFIG, *files])
+    return load_config(files)

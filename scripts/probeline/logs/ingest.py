@@ -2,8 +2,9 @@
 
 `quality.json` counts, over the games of a shard or a corpus:
 
-- files = games + duplicates + quarantined: each `game_stats.json` is read, left out as the copy of another,
-  or listed in `quarantine.jsonl` with the reason. Listed there too, but counted apart:
+- files = games + duplicates + quarantined + retracted: each `game_stats.json` is read, left out as the copy
+  of another, listed in `quarantine.jsonl` with the reason, or not looked at because config/retracted.yaml
+  takes it out, whether it is still there or not. In quarantine too, but counted apart:
   folders_without_stats, game folders that hold none; logs_unreadable, whose games are kept (games =
   logs_read + logs_unreadable + logs_missing).
 - aborted: games not played to their end. flagged: games whose log contradicts a tally, as a list.
@@ -68,6 +69,7 @@ _COUNTED = (
     "games",
     "duplicates",
     "quarantined",
+    "retracted",
     "folders_without_stats",
     "logs_read",
     "logs_unreadable",
@@ -105,7 +107,13 @@ _COUNTED = (
 """Counts that are always given, even when they are 0."""
 
 
-def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str], output: Path) -> None:
+def ingest_werewolf(
+    games: list[str],
+    root: Path,
+    duplicates: Mapping[str, str],
+    output: Path,
+    retracted: Mapping[str, str] | None = None,
+) -> None:
     """Read the games of one shard into tables.
 
     Args:
@@ -114,8 +122,12 @@ def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str],
         duplicates: key of each game that is the copy of another → key of that other.
         output: the folder to make: events.parquet (`schema.EVENTS`), games.parquet (`schema.GAMES`),
             quality.json, quarantine.jsonl, manifest.json.
+        retracted: key of each game of the shard that is taken out → the reason; none of them is in `games`.
     """
     counts: Counter[str] = Counter()
+    for key, reason in (retracted or {}).items():
+        counts.update(("files", "retracted"))
+        _log.info("Left out, because it was retracted: %s (%s)", plain_text(key), plain_text(reason))
     quarantine: list[dict[str, Any]] = []
     flagged: list[str] = []
     with atomic_directory(output) as draft:
@@ -144,7 +156,7 @@ def ingest_werewolf(games: list[str], root: Path, duplicates: Mapping[str, str],
         with table_writer(draft / GAMES_FILE, GAMES) as table:
             table(make_table(game_rows, GAMES))
         _write_account(draft, counts, flagged, quarantine)
-        write_manifest(draft, "corpus-shard", {"games": counts["games"], "files_read": counts["files"]})
+        write_manifest(draft, "corpus-shard", _facts(counts))
     _report(counts)
     for line in quarantine:
         _log.warning("Quarantined %s/%s: %s", plain_text(line["path"]), line["file"], line["reason"])
@@ -357,10 +369,14 @@ def collect_corpus(shards: list[Path], output: Path) -> None:
         quarantine += _read_lines(shard / QUARANTINE_FILE)
     _write_account(output, counts, flagged, quarantine)
     written = [EVENTS_FILE, GAMES_FILE, QUALITY_FILE, QUARANTINE_FILE]
-    write_manifest(output, "corpus", {"games": counts["games"], "files_read": counts["files"]}, written)
+    write_manifest(output, "corpus", _facts(counts), written)
     _report(counts)
     if quarantine:
         _log.warning("%d in quarantine: see %s", len(quarantine), output / QUARANTINE_FILE)
+
+
+def _facts(counts: Counter[str]) -> dict[str, int]:
+    return {"games": counts["games"], "files_read": counts["files"] - counts["retracted"]}
 
 
 def _write_account(
@@ -379,7 +395,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _report(counts: Counter[str]) -> None:
     _log.info(
-        "%d games, %d copies, %d quarantined; %d statements, %d of %d prompts recovered; "
+        "%d games, %d copies, %d quarantined, %d retracted; %d statements, %d of %d prompts recovered; "
         "%d vote tallies matched, %d contradicted, %d without known voters",
         *(
             counts[name]
@@ -387,6 +403,7 @@ def _report(counts: Counter[str]) -> None:
                 "games",
                 "duplicates",
                 "quarantined",
+                "retracted",
                 "statements",
                 "prompts_recovered",
                 "statements_with_log",

@@ -154,6 +154,20 @@ def game_content(stats_bytes: bytes) -> str:
         return sha256_bytes(stats_bytes)
 
 
+def contents_of(root: Path, games: list[str], cache: StatCache) -> dict[str, str]:
+    """The digest of each game's content (see `game_content`), but for those that cannot be read.
+
+    Args:
+        root: the folder of the corpus.
+        games: keys of its games.
+        cache: remembers the digests of unchanged files.
+    """
+    present = [game for game in games if has_file(root / game / GAME_STATS)]
+    files = [root / game / GAME_STATS for game in present]
+    contents = cache.values(CACHE_PURPOSE, files, _file_content, _announce)
+    return {game: content for game, content in zip(present, contents, strict=True) if content is not None}
+
+
 def find_duplicates(root: Path, games: list[str], cache: StatCache) -> dict[str, str]:
     """Which games are copies of another, by content.
 
@@ -168,13 +182,9 @@ def find_duplicates(root: Path, games: list[str], cache: StatCache) -> dict[str,
     Returns:
         Key of each copy → key of the game that is kept instead.
     """
-    present = [game for game in games if has_file(root / game / GAME_STATS)]
-    files = [root / game / GAME_STATS for game in present]
-    contents = cache.values(CACHE_PURPOSE, files, _file_content, _announce)
     copies: dict[str, list[str]] = {}
-    for game, content in zip(present, contents, strict=True):
-        if content is not None:
-            copies.setdefault(content, []).append(game)
+    for game, content in contents_of(root, games, cache).items():
+        copies.setdefault(content, []).append(game)
     duplicates = {}
     for same in copies.values():
         if len(same) > 1:

@@ -1,5 +1,6 @@
 """Which games of a corpus belong to which shard, said the same way while parsing and in a job."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from probeline.digests import canonical_digest, shard_of
@@ -12,8 +13,10 @@ def identity(games: list[str]) -> str:
     return canonical_digest(games)[:16]
 
 
-def games_of_shard(root: Path, corpus: str, shard: int, shards: int, expected: str) -> list[str]:
-    """The games that are dealt to a shard, sorted.
+def games_of_shard(
+    root: Path, corpus: str, shard: int, shards: int, expected: str, retracted: Collection[str]
+) -> list[str]:
+    """The games that are dealt to a shard and not retracted, sorted.
 
     Args:
         root: the folder of the corpus.
@@ -21,11 +24,15 @@ def games_of_shard(root: Path, corpus: str, shard: int, shards: int, expected: s
         shard: number of the shard, from 0.
         shards: number of shards.
         expected: their `identity` when the run was planned.
+        retracted: keys of games that are taken out of the inputs.
 
     Raises:
         ProbelineError: games came or went since then.
     """
-    games = [game for game in list_games(root, corpus) if shard_of(game, shards) == shard]
+    if expected == identity([]):
+        return []  # A shard of few simulated games may have no folder to list.
+    dealt = [game for game in list_games(root, corpus) if shard_of(game, shards) == shard]
+    games = [game for game in dealt if game not in retracted]
     if identity(games) != expected:
         raise ProbelineError(
             f"Games were added to {root} or removed from it while the run was going on. "

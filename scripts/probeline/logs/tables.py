@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probeline.files import draft_beside, open_parquet
+from probeline.files import draft_beside, flush, open_parquet
 from probeline.schema import arrow_schema
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def table_writer(path: Path, columns: list[tuple[str, str, str]]) -> Iterator[Ca
             draft, arrow_schema(columns), compression="zstd", write_statistics=False
         ) as writer:
             yield lambda table: writer.write_table(table, max(table.num_rows, 1))
+        flush(draft)
         draft.replace(path)
 
 

@@ -18,6 +18,7 @@ ROWS = {
 LOSSES = {
     "duplicates": ("copy of another game", "copies of other games"),
     "quarantined": ("game in quarantine", "games in quarantine"),
+    "retracted": ("retracted game", "retracted games"),
     "folders_without_stats": ("game folder without game_stats.json", "game folders without game_stats.json"),
     "logs_unreadable": ("llm_log.txt that could not be read", "llm_log.txt that could not be read"),
 }

@@ -1,0 +1,239 @@
+"""`probeline audit retract`: a game out of the inputs, what that makes anew, and proof that it is gone."""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probeline.errors import ProbelineError, near_misses
+from probeline.lineage.commands import add_json
+
+if TYPE_CHECKING:
+    from probeline.lineage.graph import Lineage
+    from probeline.lineage.records import Record
+    from probeline.logs.retracted import Retraction
+
+EXAMPLES = """\
+examples:
+  probeline audit retract game:baseline/game7 --reason "consent withdrawn"
+  git commit -m "Retract baseline/game7" config/retracted.yaml
+  snakemake --cores 4                                   makes anew what was made from it
+  probeline audit retract --check                       proves that nothing contains it any more
+  probeline audit retract game:baseline/game7 --undo
+
+exit status: 0; 1 on an error, and where --check finds a retracted game.
+"""
+SHOWN = 5
+"""Most names in an error."""
+
+
+def add_command(queries: Any) -> None:
+    """Declare the command.
+
+    Args:
+        queries: the subparsers of `probeline audit`.
+    """
+    parser = queries.add_parser(
+        "retract",
+        help="take a game out of the inputs, and prove that nothing contains it",
+        description="Put a game, with every copy of it, on the list config/retracted.yaml, and show what the "
+        "next run makes anew. Its raw log is not touched.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "game", nargs="?", metavar="game:ID", help="its folder, relative to the root of its corpus"
+    )
+    parser.add_argument("--reason", metavar="TEXT", help="why; it is kept in the list")
+    parser.add_argument("--corpus", metavar="NAME", help="its corpus, where several have a game of that name")
+    parser.add_argument("--undo", action="store_true", help="put the game and its copies back")
+    parser.add_argument(
+        "--check", action="store_true", help="look for every retracted game in the records and in the tables"
+    )
+    parser.add_argument(
+        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.check:
+        if options.game or options.reason or options.undo:
+            raise ProbelineError("--check looks for all retracted games: give nothing beside it.")
+        from probeline.lineage.retraction_check import check_retractions
+
+        return check_retractions(options.json)
+    if not options.game:
+        raise ProbelineError("say which game: probeline audit retract game:ID --reason TEXT; or --check.")
+    game = options.game.removeprefix("game:").strip("/")
+    if options.undo:
+        return _undo(game, options.corpus, options.json)
+    if not (options.reason or "").strip():
+        raise ProbelineError(
+            "give the reason: --reason TEXT. It is kept in the list, for those who come later."
+        )
+    return _retract(game, options)
+
+
+def _retract(game: str, options: argparse.Namespace) -> int:
+    from probeline.config import load_config
+    from probeline.logs.retracted import Retraction, read_retractions, write_retractions
+
+    config = load_config(options.configfile)
+    listed = read_retractions()
+    contents = corpus_contents(config["corpora"], config["seed"])
+    corpus = _corpus_of(game, options.corpus, contents)
+    content = contents[corpus][game]
+    if content is None:
+        raise ProbelineError(
+            f"{game} of {corpus} holds no game_stats.json that can be read: nothing uses it."
+        )
+    before = {(entry.corpus, entry.game): entry for entry in listed}
+    if (corpus, game) in before:
+        reason = before[corpus, game].reason
+        raise ProbelineError(f"{game} of {corpus} is retracted already: {reason} To change that, --undo it.")
+    added = [
+        Retraction(name, key, content, options.reason.strip())
+        for name, games in contents.items()
+        for key, found in games.items()
+        if found == content and (name, key) not in before
+    ]
+    write_retractions([*listed, *added])
+    _show(added, "taken out of the inputs", options.json)
+    return 0
+
+
+def _undo(game: str, corpus: str | None, as_json: bool) -> int:
+    from probeline.logs.retracted import read_retractions, write_retractions
+
+    listed = read_retractions()
+    contents = {entry.content for entry in listed if entry.game == game and corpus in (None, entry.corpus)}
+    if not contents:
+        names = [f"{entry.game} of {entry.corpus}" for entry in listed]
+        raise ProbelineError(f"{game} is not retracted. {near_misses(game, names)}")
+    if len(contents) > 1:
+        raise ProbelineError(f"{game} is retracted from several corpora: say which with --corpus NAME.")
+    write_retractions(entry for entry in listed if entry.content not in contents)
+    _show([entry for entry in listed if entry.content in contents], "back among the inputs", as_json)
+    return 0
+
+
+def corpus_contents(corpora: Mapping[str, Any], seed: int) -> dict[str, dict[str, str | None]]:
+    """Corpus → game → digest of its content, for every corpus of the config; None where it cannot be read."""
+    import orjson
+
+    from probeline.config import is_simulated
+    from probeline.lineage.hashing import STAT_CACHE
+    from probeline.logs.listing import contents_of, game_content, list_games
+    from probeline.logs.simulate_werewolf import simulate_game
+    from probeline.stat_cache import StatCache
+
+    found: dict[str, dict[str, str | None]] = {}
+    for name, corpus in corpora.items():
+        if is_simulated(name, corpus):
+            games = (simulate_game(seed, index) for index in range(corpus["simulated_games"]))
+            found[name] = {game.key: game_content(orjson.dumps(game.stats)) for game in games}
+            continue
+        root = Path(corpus["root"]).expanduser()
+        keys = list_games(root, name)
+        cache = StatCache(STAT_CACHE)
+        found[name] = dict.fromkeys(keys) | contents_of(root, keys, cache)
+        cache.close()
+    return found
+
+
+def _corpus_of(game: str, corpus: str | None, contents: Mapping[str, Mapping[str, Any]]) -> str:
+    """The corpus that is meant.
+
+    Raises:
+        ProbelineError: there is no such corpus, none has the game, or several have it.
+    """
+    if corpus is not None and corpus not in contents:
+        raise ProbelineError(f"there is no corpus {corpus!r}. {near_misses(corpus, contents)}")
+    among = [corpus] if corpus is not None else list(contents)
+    having = [name for name in among if game in contents[name]]
+    if len(having) > 1:
+        raise ProbelineError(f"{game} is in {' and in '.join(having)}: say which with --corpus NAME.")
+    if not having:
+        games = [key for name in among for key in contents[name]]
+        raise ProbelineError(f"no game {game!r} in {' or '.join(among)}. {_near(game, games)}")
+    return having[0]
+
+
+def _near(game: str, games: list[str]) -> str:
+    """The nearest few of thousands of games."""
+    named = [key for key in games if key.rpartition("/")[2] == game]
+    close = named or difflib.get_close_matches(game, games, n=SHOWN, cutoff=0.5) or sorted(games)
+    more = f" (of {len(games):,})" if len(games) > SHOWN else ""
+    return f"Games are named like {', '.join(close[:SHOWN])}{more}."
+
+
+def affected(lineage: "Lineage", retractions: Iterable["Retraction"]) -> "list[Record]":
+    """The records of what a change of these entries makes anew: their shards and all below, nearest first."""
+    from probeline.digests import shard_of
+
+    shards = []
+    for record in lineage.records.values():
+        if record.rule not in ("simulate_logs", "ingest_werewolf"):
+            continue
+        index, _, count = record.wildcards["shard"].removeprefix("shard-").partition("-of-")
+        if any(
+            entry.corpus == record.wildcards["corpus"] and shard_of(entry.game, int(count)) == int(index)
+            for entry in retractions
+        ):
+            shards.append(record)
+    return lineage.descendants(shards)
+
+
+def splits_with(record: "Record", retractions: Iterable["Retraction"]) -> list[str]:
+    """The splits in which an artifact holds one of these games: by content, or else by name."""
+    from probeline.lineage.games import DIGITS
+
+    contents = {entry.content[:DIGITS] for entry in retractions}
+    names = {entry.game for entry in retractions if entry.corpus == record.wildcards.get("corpus")}
+    return [
+        split
+        for split, games in record.games.items()
+        if any(content in contents or (content is None and game in names) for game, content in games.items())
+    ]
+
+
+def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
+    """What was put on the list or taken from it, and what the next run makes anew."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from probeline.lineage.graph import read_lineage
+    from probeline.text import plain_text
+
+    lineage = read_lineage()
+    records = affected(lineage, entries)
+    held = {record.name: splits_with(record, entries) for record in records}
+    seconds = sum(record.cost["seconds"] for record in records)
+    if as_json:
+        rows = [{"artifact": name, "splits": splits} for name, splits in held.items()]
+        facts = {"games": [asdict(entry) for entry in entries], "affected": rows, "seconds": seconds}
+        print(json.dumps(facts, indent=2))
+        return
+    console = Console(highlight=False)
+    for entry in entries:
+        said = plain_text(f"{entry.game} of {entry.corpus} is {what}: {entry.reason}")
+        console.print(Text(said), soft_wrap=True)
+    if not records:
+        console.print("No record knows of it: the next run makes nothing anew because of it.")
+        return
+    console.print(
+        f"The next run makes {len(records)} artifacts anew; the last time that took {seconds:.0f} s:"
+    )
+    for name, splits in held.items():
+        holds = f" (it is in {' and '.join(splits)})" if splits else ""
+        console.print(Text(plain_text(f"  {name}{holds}")), soft_wrap=True)
+    console.print(
+        "Commit config/retracted.yaml, run snakemake as before, then: probeline audit retract --check",
+        soft_wrap=True,
+    )

@@ -1,0 +1,180 @@
+"""The proof that no artifact contains a retracted game: by the records, and by reading the artifacts."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probeline.files import open_parquet
+from probeline.lineage.games import DIGITS
+from probeline.lineage.graph import Lineage, read_lineage
+from probeline.lineage.hashing import TIMESTAMP
+from probeline.lineage.records import SUFFIX, Record, record_of
+from probeline.logs.retracted import RETRACTED, Retraction, read_retractions
+from probeline.text import plain_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PLACES = ("data/simulated", "data/processed", "results")
+TEXTS = (".json", ".jsonl", ".csv", ".html", ".svg", ".md", ".txt")
+"""Files in which a game would be named; activations and weights name none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A retracted game where it should not be.
+
+    Attributes:
+        game: its folder.
+        corpus: its corpus.
+        artifact: what contains it: an artifact's path, or that of a file without a record.
+        where: split in the record, or file and column.
+    """
+
+    game: str
+    corpus: str
+    artifact: str
+    where: str
+
+
+def check_retractions(as_json: bool) -> int:
+    """Print where retracted games still are; the exit status is 1 if they are anywhere."""
+    from rich.console import Console
+    from rich.text import Text
+
+    retractions = read_retractions()
+    lineage = read_lineage()
+    found = list(dict.fromkeys([*in_records(lineage, retractions), *in_files(lineage, retractions)]))
+    if as_json:
+        facts = {
+            "retracted": [asdict(entry) for entry in retractions],
+            "records": len(lineage.records),
+            "found": [asdict(place) for place in found],
+            "faults": lineage.faults,
+        }
+        print(json.dumps(facts, indent=2))
+        return 1 if found or lineage.faults else 0
+    console = Console(highlight=False)
+    for fault in lineage.faults.values():
+        console.print(Text(plain_text(fault)), style="red", soft_wrap=True)
+    if not retractions:
+        console.print(f"No game is retracted: there is no {RETRACTED}.")
+    elif not found and not lineage.faults:
+        console.print(
+            f"None of the {len(retractions)} retracted games is in any of the {len(lineage.records)} "
+            f"records, nor in a file under {', '.join(PLACES)}.",
+            soft_wrap=True,
+        )
+    if found:
+        for game, artifacts in together(found).items():
+            console.print(Text(plain_text(f"{game} is retracted, and still in")), soft_wrap=True)
+            for artifact, places in artifacts.items():
+                console.print(Text(plain_text(f"  {artifact}: {', '.join(places)}")), soft_wrap=True)
+        console.print("Run snakemake for these again, or delete what is not needed any more.")
+    return 1 if found or lineage.faults else 0
+
+
+def together(found: list[Found]) -> dict[str, dict[str, list[str]]]:
+    """Game → artifact → all places where it is found there."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for place in found:
+        artifacts = places.setdefault(f"{place.game} of {place.corpus}", {})
+        artifacts.setdefault(place.artifact, []).append(place.where)
+    return places
+
+
+def in_records(lineage: Lineage, retractions: list[Retraction]) -> Iterator[Found]:
+    """Where the records say that a retracted game is, by content or by name."""
+    for record in lineage.records.values():
+        named = _names(lineage, record, retractions)
+        for split, games in record.games.items():
+            for game, content in games.items():
+                for entry in retractions:
+                    if content == entry.content[:DIGITS] or (entry in named and entry.game == game):
+                        yield Found(entry.game, entry.corpus, record.name, f"its record: {split}")
+        root = record.params.get("root")
+        for dependency in record.dependencies if root else ():
+            for entry in retractions:
+                if entry in named and dependency.name.startswith(f"{root}/{entry.game}/"):
+                    yield Found(entry.game, entry.corpus, record.name, f"its input {dependency.name}")
+
+
+def _names(lineage: Lineage, record: Record, retractions: list[Retraction]) -> list[Retraction]:
+    """The entries whose game can be meant by its name in an artifact.
+
+    Corpora may call different games alike: where an artifact is made from several, its record tells the games
+    apart by content.
+    """
+    corpora = {above.wildcards.get("corpus") for above in lineage.ancestors([record])} - {None}
+    others = {
+        game
+        for games in record.games.values()
+        for game, content in games.items()
+        if content is not None and len(corpora) > 1
+    }
+    return [entry for entry in retractions if entry.corpus in corpora and entry.game not in others]
+
+
+def in_files(lineage: Lineage, retractions: list[Retraction]) -> Iterator[Found]:
+    """Where a file of an artifact, recorded or not, holds a retracted game."""
+    if not retractions:
+        return
+    named: dict[str, list[Retraction]] = {}
+    for path in _files():
+        covering = record_of(path)
+        artifact = covering.as_posix().removesuffix(SUFFIX) if covering else path.as_posix()
+        if artifact not in named:
+            record = lineage.records.get(artifact)
+            named[artifact] = retractions if record is None else _names(lineage, record, retractions)
+        for entry, where in _in_file(path, artifact, retractions, named[artifact]):
+            yield Found(entry.game, entry.corpus, artifact, where)
+
+
+def _files() -> Iterator[Path]:
+    for place in PLACES:
+        for folder, _, names in os.walk(place):
+            for name in sorted(names):
+                if name != TIMESTAMP and not name.endswith(SUFFIX):
+                    yield Path(folder, name)
+
+
+def _in_file(
+    path: Path, artifact: str, retractions: list[Retraction], named: list[Retraction]
+) -> Iterator[tuple[Retraction, str]]:
+    inside = path.relative_to(artifact).as_posix() if path.is_relative_to(artifact) else path.name
+    for entry in named:
+        if f"/{entry.game}/" in f"/{inside}":
+            yield entry, inside
+    if path.suffix == ".parquet":
+        yield from _in_table(path, retractions, named)
+    elif path.suffix in TEXTS:
+        data = path.read_bytes()
+        for entry in retractions:
+            wanted = [entry.content.encode()]
+            if entry in named:
+                wanted.append(entry.game.encode())
+            if any(re.search(rb"(?<![\w./-])" + re.escape(name) + rb"(?![\w-])", data) for name in wanted):
+                yield entry, path.name
+
+
+def _in_table(
+    path: Path, retractions: list[Retraction], named: list[Retraction]
+) -> Iterator[tuple[Retraction, str]]:
+    """Every row is read: the game's name in `game`, and its content in `content`."""
+    with open_parquet(path) as file:
+        there = file.schema_arrow.names
+        columns = {name: file.read([name])[name] for name in ("game", "content") if name in there}
+    games, contents = _values(columns.get("game")), _values(columns.get("content"))
+    for entry in retractions:
+        if entry.content in contents:
+            yield entry, f"{path.name}, column content"
+        if entry in named and entry.game in games:
+            yield entry, f"{path.name}, column game"
+
+
+def _values(column: "pa.ChunkedArray | None") -> set[str]:
+    return set() if column is None else set(column.unique().to_pylist())

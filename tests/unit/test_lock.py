@@ -1,0 +1,51 @@
+"""Two runs never write at once; what a killed run has left is waited for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HOLD = (
+    "from pathlib import Path; from probeline.lineage.lock import *; {}; print('held', flush=True); input()"
+)
+RUN = "hold_workflow_lock(Path('.snakemake/probeline.lock'))"
+JOB = "hold_job_lock()"
+
+
+def start(folder: Path, what: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(what)], cwd=folder, text=True, stdin=pipe, stdout=pipe, stderr=pipe
+    )
+
+
+def held(process: subprocess.Popen[str]) -> bool:
+    assert process.stdout is not None
+    return process.stdout.readline() == "held\n"
+
+
+def test_a_second_run_is_refused_and_a_run_that_was_killed_is_not_in_the_way(tmp_path: Path) -> None:
+    first = start(tmp_path, RUN)
+    assert held(first)
+    assert "Another snakemake run" in start(tmp_path, RUN).communicate()[1]
+    first.kill()
+    first.wait()
+    again = start(tmp_path, RUN)
+    assert held(again)
+    again.communicate("\n")
+
+
+def test_a_run_waits_for_the_jobs_that_a_killed_run_has_left(tmp_path: Path) -> None:
+    jobs = [start(tmp_path, JOB), start(tmp_path, JOB)]
+    assert all(map(held, jobs))
+    run = start(tmp_path, RUN)
+    assert run.stderr is not None
+    assert run.stderr.readline() == "Waiting for the jobs of a run that was killed to end.\n"
+    jobs[0].communicate("\n")
+    assert run.poll() is None
+    jobs[1].communicate("\n")
+    assert held(run)
+    # A run is no hindrance to its own jobs.
+    own = start(tmp_path, JOB)
+    assert held(own)
+    own.communicate("\n")
+    run.communicate("\n")

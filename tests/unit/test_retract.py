@@ -1,0 +1,143 @@
+"""Taking games out: the list, which games it means, and where they are still found."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from probeline.cli import main
+from probeline.errors import ProbelineError
+from probeline.lineage.graph import read_lineage
+from probeline.lineage.retraction_check import in_files
+from probeline.logs.ingest import ingest_werewolf
+from probeline.logs.listing import game_content
+from probeline.logs.retracted import (
+    RETRACTED,
+    Retraction,
+    read_retractions,
+    retracted_games,
+    write_retractions,
+)
+from probeline.logs.simulate_werewolf import simulate_game, simulate_games
+
+REPOSITORY = Path(__file__).parents[2]
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The config, a corpus of logs with a renamed copy in it, and a simulated one."""
+    shutil.copytree(REPOSITORY / "config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    simulate_games(7, range(4), tmp_path / "logs")
+    shutil.copytree(tmp_path / "logs/simulated_baseline/game0", tmp_path / "logs/elsewhere/game77")
+    own = {"own": {"format": "werewolf", "root": "logs"}, "werewolf": {"simulated_games": 12}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"corpora": own}))
+    return tmp_path
+
+
+def retract(*words: str) -> int:
+    return main(["audit", "retract", *words, "--configfile", "own.yaml"])
+
+
+def test_the_list_is_read_as_it_was_written(tmp_path: Path) -> None:
+    entries = [Retraction("w", "b/game2", B, "- odd: 'text' # é"), Retraction("w", "a/game1", A, "why")]
+    write_retractions(entries, tmp_path / "list.yaml")
+    assert read_retractions(tmp_path / "list.yaml") == sorted(entries)
+    write_retractions([], tmp_path / "list.yaml")
+    assert not (tmp_path / "list.yaml").exists()
+    assert read_retractions(tmp_path / "list.yaml") == []
+
+
+@pytest.mark.parametrize("text", ["a: 1", "- [1]", f"- {{corpus: w, game: g, content: {A}}}", "- : -", "[}"])
+def test_a_broken_list_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.yaml").write_text(text)
+    with pytest.raises(ProbelineError, match=r"list\.yaml"):
+        read_retractions(tmp_path / "list.yaml")
+
+
+def test_a_game_is_out_by_its_folder_or_by_its_content_in_any_corpus() -> None:
+    entries = [Retraction("w", "game1", A, "why")]
+    assert retracted_games("w", {"game1": B, "game2": A, "game3": B}, entries) == {
+        "game1": "why",
+        "game2": "a copy of game1 of w: why",
+    }
+    # Its log may be deleted: it is counted all the same. In another corpus its name means nothing.
+    assert retracted_games("w", {}, entries) == {"game1": "why"}
+    assert retracted_games("v", {"game1": B, "game9": A}, entries) == {"game9": "a copy of game1 of w: why"}
+
+
+def test_retracting_lists_every_copy_and_undo_puts_all_back(project: Path) -> None:
+    assert retract("game:simulated_baseline/game0", "--corpus", "own", "--reason", "consent withdrawn") == 0
+    content = game_content((project / "logs/elsewhere/game77/game_stats.json").read_bytes())
+    assert [(entry.corpus, entry.game) for entry in read_retractions()] == [
+        ("own", "elsewhere/game77"),
+        ("own", "simulated_baseline/game0"),
+    ]
+    assert {(entry.content, entry.reason) for entry in read_retractions()} == {(content, "consent withdrawn")}
+    assert (project / "logs/simulated_baseline/game0/game_stats.json").exists()
+    assert retract("game:elsewhere/game77", "--undo") == 0
+    assert not RETRACTED.exists()
+
+
+def test_a_simulated_game_is_named_like_any_other(project: Path) -> None:
+    assert retract("simulated_baseline/game10", "--reason", "why") == 0
+    (entry,) = read_retractions()
+    stats = simulate_game(0, 10).stats
+    assert entry == Retraction(
+        "werewolf", "simulated_baseline/game10", game_content(json.dumps(stats).encode()), "why"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["game:baseline/game0", "--reason", "x"], "simulated_baseline/game0"),
+        (["game:simulated_baseline/game0", "--reason", "x"], "say which with --corpus"),
+        (["game:simulated_baseline/game0", "--reason", "x", "--corpus", "onw"], "Did you mean own"),
+        (["game:elsewhere/game77"], "--reason TEXT"),
+        (["game:elsewhere/game77", "--undo"], "is not retracted"),
+        (["--check", "game:elsewhere/game77"], "give nothing beside it"),
+        ([], "say which game"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_changes_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert retract(*words) == 1
+    assert said in capsys.readouterr().err
+    assert not RETRACTED.exists()
+
+
+def test_every_count_adds_up(project: Path) -> None:
+    games = ["simulated_probe/game1", "simulated_public_cot/game2", "archive/simulated_short_scores/game3"]
+    ingest_werewolf(games, project / "logs", {}, project / "out", {"simulated_baseline/game0": "why"})
+    quality = json.loads((project / "out/quality.json").read_text())
+    assert (quality["files"], quality["retracted"], quality["games"]) == (4, 1, 3)
+    assert quality["files"] == sum(quality[k] for k in ("games", "duplicates", "quarantined", "retracted"))
+    assert b"game0" not in (project / "out/games.parquet").read_bytes()
+
+
+def test_a_game_is_found_in_tables_and_texts_that_no_record_covers(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    retract("game:elsewhere/game77", "--reason", "x")
+    table = project / "data/processed/forgotten"
+    ingest_werewolf(["elsewhere/game77"], project / "logs", {}, table)
+    (project / "results").mkdir()
+    (project / "results/note.json").write_text('{"seen": ["elsewhere/game77/"], "not": "elsewhere/game777"}')
+    (project / "results/other.json").write_text('{"not": ["elsewhere/game777", "old/elsewhere/game77"]}')
+    found = {place.artifact for place in in_files(read_lineage(), read_retractions())}
+    assert found == {
+        "data/processed/forgotten/events.parquet",
+        "data/processed/forgotten/games.parquet",
+        "results/note.json",
+    }
+    capsys.readouterr()
+    assert main(["audit", "retract", "--check", "--json"]) == 1
+    assert {place["artifact"] for place in json.loads(capsys.readouterr().out)["found"]} == found
+    shutil.rmtree(table)
+    (project / "results/note.json").unlink()
+    assert main(["audit", "retract", "--check"]) == 0
