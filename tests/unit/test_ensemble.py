@@ -199,3 +199,9 @@ def test_the_trainer_and_the_workflow_fit_the_same_direction(backend):
     ours = fitted("lr", X, y, CONCAT | {"backend": backend}, [20, 21])
     theirs = np.log(trainer.predict_proba(X) / (1 - trainer.predict_proba(X)))
     assert np.corrcoef(ours.scores(X), theirs)[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize("ensemble", ["mean", "concat"])
+def test_no_samples_have_no_scores(ensemble):
+    values, labels = halves(100, 1)
+    assert fitted("lr", values, labels, {"ensemble": ensemble}).scores(values[:0]).shape == (0,)

@@ -110,7 +110,8 @@ class Detector:
                 "came."
             )
         count = len(self.heads)
-        parts = values.reshape(len(values), count, -1)
+        # One head may read all layers together; with no samples, -1 would be ambiguous.
+        parts = values.reshape(len(values), count, layers * width // count)
         mean, scale = (scaler.reshape(count, -1) for scaler in (self.scaler_mean, self.scaler_scale))
         total = np.zeros(len(values))
         with np.errstate(over="ignore", invalid="ignore"):
