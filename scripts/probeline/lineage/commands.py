@@ -5,7 +5,6 @@ it runs. A command returns its exit status: 0, or 1 where it found a fault.
 """
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 AUDIT_EXAMPLES = """\
@@ -30,9 +29,11 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    parts: tuple[Callable[[Any], None], ...] = ()
-    for add_command in parts:
-        add_command(queries)
+    # They take from here what they share.
+    from probeline.lineage import cost, trace
+
+    for part in (trace, cost):
+        part.add_command(queries)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
