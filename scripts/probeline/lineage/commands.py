@@ -30,9 +30,9 @@ def add_lineage_commands(commands: Any) -> None:
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
     # They take from here what they share.
-    from probeline.lineage import cost, impact, leakage, trace
+    from probeline.lineage import cost, impact, leakage, stale, trace, why
 
-    for part in (trace, impact, leakage, cost):
+    for part in (trace, impact, why, leakage, stale, cost):
         part.add_command(queries)
 
 

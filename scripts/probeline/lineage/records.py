@@ -202,13 +202,22 @@ def read_record(path: Path) -> Record:
         ProbelineError: it is missing, no record, or was edited; the text names it.
     """
     try:
-        data = path.read_bytes()
+        return parse_record(path, path.read_bytes())
+    except FileNotFoundError as error:
+        raise ProbelineError(f"{path} does not exist.") from error
+
+
+def parse_record(path: Path, data: bytes) -> Record:
+    """The same for the bytes of a record, wherever they come from.
+
+    Raises:
+        ProbelineError: they are no record, or were edited; the text names it.
+    """
+    try:
         statement = orjson.loads(data)
         record = Record(path, sha256_bytes(data), statement)
         identity = record.metadata["invocationId"]
         _ = record.rule, record.params, record.subjects, record.dependencies, record.cost
-    except FileNotFoundError as error:
-        raise ProbelineError(f"{path} does not exist.") from error
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ProbelineError(
             f"{path} is no record of Probeline ({type(error).__name__}: {error}). Take it from git again, or "
