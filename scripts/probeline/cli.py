@@ -17,7 +17,6 @@ from probeline.errors import ProbelineError
 from probeline.lineage.commands import add_lineage_commands
 from probeline.text import plain_text
 
-DEFAULT_CONFIG = Path("config/config.yaml")
 # More than any processor has, and than torch could start.
 MOST_THREADS = 1024
 EPILOG = """\
@@ -197,10 +196,11 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from probeline.config import DEFAULT_CONFIG, read_config
     from probeline.datasets.check import data_check, format_check
 
     _require_range("--cores", options.cores, 1)
-    config = _config([DEFAULT_CONFIG, *options.configfile])
+    config = read_config([DEFAULT_CONFIG, *options.configfile])
     targets = [f"data/processed/{corpus}/quality.json" for corpus in config["corpora"]]
     command = [sys.executable, "-m", "snakemake", "--quiet", "progress", "rules", "host"]
     command += ["--cores", str(options.cores)]
@@ -224,36 +224,6 @@ def _check(options: argparse.Namespace) -> None:
         return
     for report in reports.values():
         print(format_check(report))
-
-
-def _config(files: Sequence[Path]) -> dict[str, Any]:
-    """The settings in `files`, later ones laid over earlier ones, checked."""
-    import yaml
-
-    from probeline.config import SCHEMA, check_config
-
-    config: dict[str, Any] = {}
-    for file in files:
-        if not file.exists():
-            raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
-        try:
-            settings = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ProbelineError(f"{file} is not valid YAML: {error}") from error
-        if not isinstance(settings, dict):
-            raise ProbelineError(f"{file} holds no settings: expected `key: value` lines.")
-        config = _merged(config, settings)
-    check_config(config, SCHEMA)
-    return config
-
-
-def _merged(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `update` laid over it, key by key, as Snakemake merges config files."""
-    merged = dict(base)
-    for key, value in update.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
 
 
 def _require_range(option: str, value: int | None, least: int, most: int | None = None) -> None:
@@ -357,13 +327,13 @@ def _probe_folder(options: argparse.Namespace) -> Path:
 
 def _probe(name: str) -> Path:
     """The folder of a probe, from its name or its path."""
-    from probeline.config import parse_probe_name
+    from probeline.config import DEFAULT_CONFIG, parse_probe_name, read_config
     from probeline.files import MANIFEST
 
     source = Path("results/probes") / Path(name).name
     if (source / MANIFEST).exists():
         return source
-    parse_probe_name(source.name, _config([DEFAULT_CONFIG]))
+    parse_probe_name(source.name, read_config([DEFAULT_CONFIG]))
     there = sorted(manifest.parent.name for manifest in source.parent.glob(f"*/{MANIFEST}"))
     raise ProbelineError(
         f"{source} has not been made. Make it with: snakemake --cores 4 {source} "

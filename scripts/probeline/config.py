@@ -1,7 +1,7 @@
 """Checking a configuration and the names of targets while the workflow is parsed, in words."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, read_json
 from probeline.models.adapter import adapter_files
 
+DEFAULT_CONFIG = Path("config/config.yaml")
 SCHEMA = Path("config/schemas/config.schema.yaml")
 ROLE_MASKED = ".role_masked"
 """Ends the name of a concept's dialogues and activations that do not tell the actor's role."""
@@ -44,6 +45,36 @@ class ProbeName(NamedTuple):
     concept: str
     method: str
     layers: tuple[int, ...]
+
+
+def read_config(files: Sequence[Path]) -> dict[str, Any]:
+    """The settings in `files`, later ones laid over earlier ones, checked.
+
+    Raises:
+        ProbelineError: a file is missing or no YAML, or the settings cannot be used; the text names it.
+    """
+    config: dict[str, Any] = {}
+    for file in files:
+        if not file.exists():
+            raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
+        try:
+            settings = yaml.safe_load(file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ProbelineError(f"{file} is not valid YAML: {error}") from error
+        if not isinstance(settings, dict):
+            raise ProbelineError(f"{file} holds no settings: expected `key: value` lines.")
+        config = _merged(config, settings)
+    check_config(config, SCHEMA)
+    return config
+
+
+def _merged(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `update` laid over it, key by key, as Snakemake merges config files."""
+    merged = dict(base)
+    for key, value in update.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def check_config(config: Mapping[str, Any], schema: Path) -> None:

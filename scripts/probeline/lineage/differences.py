@@ -51,7 +51,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def input_changes(old: Mapping[str, tuple[str, str | None]], new: Mapping[str, tuple[str, str | None]]) -> list[Change]:
+def input_changes(
+    old: Mapping[str, tuple[str, str | None]], new: Mapping[str, tuple[str, str | None]]
+) -> list[Change]:
     """Inputs whose content differs, and those that came or went.
 
     Args:
@@ -102,7 +104,7 @@ def _games_of(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _outputs(record: Record) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for subject in record.subjects:
         if subject.files:
             found |= {f"{subject.name}/{name}": digest for name, digest in subject.files.items()}

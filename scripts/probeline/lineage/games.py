@@ -53,7 +53,7 @@ def games_in(files: Mapping[str, Path], upstream: Iterable[Games]) -> Games:
 
 
 def key_of(game: str, content: str | None, contents: Mapping[str | None, str]) -> str:
-    """The key of a game in a record: corpora may call different games alike, then it ends with the content."""
+    """The key of a game in a record; where corpora call different games alike, it ends with the content."""
     return game if len(contents) == 1 else f"{game}#{content}"
 
 
@@ -62,7 +62,9 @@ def name_of(key: str, content: str | None) -> str:
     return key.removesuffix(f"#{content}") if content else key
 
 
-def _rows(table: Path, known: Mapping[str, Mapping[str | None, str]]) -> Iterable[tuple[str, str, str | None]]:
+def _rows(
+    table: Path, known: Mapping[str, Mapping[str | None, str]]
+) -> Iterable[tuple[str, str, str | None]]:
     """Split, game and content of each game of a table, once."""
     file = open_parquet(table)
     columns = [name for name in ("game", "split", "content") if name in file.schema_arrow.names]

@@ -71,8 +71,8 @@ def last_two_versions(path: Path) -> tuple[Version, Version]:
     ours, committed = here.read(path), head.read(path)
     if committed is None:
         raise ProbelineError(
-            f"{path} is not committed, so there is no other version of it. Commit the records after each run: "
-            "git add data results && git commit"
+            f"{path} is not committed, so there is no other version of it. Commit the records after each "
+            "run: git add data results && git commit"
         )
     if ours is not None and ours.sha256 != committed.sha256:
         return head, here

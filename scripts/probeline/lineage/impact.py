@@ -42,6 +42,7 @@ def add_command(queries: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", metavar="PATH|game:ID", help="a file, an artifact, or a game")
+    parser.add_argument("--full", action="store_true", help="name every artifact, however many there are")
     add_configfile(parser)
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -74,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         from probeline.lineage.impact_table import print_impact
 
-        print_impact(facts)
+        print_impact(facts, options.full)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The answer of `audit impact` at a terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -16,16 +16,24 @@ from probeline.lineage.terminal import (
     words,
 )
 
+MOST_ROWS, MOST_NAMED = 12, 6
+"""Artifacts of one kind and split that are named, and of more than these the first."""
 
-def print_impact(facts: dict[str, Any]) -> None:
-    """Print the facts of `impact.game_impact` or `impact.path_impact`."""
+
+def print_impact(facts: dict[str, Any], full: bool = False) -> None:
+    """Print the facts of `impact.game_impact` or `impact.path_impact`.
+
+    Args:
+        facts: what to print.
+        full: name every artifact.
+    """
     console = make_console()
     if "file" in facts:
         console.print(line(("file  ", "cyan"), (facts["file"], "bold")))
     if "made_from_it" in facts:
         _print_made(console, facts["made_from_it"])
     else:
-        _print_game(console, facts)
+        _print_game(console, facts, full)
 
 
 def _print_made(console: Console, made: list[dict[str, str]]) -> None:
@@ -48,7 +56,7 @@ def _folded(rows: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
     return list(groups.values())
 
 
-def _print_game(console: Console, facts: dict[str, Any]) -> None:
+def _print_game(console: Console, facts: dict[str, Any], full: bool) -> None:
     console.print(line(("game  ", "cyan"), (", ".join(facts["game"]), "bold")))
     console.print(line(("content  ", "cyan"), ", ".join(facts["content"]) or "no table has read it"))
     if len(facts["game"]) > 1:
@@ -61,10 +69,8 @@ def _print_game(console: Console, facts: dict[str, Any]) -> None:
     several = len(facts["game"]) > 1
     if facts["contained_in"]:
         table = make_table("kind", "contained in", "split", *(["as"] if several else []))
-        for row in facts["contained_in"]:
-            split = "–" if row["split"] == "all" else row["split"]
-            cells = [kind_of(row["artifact"]), row["artifact"], split, *([row["as"]] if several else [])]
-            table.add_row(*map(words, cells))
+        for cells in _rows(facts["contained_in"], full):
+            table.add_row(*map(words, cells if several else cells[:3]))
         console.print(table)
     count = len({row["artifact"] for row in facts["contained_in"]})
     console.print(f"{number_of(count, 'artifact')} {'contains' if count == 1 else 'contain'} it.")
@@ -75,3 +81,17 @@ def _print_game(console: Console, facts: dict[str, Any]) -> None:
             names = [name for name, _ in members]
             table.add_row(words(kind_of(names[0])), words(family_label(names)))
         console.print(table)
+
+
+def _rows(found: list[dict[str, str]], full: bool) -> Iterator[tuple[str, str, str, str]]:
+    """Kind, artifact, split and name; of many alike the first few, and how many more there are."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in found:
+        split = "" if row["split"] == "all" else row["split"]
+        groups.setdefault((kind_of(row["artifact"]), split, row["as"]), []).append(row["artifact"])
+    for (kind, split, name), artifacts in groups.items():
+        shown = artifacts if full or len(artifacts) <= MOST_ROWS else artifacts[:MOST_NAMED]
+        for artifact in shown:
+            yield kind, artifact, split, name
+        if len(artifacts) > len(shown):
+            yield kind, f"and {len(artifacts) - len(shown):,} more (--full)", split, name

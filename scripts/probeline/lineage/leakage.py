@@ -197,7 +197,9 @@ def _print(facts: dict[str, Any]) -> None:
         )
     for name, count in facts["left_out"].items():
         console.print(
-            line(f"{name}: {number_of(count, 'game')} of both sides, left out of its tests (seen_in_training).")
+            line(
+                f"{name}: {number_of(count, 'game')} of both sides, left out of its tests (seen_in_training)."
+            )
         )
     for name in facts["unknown"]:
         console.print(line((f"{name}: no record says which games it was trained on.", "yellow")))

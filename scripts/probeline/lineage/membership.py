@@ -1,4 +1,4 @@
-"""Which artifacts contain a game, under whatever name: games are told apart by content, as the records have it."""
+"""Which artifacts contain a game, under whatever name: games are told apart by content."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -59,7 +59,7 @@ def find_game(lineage: Lineage, wanted: str) -> Game:
     known = _known_games(lineage)
     copies = _copies(lineage)
     if re.fullmatch(f"[0-9a-f]{{{FEWEST_DIGITS},64}}", wanted):
-        digests = {content for contents in known.values() for content in contents if content}
+        digests = {content for contents in known.values() for content in contents}
         found = {content for content in digests if content.startswith(wanted[:DIGITS])}
         if len(found) > 1:
             raise ProbelineError(f"{wanted} begins several contents: {', '.join(sorted(found))}.")
@@ -69,10 +69,11 @@ def find_game(lineage: Lineage, wanted: str) -> Game:
     if len(names) > 1:
         raise ProbelineError(f"{wanted} names several games: {closest(wanted, names)}")
     if not names:
-        raise ProbelineError(f"No record knows a game {wanted}. {closest(wanted, known.keys() | copies.keys())}")
+        raise ProbelineError(
+            f"No record knows a game {wanted}. {closest(wanted, known.keys() | copies.keys())}"
+        )
     name = names.pop()
     contents = known.get(name, set()) or known.get(copies.get(name, ""), set())
-    contents = {content for content in contents if content}
     if len(contents) > 1:
         raise ProbelineError(
             f"{name} names {len(contents)} games of different content. Name one by its content: "
@@ -87,14 +88,16 @@ def _named(wanted: str, names: Iterable[str]) -> set[str]:
     return {wanted} if wanted in names else {name for name in names if name.endswith(f"/{wanted}")}
 
 
-def _known_games(lineage: Lineage) -> dict[str, set[str | None]]:
-    """Every game's key → its contents; None is among them where a record has no content for it."""
-    known: dict[str, set[str | None]] = {}
+def _known_games(lineage: Lineage) -> dict[str, set[str]]:
+    """Every game's key → its contents, none where no table has read it."""
+    known: dict[str, set[str]] = {}
     for record in lineage.records.values():
         for subject in record.subjects:
             for games in subject.games.values():
                 for name, content in games.items():
-                    known.setdefault(name_of(name, content), set()).add(content)
+                    contents = known.setdefault(name_of(name, content), set())
+                    if content:
+                        contents.add(content)
     return known
 
 
@@ -112,7 +115,7 @@ def _dropped(record: Record) -> dict[str, str]:
     return duplicates if isinstance(duplicates, dict) else {}
 
 
-def _with_copies(game: Game, known: dict[str, set[str | None]], copies: dict[str, str]) -> Game:
+def _with_copies(game: Game, known: dict[str, set[str]], copies: dict[str, str]) -> Game:
     """The game with every name that its content has."""
     names = game.names | {name for name, contents in known.items() if contents & game.contents}
     dropped = {copy: kept for copy, kept in copies.items() if names & {copy, kept}}
@@ -123,18 +126,15 @@ def holdings(lineage: Lineage, game: Game) -> list[Holding]:
     """Every artifact and split that a game is in, in the order of the data's way."""
     found = [holding for record in lineage.records.values() for holding in _inside(record, game)]
     if not game.contents:
-        found += [holding for record in lineage.records.values() for holding in _by_name(record, game)]
-    pending = {holding.record.name: holding.record for holding in found}
-    names = set(pending)
-    while pending:
-        _, record = pending.popitem()
-        # Raw logs have names alone: they hold the game where what was read from them does.
-        for parent in lineage.parents(record):
-            if parent.name not in names and (named := list(_by_name(parent, game))):
-                found += named
-                names.add(parent.name)
-                pending[parent.name] = parent
-    return sorted(found, key=lambda holding: (*order_of(holding.record), holding.split, holding.name))
+        found += [holding for record in lineage.records.values() for holding in _by_name(record, game.names)]
+    held = {holding.record.name for holding in found}
+    # Raw logs have names alone: they hold the game where what was read from them does.
+    for holding in list(found):
+        for parent in lineage.parents(holding.record):
+            if parent.name not in held:
+                found += _by_name(parent, {holding.name})
+    once = {(holding.record.name, holding.split, holding.name): holding for holding in found}
+    return sorted(once.values(), key=lambda one: (*order_of(one.record), one.split, one.name))
 
 
 def _inside(record: Record, game: Game) -> Iterator[Holding]:
@@ -146,10 +146,10 @@ def _inside(record: Record, game: Game) -> Iterator[Holding]:
                     yield Holding(record, split, name_of(name, content))
 
 
-def _by_name(record: Record, game: Game) -> Iterator[Holding]:
+def _by_name(record: Record, names: set[str]) -> Iterator[Holding]:
     """By name, where the record has no content for it."""
     for split, games in record.games.items():
-        for name in sorted(games.keys() & game.names):
+        for name in sorted(games.keys() & names):
             if games[name] is None:
                 yield Holding(record, split, name)
 
@@ -201,12 +201,13 @@ def _game_in(lineage: Lineage, record: Record, name: str) -> Game:
     """The game that a record, or what was read from it, calls by a name."""
     kept = _dropped(record).get(name, name)
     contents = {
-        games[key]
-        for one in lineage.records.values() if one is record or record.name in parent_names(one)
+        content
+        for one in lineage.records.values()
+        if one is record or record.name in parent_names(one)
         for games in one.games.values()
         for key in (name, kept)
-        if games.get(key)
+        if (content := games.get(key))
     }
     if kept != name and not contents:
-        contents = {c for c in _known_games(lineage).get(kept, set()) if c}
-    return _with_copies(Game({name}, {c for c in contents if c}), _known_games(lineage), _copies(lineage))
+        contents = set(_known_games(lineage).get(kept, ()))
+    return _with_copies(Game({name}, contents), _known_games(lineage), _copies(lineage))

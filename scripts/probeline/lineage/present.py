@@ -63,7 +63,10 @@ def reasons_now(lineage: Lineage, record: Record, present: Mapping[str, Any] | N
         return reasons
     if "fault" in present:
         return [*reasons, f"config: {present['fault']}"]
-    reasons += [f"param {text}" for text in param_texts(_without_code(record.params), _without_code(present["params"]))]
+    reasons += [
+        f"param {text}"
+        for text in param_texts(_without_code(record.params), _without_code(present["params"]))
+    ]
     return reasons + input_texts({d.name for d in record.dependencies}, present["inputs"])
 
 

@@ -3,17 +3,13 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from probeline.config import DEFAULT_CONFIG, read_config
 from probeline.digests import sha256_file
 from probeline.lineage.environment import LOCK
 from probeline.lineage.graph import Lineage
 from probeline.lineage.places import portable, roots_of
 from probeline.lineage.records import Record, artifact_of
-
-CONFIG = Path("config/config.yaml")
 
 
 def names_of_file(lineage: Lineage, path: str, configfiles: Sequence[Path]) -> Iterator[str]:
@@ -27,7 +23,9 @@ def names_of_file(lineage: Lineage, path: str, configfiles: Sequence[Path]) -> I
     yield path.removeprefix("./").rstrip("/")
     there = Path(path).expanduser()
     yield Path(os.path.relpath(there)).as_posix()
-    yield portable(there, roots_of(merged_config([CONFIG, *configfiles])))
+    # Records can be asked without the workflow that they came from.
+    if configfiles or DEFAULT_CONFIG.is_file():
+        yield portable(there, roots_of(read_config([DEFAULT_CONFIG, *configfiles])))
     if there.is_file():
         yield from _named_by_content(lineage, sha256_file(there))
 
@@ -42,23 +40,6 @@ def _named_by_content(lineage: Lineage, digest: str) -> Iterator[str]:
         for dependency in record.dependencies:
             if dependency.sha256 == digest:
                 yield dependency.name
-
-
-def merged_config(files: Sequence[Path]) -> dict[str, Any]:
-    """Corpora and models of the config, later files laid over earlier ones; unchecked, {} where there is none."""
-    config: dict[str, Any] = {}
-    for file in files:
-        if file.is_file():
-            config = _merged(config, yaml.safe_load(file.read_text()) or {})
-    return {"corpora": {}, "models": {}} | config
-
-
-def _merged(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in update.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
 
 
 def readers(lineage: Lineage, name: str) -> list[tuple[Record, str]] | None:

@@ -1,4 +1,4 @@
-"""`probeline audit stale`: what was made with other code, params, lock file or model than the present ones."""
+"""`probeline audit stale`: made with other code, params, lock file or model than the present ones."""
 
 import argparse
 from typing import TYPE_CHECKING, Any

@@ -21,7 +21,6 @@ SHARD = re.compile(r"(?<=/)shard-\d+-of-\d+(?=/|$)")
 DIGITS = 12
 """Of a digest, for a person's eyes."""
 LONGEST_VALUE = 60
-NO_VALUE = "–"
 
 
 def make_console() -> "Console":
@@ -118,7 +117,7 @@ def family_label(members: Sequence[str]) -> str:
 
 
 def kind_of(name: str) -> str:
-    """What an artifact is, from where it lies: logs, shards of a corpus, corpus, dialogues, model, probes, …"""
+    """What an artifact is, from where it lies: logs, corpus, dialogues, model, probes and so on."""
     parts = PurePosixPath(name).parts
     match parts:
         case ("results", kind, *_):

@@ -1,16 +1,17 @@
-"""The tree of `audit trace`: what differs by shard alone is one branch, and what is everywhere is said once."""
+"""The tree of `audit trace`: what differs by shard alone is one branch, what is everywhere is said once."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from rich.text import Text
 from rich.tree import Tree
 
 from probeline.files import MANIFEST, read_json
 from probeline.lineage.cost import cost_line
 from probeline.lineage.graph import Lineage
 from probeline.lineage.records import Dependency, Record, artifact_of
-from probeline.lineage.terminal import family, family_label, line, number_of, short, value_text, words
+from probeline.lineage.terminal import family, family_label, line, number_of, short, value_text
 
 MOST_PLACES = 8
 """Folders of raw logs that are counted one by one."""
@@ -35,7 +36,7 @@ def trace_tree(lineage: Lineage, record: Record, full: bool = False) -> Tree:
     return tree
 
 
-def _title(records: Sequence[Record], role: str = "") -> object:
+def _title(records: Sequence[Record], role: str = "") -> Text:
     label = family_label([record.name for record in records])
     return line((f"{role}  " if role else "", "cyan"), (label, "bold"), (f"  {records[0].rule}", "dim"))
 
@@ -67,9 +68,7 @@ def _fill(tree: Tree, lineage: Lineage, records: list[Record], full: bool, shown
         if shown.issuperset(parent.name for parent in parents):
             tree.add(line(branch, ("  as above", "dim")))
             continue
-        changed = [
-            parent.name for parent in parents if parent.sha256 != named[parent.name].record_sha256
-        ]
+        changed = [parent.name for parent in parents if parent.sha256 != named[parent.name].record_sha256]
         below = tree.add(branch)
         if changed:
             below.add(
@@ -78,7 +77,7 @@ def _fill(tree: Tree, lineage: Lineage, records: list[Record], full: bool, shown
         _fill(below, lineage, parents, full, shown)
 
 
-def _own_facts(records: list[Record], full: bool) -> Iterable[object]:
+def _own_facts(records: list[Record], full: bool) -> Iterable[Text]:
     """What is a fact of these artifacts themselves."""
     params = [{key: value for key, value in record.params.items() if key != "code"} for record in records]
     if params[0]:
@@ -120,7 +119,7 @@ def _games(records: list[Record]) -> str:
 
 
 def _weights(record: Record) -> str:
-    """The digest that activations and probes name their model by; from the record where its files are away."""
+    """The digest that probes name their model by; that of its files where they are away."""
     subject = record.subjects[0]
     manifest = Path(subject.name) / MANIFEST
     if manifest.is_file():
@@ -156,7 +155,7 @@ def _by_place(files: Iterable[str]) -> Counter[str]:
     return Counter({folder.as_posix(): count for folder, count in folders.items()})
 
 
-def _surroundings(records: list[Record], full: bool) -> Iterable[object]:
+def _surroundings(records: list[Record], full: bool) -> Iterable[Text]:
     """Commit, lock file, versions and machines over a whole lineage: what they agree in is one line."""
     commits: Counter[str] = Counter()
     dirty: set[str] = set()
@@ -164,7 +163,9 @@ def _surroundings(records: list[Record], full: bool) -> Iterable[object]:
         source = record.other_dependency("source")
         commits[short(source["digest"]["gitCommit"]) if source else "outside git"] += 1
         dirty.update(source["annotations"]["dirty"] if source else ())
-    state = f"edited since: {', '.join(sorted(dirty))}" if dirty else "sources as committed"
+    named = sorted(dirty) if full else sorted(dirty)[:MOST_PLACES]
+    more = f" and {len(dirty) - len(named):,} more" if len(dirty) > len(named) else ""
+    state = f"not as committed: {', '.join(named)}{more}" if dirty else "sources as committed"
     yield line(("commit  ", "cyan"), _counted(commits), ("; ", ""), (state, "yellow" if dirty else ""))
     yield line(("lock  ", "cyan"), _counted(Counter(short(_digest(record, "lock")) for record in records)))
     names = None if full else SHOWN_PACKAGES
@@ -189,5 +190,5 @@ def _versions(record: Record, names: Iterable[str] | None) -> str:
 
 def _machine(record: Record) -> str:
     hardware = record.environment["hardware"]
-    gpus = [f"{count} × {name}" for name, count in Counter(hardware["gpus"]).items()]
+    gpus = [f"{count} x {name}" for name, count in Counter(hardware["gpus"]).items()]
     return ", ".join([record.cost["backend"], str(hardware["processor"]), *gpus])

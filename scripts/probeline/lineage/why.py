@@ -20,10 +20,10 @@ examples:
 
 Versions are those of the records in git; `here` is the one in this folder.
 
-exit status: 0; 1 where there is nothing to compare.
+exit status: 0; 1 where a commit is unknown or the workflow cannot be planned.
 """
-OWN = ("params", "code", "lock", "environment")
-"""What a job has of itself; inputs and outputs follow from others."""
+TRIGGERS = ("code", "param", "inputs", "config")
+"""How the reasons begin for which Snakemake reruns."""
 
 
 def add_command(queries: Any) -> None:
@@ -41,7 +41,9 @@ def add_command(queries: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", metavar="TARGET", help="an artifact, or its name")
-    parser.add_argument("revision", nargs="*", metavar="REV", help="one or two commits (default: the last two)")
+    parser.add_argument(
+        "revision", nargs="*", metavar="REV", help="one or two commits (default: the last two)"
+    )
     parser.add_argument("--now", action="store_true", help="only what would be rerun now")
     add_configfile(parser)
     add_json(parser)
@@ -65,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         except ProbelineError as error:
             if options.revision:
                 raise
-            between = {"fault": str(error)}
+            between = {"note": str(error)}
     try:
         now = rerun_now(lineage, record, options.configfile)
     except ProbelineError as error:
@@ -77,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         from probeline.lineage.why_tree import print_why
 
         print_why(facts)
-    return 1 if "fault" in between or "fault" in now else 0
+    return 1 if "fault" in now else 0
 
 
 def _versions(record: "Record", revisions: list[str]) -> "tuple[Version, Version]":
@@ -128,6 +130,8 @@ def rerun_now(lineage: "Lineage", record: "Record", configfiles: list[Any]) -> d
         `reruns`: artifact → reasons; `follow`: those that rerun only because of these; `differ`: artifacts
         with reasons that Snakemake does not see.
     """
+    from pathlib import Path
+
     from probeline.lineage.present import reasons_now
     from probeline.lineage.workflow_state import ask
 
@@ -138,12 +142,13 @@ def rerun_now(lineage: "Lineage", record: "Record", configfiles: list[Any]) -> d
     follow: list[str] = []
     for name, reason in answer["reruns"].items():
         one, present = known.get(name), answer["present"].get(name)
-        reasons = ["it is not there"] if reason["missing"] else []
+        gone = reason["missing"] or one is None or not all(Path(s.name).exists() for s in one.subjects)
+        reasons = ["it is not there"] if gone else []
         reasons += [f"input changed: {file}" for file in reason["changed_files"]]
-        if (reason["params"] or reason["inputs"]) and one is not None:
-            # The lock file is no trigger; an input that another job makes anew is no reason of its own.
+        if one is not None:
+            # Snakemake names one reason of several. The lock file is none for it.
             stale = reasons_now(lineage, one, present)
-            reasons += [text for text in stale if text.startswith(("code", "param", "inputs", "config"))]
+            reasons += [text for text in stale if text.startswith(TRIGGERS)]
         if not reasons and not reason["follows"]:
             reasons += reason["reasons"]
         if reasons:

@@ -29,8 +29,8 @@ def print_why(facts: dict[str, Any]) -> None:
     """Print the facts of `why`."""
     console = make_console()
     between, now = facts["between"], facts["now"]
-    if "fault" in between:
-        console.print(line(between["fault"]))
+    if "note" in between:
+        console.print(line(between["note"]))
     elif between:
         console.print(line(("from  ", "cyan"), between["old"]))
         console.print(line(("to    ", "cyan"), between["new"]))
@@ -74,7 +74,9 @@ def _fill(tree: Tree, nodes: list[dict[str, Any]]) -> None:
     _add_inputs(tree, nodes)
     if not own and not any(node["differences"]["inputs"] for node in nodes):
         commits = found["commit"]
-        tree.add(line("made anew from the same" + (f", at commit {short(commits[0]['new'])}" if commits else "")))
+        tree.add(
+            line("made anew from the same" + (f", at commit {short(commits[0]['new'])}" if commits else ""))
+        )
 
 
 def _add_inputs(tree: Tree, nodes: list[dict[str, Any]]) -> None:
@@ -99,11 +101,13 @@ def _signature(node: Mapping[str, Any]) -> str:
     """What must be equal for shards to stand together."""
     found = node.get("differences", {})
     own = {kind: changes for kind, changes in found.items() if kind not in NOT_SHOWN}
-    return json.dumps([own, node.get("fault"), "differences" in node, len(node.get("above", []))], default=str)
+    return json.dumps(
+        [own, node.get("fault"), "differences" in node, len(node.get("above", []))], default=str
+    )
 
 
 def _times(files: Counter[str]) -> list[str]:
-    return [name if count == 1 else f"{count} × {name}" for name, count in sorted(files.items())]
+    return [name if count == 1 else f"{count} x {name}" for name, count in sorted(files.items())]
 
 
 def _file_text(change: Change) -> str:

@@ -17,7 +17,9 @@ from probeline.errors import ProbelineError
 from probeline.lineage.records import Record
 
 
-def ask(records: Iterable[Record], configfiles: Sequence[Path], target: Record | None = None) -> dict[str, Any]:
+def ask(
+    records: Iterable[Record], configfiles: Sequence[Path], target: Record | None = None
+) -> dict[str, Any]:
     """What the workflow would use now, and what it would rerun.
 
     Args:
@@ -138,8 +140,6 @@ def _reruns(flow: Any, target: str) -> dict[str, Any]:
                 "reasons": list(reason.get_names()),
                 "changed_files": sorted(portable(str(file), roots) for file in reason.updated_input),
                 "missing": bool(reason.missing_output),
-                "params": bool(reason.params_changed),
-                "inputs": bool(reason.input_changed),
                 "follows": bool(reason.updated_input_run),
             }
     return found
