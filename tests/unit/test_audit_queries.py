@@ -206,6 +206,21 @@ def test_a_hostile_name_is_shown_and_not_obeyed(store: Path, capsys: pytest.Capt
     assert "\x1b" not in out
 
 
+@pytest.mark.parametrize("query", ["trace", "impact", "leakage", "stale", "cost"])
+def test_an_answer_that_lacks_a_record_says_so(store: Path, capsys: Any, query: str) -> None:
+    record = Path("results/activations/trust/shard-0-of-2.lineage.json")
+    record.write_text(record.read_text().replace("local", "elsewhere"))
+    words = {"trace": ["trust_lr_l2"], "impact": ["game:baseline/game2"], "stale": ["--code"]}.get(query, [])
+    assert main(["audit", query, *words]) == 1
+    assert f"{record} is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("query", ["leakage", "stale", "cost"])
+def test_nothing_is_vouched_for_without_records(tmp_path: Path, monkeypatch: Any, query: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", query]) == 1
+
+
 def adapter(games: dict[str, dict[str, str | None]], name: str = "results/adapters/sft") -> None:
     """A model trained on games, and a probe on its activations that is tested on baseline/game2."""
     write_record(name, "train_sft", {"data/models/tiny": "model"}, games)

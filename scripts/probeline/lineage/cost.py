@@ -5,7 +5,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from probeline.lineage.commands import add_json
-from probeline.lineage.terminal import make_console, make_table, number_of, print_json, words
+from probeline.lineage.terminal import (
+    make_console,
+    make_table,
+    number_of,
+    print_json,
+    warn_of_gaps,
+    words,
+)
 
 if TYPE_CHECKING:
     from probeline.lineage.records import Record
@@ -16,7 +23,7 @@ examples:
   probeline audit cost trust_lr_l22                        a probe, down to its raw logs
   probeline audit cost trust_lr_l22 collusion_lr_l22       each, and both: what they share counts once
 
-exit status: 0; 1 where a target has no record.
+exit status: 0; 1 where a target, or what it rests upon, has no record.
 """
 SUMS = {
     "seconds": "seconds",
@@ -46,10 +53,11 @@ def add_command(queries: Any) -> None:
     parser.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
 
     lineage = read_lineage()
+    lineage.require_records()
     targets = list({record.name: record for record in map(lineage.find, options.target)}.values())
     everything = lineage.ancestors(targets or lineage.records.values())
     facts = {
@@ -61,6 +69,7 @@ def _run(options: argparse.Namespace) -> None:
         print_json(facts)
     else:
         _print(facts)
+    return warn_of_gaps(lineage, everything)
 
 
 def total(records: Iterable["Record"]) -> dict[str, Any]:

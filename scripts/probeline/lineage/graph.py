@@ -75,6 +75,23 @@ class Lineage:
                     pending.append(child)
         return pending
 
+    def require_records(self) -> None:
+        """Refuse to answer from nothing.
+
+        Raises:
+            ProbelineError: there are no records.
+        """
+        if not self.records:
+            raise ProbelineError(
+                "There are no records under data/ and results/. They are written by runs: make something "
+                "first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
+            )
+
+    def missing(self, records: Iterable[Record]) -> list[str]:
+        """The artifacts among some and all above them that a record names and that have no valid one."""
+        named = {name for record in self.ancestors(records) for name in parent_names(record)}
+        return sorted(named - self.records.keys())
+
     def find(self, target: str) -> Record:
         """The record of a target as people name it.
 
@@ -100,11 +117,7 @@ class Lineage:
                 f"{target} names several artifacts. {closest(target, [record.name for record in called])} "
                 "Give the whole path."
             )
-        if not self.records:
-            raise ProbelineError(
-                "There are no records under data/ and results/. They are written by runs: make something "
-                "first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
-            )
+        self.require_records()
         raise ProbelineError(f"No artifact {target} has a record. {closest(target, self.records)}")
 
 

@@ -23,7 +23,7 @@ examples:
                                                            a source: what its code has made
   probeline audit impact results/activations/trust/shard-0-of-4
 
-exit status: 0; 1 where no record knows the file or game.
+exit status: 0; 1 where no record knows the file or game, or a record is missing.
 """
 
 
@@ -63,9 +63,10 @@ def add_configfile(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
     from probeline.lineage.membership import find_game
-    from probeline.lineage.terminal import print_json
+    from probeline.lineage.terminal import print_json, warn_of_gaps
 
     lineage = read_lineage()
+    lineage.require_records()
     if options.what.startswith(GAME):
         facts = game_impact(lineage, find_game(lineage, options.what.removeprefix(GAME)))
     else:
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         from probeline.lineage.impact_table import print_impact
 
         print_impact(facts, options.full)
-    return 0
+    return warn_of_gaps(lineage, lineage.records.values())
 
 
 def game_impact(lineage: "Lineage", game: "Game") -> dict[str, Any]:

@@ -19,7 +19,7 @@ examples:
 Games are compared by the digest of their content, whatever their name and the formatting of their logs.
 --texts compares what the model read, too: it reads the dialogues themselves.
 
-exit status: 0; 1 where a game is on both sides.
+exit status: 0; 1 where a game is on both sides, or a record is missing.
 """
 TEST = "test"
 TRANSFER = "evaluate_transfer"
@@ -50,9 +50,10 @@ def add_command(queries: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
-    from probeline.lineage.terminal import print_json
+    from probeline.lineage.terminal import print_json, warn_of_gaps
 
     lineage = read_lineage()
+    lineage.require_records()
     targets = [lineage.find(target) for target in options.target]
     judged = [record for record in targets or lineage.records.values() if is_judged(record)]
     facts = {
@@ -71,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
         print_json(facts)
     else:
         _print(facts)
-    return 1 if facts["found"] or facts["near_copies"] else 0
+    gaps = warn_of_gaps(lineage, judged)
+    return 1 if facts["found"] or facts["near_copies"] else gaps
 
 
 def is_judged(record: "Record") -> bool:

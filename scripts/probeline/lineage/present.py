@@ -22,22 +22,21 @@ MOST_NAMED = 4
 
 def code_changes(record: Record) -> list[Change] | None:
     """The sources, by name, that are not what made it; None where its script is gone."""
-    present = _closure(record.rule)
+    present = _closure(SOURCES.absolute() / f"{record.rule}.py")
     return None if present is None else changes(record.code, present)
 
 
 @cache
-def _closure(rule: str) -> dict[str, str] | None:
-    script = SOURCES.absolute() / f"{rule}.py"
+def _closure(script: Path) -> dict[str, str] | None:
     try:
-        return code_closure(script, SOURCES.absolute()) if script.is_file() else None
+        return code_closure(script, script.parent) if script.is_file() else None
     except SyntaxError as error:
         raise ProbelineError(f"{error.filename} cannot be read as Python: {error}") from error
 
 
 @cache
-def _present_lock() -> str | None:
-    return sha256_file(LOCK) if LOCK.is_file() else None
+def _lock_digest(lock: Path) -> str | None:
+    return sha256_file(lock) if lock.is_file() else None
 
 
 def reasons_now(lineage: Lineage, record: Record, present: Mapping[str, Any] | None) -> list[str]:
@@ -55,7 +54,7 @@ def reasons_now(lineage: Lineage, record: Record, present: Mapping[str, Any] | N
     elif sources:
         reasons.append(f"code: {_named(sources)}")
     lock = record.other_dependency("lock")
-    if (lock and lock["digest"]["sha256"]) != _present_lock():
+    if (lock and lock["digest"]["sha256"]) != _lock_digest(LOCK.absolute()):
         reasons.append(f"lock: another {LOCK.name}")
     for name in _other_parents(lineage, record):
         reasons.append(f"made from another {name} than the present one")

@@ -17,7 +17,7 @@ examples:
   probeline audit stale --configfile mine.yaml             against the config of that run
   probeline audit stale --code                             code and lock file alone: no Snakemake, no config
 
-exit status: 0; 1 where something is stale.
+exit status: 0; 1 where something is stale, or a record is missing.
 """
 
 
@@ -44,10 +44,11 @@ def add_command(queries: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
-    from probeline.lineage.terminal import print_json
+    from probeline.lineage.terminal import print_json, warn_of_gaps
     from probeline.lineage.workflow_state import ask
 
     lineage = read_lineage()
+    lineage.require_records()
     targets = [lineage.find(target) for target in options.target]
     checked = lineage.ancestors(targets or lineage.records.values())
     present = {} if options.code or not checked else ask(checked, options.configfile)["present"]
@@ -56,7 +57,8 @@ def _run(options: argparse.Namespace) -> int:
         print_json(facts)
     else:
         _print(facts)
-    return 1 if facts["stale"] else 0
+    gaps = warn_of_gaps(lineage, checked)
+    return 1 if facts["stale"] else gaps
 
 
 def stale(lineage: "Lineage", checked: "list[Record]", present: dict[str, Any]) -> dict[str, Any]:

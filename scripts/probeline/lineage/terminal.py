@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from probeline.lineage.graph import Lineage
     from probeline.lineage.records import Record
 
 SHARD = re.compile(r"(?<=/)shard-\d+-of-\d+(?=/|$)")
@@ -30,6 +31,23 @@ def make_console() -> "Console":
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console(highlight=False)
+
+
+def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]") -> int:
+    """Say on standard error which records an answer lacks; the exit status, 1 where it lacks any.
+
+    Args:
+        lineage: all records.
+        records: those that the answer is about.
+    """
+    gaps = [f"{path} is left out: it is no valid record." for path in lineage.faults]
+    faulty = {path.removesuffix(".lineage.json") for path in lineage.faults}
+    gaps += [f"{name} has no record." for name in lineage.missing(records) if name not in faulty]
+    for gap in gaps:
+        print(f"probeline: {plain_text(gap)}", file=sys.stderr)
+    if gaps:
+        print("probeline: The answer is not complete; `probeline audit verify` says more.", file=sys.stderr)
+    return 1 if gaps else 0
 
 
 def words(text: object, style: str = "") -> "Text":

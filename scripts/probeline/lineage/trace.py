@@ -16,7 +16,7 @@ examples:
   probeline audit trace --full trust_lr_l22                every shard, source and log by itself
   probeline audit trace --json trust_lr_l22 > trace.json
 
-exit status: 0; 1 where a record on the way is missing or is no record.
+exit status: 0; 1 where a record is missing or is none.
 """
 
 
@@ -41,32 +41,23 @@ def add_command(queries: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
-    from probeline.lineage.terminal import make_console, print_json
+    from probeline.lineage.terminal import make_console, print_json, warn_of_gaps
     from probeline.lineage.trace_tree import trace_tree
 
     lineage = read_lineage()
     record = lineage.find(options.target)
-    missing = missing_records(lineage, record)
     if options.json:
         print_json(trace_facts(lineage, record))
     else:
         make_console().print(trace_tree(lineage, record, options.full))
-    return 1 if missing else 0
-
-
-def missing_records(lineage: "Lineage", record: "Record") -> list[str]:
-    """The records that something on the way up names, and that are not there or are no records."""
-    from probeline.lineage.graph import parent_names
-
-    named = {name for one in lineage.ancestors([record]) for name in parent_names(one)}
-    return sorted(named - lineage.records.keys())
+    return warn_of_gaps(lineage, [record])
 
 
 def trace_facts(lineage: "Lineage", record: "Record") -> dict[str, Any]:
     """The same for a program: the artifact and all above it, each after what it was made from."""
     return {
         "target": record.name,
-        "missing": missing_records(lineage, record),
+        "missing": lineage.missing([record]),
         "artifacts": [_facts(one) for one in lineage.ancestors([record])],
     }
 
