@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from probeline.lineage.commands import add_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from probeline.lineage.graph import Lineage
     from probeline.lineage.records import Record
 
@@ -174,21 +176,34 @@ def unknown_models(lineage: "Lineage", records: "Iterable[Record]") -> list[str]
     )
 
 
+def _print_found(console: "Console", found: list[dict[str, Any]]) -> None:
+    """A tree for each artifact: the models, and the games under both their names."""
+    from rich.tree import Tree
+
+    from probeline.lineage.terminal import line, number_of
+
+    artifacts: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in found:
+        artifacts.setdefault(row["artifact"], {}).setdefault(row["trained"], []).append(row)
+    for artifact, models in artifacts.items():
+        games = {row["content"] for rows in models.values() for row in rows}
+        tree = Tree(
+            line((artifact, "bold"), (f"  {number_of(len(games), 'game')} on both sides", "bold red"))
+        )
+        for model, rows in models.items():
+            branch = tree.add(line("trained in  ", "itself" if model == artifact else model))
+            for row in rows:
+                branch.add(line(f"{row['game']} ({row['split']}) is {row['as']} ({row['trained_split']})"))
+        console.print(tree)
+
+
 def _print(facts: dict[str, Any]) -> None:
-    from probeline.lineage.terminal import line, make_console, make_table, number_of, words
+    from probeline.lineage.terminal import line, make_console, number_of
 
     console = make_console()
     for name in facts["not_evaluations"]:
         console.print(line(f"{name} evaluates nothing on games: not checked."))
-    if facts["found"]:
-        table = make_table("game", "in", "is there", "in training", "as")
-        for row in facts["found"]:
-            same = "the same" if row["trained"] == row["artifact"] else row["trained"]
-            trained = f"{row['trained_split']} of {same}"
-            table.add_row(*map(words, (row["game"], row["artifact"], row["split"], trained, row["as"])))
-        console.print(table)
-        games = {row["content"] for row in facts["found"]}
-        console.print(line((f"{number_of(len(games), 'game')} on both sides.", "bold red")))
+    _print_found(console, facts["found"])
     for pair in facts["near_copies"]:
         console.print(
             line(
