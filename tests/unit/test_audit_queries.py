@@ -117,6 +117,21 @@ def test_a_game_is_found_by_content_by_its_copy_and_by_its_logs(store: Path, cap
     assert held(found) == held(named)
 
 
+def test_simulated_logs_hold_the_games_that_were_read_from_them(store: Path, capsys: Any) -> None:
+    logs, names = "data/simulated/own/shard-0-of-1", ("baseline/game2", "baseline/game8")
+    files = {f"{name}/game_stats.json": digest(name) for name in names}
+    write_record(logs, "simulate_logs", games={"all": dict.fromkeys(names)}, files=files)
+    read = {"all": {name: content(f"simulated {name}") for name in names}}
+    write_record("data/processed/simulated/shards/shard-0-of-1", "ingest_werewolf", {logs: "logs"}, read)
+    _, facts = ask(capsys, "impact", f"game:{content('simulated baseline/game2')}")
+    assert list(held(facts)) == [logs, "data/processed/simulated/shards/shard-0-of-1"]
+    assert facts["raw_logs"] == [f"{logs}/baseline/game2/game_stats.json"]
+    # The game of that name in the other corpus is not in these logs.
+    _, other = ask(capsys, "impact", f"game:{content('baseline/game2')}")
+    assert logs not in held(other)
+    assert held(ask(capsys, "impact", f"{logs}/baseline/game2/game_stats.json")[1]) == held(facts)
+
+
 def test_a_copy_in_another_corpus_is_found_under_its_own_name(store: Path, capsys: Any) -> None:
     copy = {"train": {"renamed/game77": content("baseline/game2")}}
     write_record("data/processed/dialogues/other/shard-0-of-2", "build_dialogues", games=copy)
@@ -135,7 +150,7 @@ def test_games_of_one_name_in_two_corpora_are_told_apart(store: Path, capsys: An
 
 
 def test_a_table_of_two_corpora_keeps_both_games_of_one_name() -> None:
-    upstream = [{"train": {"game0": "a" * 32}}, {"test": {"game0": "b" * 32, "game1": "c" * 32}}]
+    upstream = [{"test": {"game0": "a" * 32}}, {"test": {"game0": "b" * 32, "game1": "c" * 32}}]
     games = games_in({}, upstream)
     assert {c for members in games.values() for c in members.values()} == {"a" * 32, "b" * 32, "c" * 32}
     assert games["test"]["game1"] == "c" * 32
@@ -315,14 +330,17 @@ def write_dialogues(folder: str, games: dict[str, tuple[str, list[str]]]) -> Non
 
 def test_texts_find_a_game_cut_short_and_not_one_that_opens_alike(store: Path, capsys: Any) -> None:
     words = ["It is you.", "No.", "I vote for 3.", "He was a wolf."]
+    long = ["Good day.", "Who is it?", "I do not know."]
     folder = "data/processed/dialogues/near/shard-0-of-1"
     games = {
         "whole": ("test", words),
         "cut": ("train", words[:3]),
         "alike": ("train", [*words[:2], "Hm.", "I vote for 5."]),
+        "long": ("test", [*long, *"abcde"]),
+        "long alike": ("train", [*long, *"fghij"]),
     }
     write_dialogues(folder, games)
-    splits = {"train": {g: content(g) for g in ("cut", "alike")}, "test": {"whole": content("whole")}}
+    splits = with_content({"train": ["cut", "alike", "long alike"], "test": ["whole", "long"]})
     write_record(folder, "build_dialogues", games=splits)
     write_record("results/probes/near", "train_probe", {folder: "dialogues"}, splits)
     assert ask(capsys, "leakage", "results/probes/near")[0] == 0

@@ -10,7 +10,6 @@ from probeline.lineage.commands import add_json
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
     from probeline.lineage.membership import Game
-    from probeline.lineage.records import Record
 
 GAME = "game:"
 EXAMPLES = """\
@@ -87,12 +86,14 @@ def game_impact(lineage: "Lineage", game: "Game") -> dict[str, Any]:
 
     found = holdings(lineage, game)
     holders = list({holding.record.name: holding.record for holding in found}.values())
-    below = lineage.descendants([*holders, *_dropped_from(lineage, game)])
+    # The jobs that left copies of it out read them all the same.
+    left_out = [lineage.records[copy.record] for copy in game.copies]
+    below = lineage.descendants([*holders, *left_out])
     names = {record.name for record in holders}
     return {
-        "game": sorted(game.names - game.copies.keys()) or sorted(game.names),
+        "game": sorted({holding.name for holding in found} or game.names),
         "content": sorted(game.contents),
-        "copies_left_out": game.copies,
+        "copies_left_out": {copy.name: copy.kept for copy in game.copies},
         "raw_logs": log_files(lineage, game, found),
         "contained_in": [
             {"artifact": holding.record.name, "split": holding.split, "as": holding.name} for holding in found
@@ -101,15 +102,6 @@ def game_impact(lineage: "Lineage", game: "Game") -> dict[str, Any]:
             record.name for record in sorted(below, key=order_of) if record.name not in names
         ],
     }
-
-
-def _dropped_from(lineage: "Lineage", game: "Game") -> "list[Record]":
-    """The records of the jobs that left copies of a game out: they read them all the same."""
-    return [
-        record
-        for record in lineage.records.values()
-        if game.copies.keys() & dict(record.params.get("duplicates") or {}).keys()
-    ]
 
 
 def path_impact(lineage: "Lineage", path: str, configfiles: Sequence[Path]) -> dict[str, Any]:

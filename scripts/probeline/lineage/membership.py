@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from probeline.errors import ProbelineError
 from probeline.lineage.games import DIGITS, name_of
-from probeline.lineage.graph import Lineage, closest, parent_names
+from probeline.lineage.graph import Lineage, closest
 from probeline.lineage.records import Record
 from probeline.lineage.terminal import order_of
 
@@ -16,19 +16,36 @@ FEWEST_DIGITS = 8
 """Of a content digest, to find a game by."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Copy:
+    """A game that was left out when the logs were read, as the copy of another.
+
+    Attributes:
+        record: name of what the job made that left it out.
+        name: its key.
+        kept: the key of the one that was kept, in the same corpus.
+        content: of both; None where no table has read it.
+    """
+
+    record: str
+    name: str
+    kept: str
+    content: str | None
+
+
+@dataclass(frozen=True)
 class Game:
     """A game as the records know it.
 
     Attributes:
         names: its keys, the folders below the root of a corpus; copies have several.
         contents: the first digits of its content digest; empty for one that no table has read.
-        copies: key → key of the copy that was kept when the logs were read.
+        copies: those of it that were left out.
     """
 
     names: set[str]
     contents: set[str]
-    copies: dict[str, str] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -65,15 +82,16 @@ def find_game(lineage: Lineage, wanted: str) -> Game:
             raise ProbelineError(f"{wanted} begins several contents: {', '.join(sorted(found))}.")
         if found:
             return _with_copies(Game(set(), found), known, copies)
-    names = _named(wanted, known.keys() | copies.keys())
+    every = known.keys() | {copy.name for copy in copies}
+    names = _named(wanted, every)
     if len(names) > 1:
         raise ProbelineError(f"{wanted} names several games: {closest(wanted, names)}")
     if not names:
-        raise ProbelineError(
-            f"No record knows a game {wanted}. {closest(wanted, known.keys() | copies.keys())}"
-        )
+        raise ProbelineError(f"No record knows a game {wanted}. {closest(wanted, every)}")
     name = names.pop()
-    contents = known.get(name, set()) or known.get(copies.get(name, ""), set())
+    contents = known.get(name, set()) | {
+        copy.content for copy in copies if copy.name == name and copy.content
+    }
     if len(contents) > 1:
         raise ProbelineError(
             f"{name} names {len(contents)} games of different content. Name one by its content: "
@@ -101,25 +119,41 @@ def _known_games(lineage: Lineage) -> dict[str, set[str]]:
     return known
 
 
-def _copies(lineage: Lineage) -> dict[str, str]:
-    """Key of each game that was left out as the copy of another → that other."""
-    found: dict[str, str] = {}
-    for record in lineage.records.values():
-        found |= _dropped(record)
-    return found
+def _copies(lineage: Lineage) -> list[Copy]:
+    """Every game that was left out as the copy of another."""
+    readers = [record for record in lineage.records.values() if _dropped(record)]
+    roots = {_root(record) for record in readers}
+    # The copy that is kept may lie in another shard of the same corpus.
+    kept = {
+        (_root(record), name): content
+        for record in lineage.records.values()
+        if _root(record) in roots
+        for games in record.games.values()
+        for name, content in games.items()
+    }
+    return [
+        Copy(record.name, copy, original, kept.get((_root(record), original)))
+        for record in readers
+        for copy, original in _dropped(record).items()
+    ]
+
+
+def _root(record: Record) -> str:
+    """The folder of the corpus that a job read."""
+    return str(record.params.get("root"))
 
 
 def _dropped(record: Record) -> dict[str, str]:
-    """The same of one record."""
+    """Key of each game that a job left out → the one that was kept."""
     duplicates = record.params.get("duplicates")
     return duplicates if isinstance(duplicates, dict) else {}
 
 
-def _with_copies(game: Game, known: dict[str, set[str]], copies: dict[str, str]) -> Game:
+def _with_copies(game: Game, known: dict[str, set[str]], copies: list[Copy]) -> Game:
     """The game with every name that its content has."""
     names = game.names | {name for name, contents in known.items() if contents & game.contents}
-    dropped = {copy: kept for copy, kept in copies.items() if names & {copy, kept}}
-    return Game(names | set(dropped) | set(dropped.values()), game.contents, dropped)
+    dropped = [copy for copy in copies if copy.content in game.contents]
+    return Game(names | {copy.name for copy in dropped}, game.contents, dropped)
 
 
 def holdings(lineage: Lineage, game: Game) -> list[Holding]:
@@ -161,7 +195,7 @@ def log_files(lineage: Lineage, game: Game, found: Iterable[Holding]) -> list[st
     for holding in found:
         held.setdefault(holding.record.name, set()).add(holding.name)
     for record in lineage.records.values():
-        names = held.get(record.name, set()) | (game.copies.keys() & _dropped(record))
+        names = held.get(record.name, set()) | {c.name for c in game.copies if c.record == record.name}
         if not names:
             continue
         given = {dependency.name for dependency in record.dependencies}
@@ -199,15 +233,11 @@ def game_of_file(lineage: Lineage, path: str) -> Game | None:
 
 def _game_in(lineage: Lineage, record: Record, name: str) -> Game:
     """The game that a record, or what was read from it, calls by a name."""
-    kept = _dropped(record).get(name, name)
-    contents = {
-        content
-        for one in lineage.records.values()
-        if one is record or record.name in parent_names(one)
+    copies = _copies(lineage)
+    contents = {copy.content for copy in copies if (copy.record, copy.name) == (record.name, name)} | {
+        games.get(name)
+        for one in [record, *lineage.children.get(record.name, [])]
         for games in one.games.values()
-        for key in (name, kept)
-        if (content := games.get(key))
     }
-    if kept != name and not contents:
-        contents = set(_known_games(lineage).get(kept, ()))
-    return _with_copies(Game({name}, contents), _known_games(lineage), _copies(lineage))
+    found = {content for content in contents if content}
+    return _with_copies(Game({name}, found), _known_games(lineage), copies)
