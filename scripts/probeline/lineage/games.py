@@ -59,7 +59,7 @@ def key_of(game: str, content: str | None, contents: Mapping[str | None, str]) -
 
 def name_of(key: str, content: str | None) -> str:
     """The game's key in its corpus: the inverse of `key_of`."""
-    return key.removesuffix(f"#{content}") if content else key
+    return key.removesuffix(f"#{content}") if content and "#" in key else key
 
 
 def _rows(
