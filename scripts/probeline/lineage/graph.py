@@ -144,9 +144,7 @@ def closest(wanted: str, names: Iterable[str]) -> str:
 
 def parent_names(record: Record) -> list[str]:
     """The paths of the artifacts that a record names as its inputs, each once, in their order."""
-    return list(
-        dict.fromkeys(artifact_of(Path(d.record)).as_posix() for d in record.dependencies if d.record)
-    )
+    return list(dict.fromkeys(d.record.removesuffix(SUFFIX) for d in record.dependencies if d.record))
 
 
 def read_lineage(places: Iterable[str] = PLACES) -> Lineage:

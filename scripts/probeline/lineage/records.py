@@ -102,7 +102,7 @@ class Record:
     sha256: str
     statement: dict[str, Any]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The artifact's path: what people call it by."""
         return artifact_of(self.path).as_posix()
