@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= 4
 READY := $(VENV)/ready
 
-.PHONY: help env probe test test-unit test-gpu lint format bench check clean
+.PHONY: help env probe report test test-unit test-gpu lint format bench check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ probe: $(READY) ## the main job: model, simulated logs, and a tested probe in re
 
 check: $(READY) ## what the logs hold and what each concept would get, without a model
 	$(BIN)/probeline check
+
+report: $(READY) ## Snakemake's own report of what was made, with captions and the root digest: report.html
+	$(BIN)/snakemake --cores $(CORES) --report report.html
 
 # The longest file, the commands of the README, is first: nothing waits for it alone in the end.
 test: $(READY) ## all tests, on two cores
@@ -69,6 +72,7 @@ bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one r
 	$(BIN)/python -m tests.bench.bench_watch
 	$(BIN)/python -m tests.bench.bench_streaming --folder data
 	$(BIN)/python -m tests.bench.bench_sweep --save docs/benchmark-sweep.md
+	$(BIN)/python -m tests.bench.bench_lineage --save docs/benchmark-lineage.md
 
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay
-	rm -rf results/* data/processed data/simulated logs benchmarks .snakemake .probeline
+	rm -rf results/* data/processed data/simulated logs benchmarks report.html .snakemake .probeline

@@ -10,6 +10,9 @@ container: "docker://probeline:0.1.0"
 configfile: "config/config.yaml"
 
 
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/logs.smk"
 include: "rules/datasets.smk"
@@ -34,3 +37,4 @@ onstart:
 onsuccess:
     remove_orphans(RESULTS_OF_GAMES, EXTRACTION_JOBS)
     print_summary()
+    track_versions()

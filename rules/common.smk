@@ -23,17 +23,22 @@ from probeline.config import (
     base_model,
     check_config,
     check_files,
+    check_groups,
     check_target,
     extracted_names,
     is_simulated,
     local_model_files,
+    method_settings,
     swept_methods,
     transfer_concepts,
 )
 from probeline.digests import canonical_digest, shard_name, shard_of
 from probeline.errors import ProbelineError
+from probeline.experiments import experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
+from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
+from probeline.lineage.root import root_digest
 from probeline.logs.listing import find_duplicates, game_files, list_games
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
@@ -163,8 +168,17 @@ def ingest_spec(wildcards):
     }
 
 
-for name in config["corpora"]:
-    games_by_shard(name)
+in_words(check_groups)(
+    config,
+    {
+        name: {
+            experiment_of(game)
+            for games in games_by_shard(name).values()
+            for game in games
+        }
+        for name in config["corpora"]
+    },
+)
 
 
 def declaration_of(wildcards):
@@ -293,13 +307,14 @@ def quality_of(wildcards):
 
 
 def probe_spec(wildcards):
+    layers = [int(layer) for layer in wildcards.layers.split("_")]
     return {
         "concept": wildcards.concept,
         "method": wildcards.method,
-        "layers": [int(layer) for layer in wildcards.layers.split("_")],
+        "layers": layers,
         "model": base_model(config),
         "seed": config["seed"],
-        **config["methods"][wildcards.method],
+        **method_settings(wildcards.method, layers, config),
         **config["evaluation"],
         "code": code_of("train_probe"),
     }
@@ -327,7 +342,7 @@ def transfer_spec(wildcards):
         **transfer,
         "model": base_model(config),
         "seed": config["seed"],
-        **config["methods"][transfer["method"]],
+        **method_settings(transfer["method"], transfer["layers"], config),
         **config["evaluation"],
         "code": code_of("evaluate_transfer"),
     }
@@ -354,3 +369,17 @@ def print_summary():
     summary = run_summary(Path("results"), STARTED)
     if summary:
         print(summary, file=sys.stderr)
+
+
+def track_versions():
+    """Hand what the run has made to DVC, if the config says so and there is a DVC repository."""
+    from probeline.lineage.versions import track_after_run
+
+    said = track_after_run(config["versions"])
+    if said:
+        print(said, file=sys.stderr)
+
+
+# The first page of Snakemake's report shows it; for that alone all records are read.
+if any(word.partition("=")[0] == "--report" for word in sys.argv):
+    config["root_digest"] = root_digest(read_lineage())

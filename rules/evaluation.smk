@@ -4,10 +4,20 @@ rule evaluate_transfer:
         dialogues=dialogues_to_transfer,
     output:
         evaluation=directory("results/evaluation/{transfer}"),
-        metrics="results/evaluation/{transfer}/metrics.json",
+        metrics=report(
+            "results/evaluation/{transfer}/metrics.json",
+            caption="../report/transfer.rst",
+            category="Transfers",
+            labels={"transfer": "{transfer}", "what": "numbers"},
+        ),
         table="results/evaluation/{transfer}/transfer.parquet",
         picture="results/evaluation/{transfer}/transfer.png",
-        drawing="results/evaluation/{transfer}/transfer.svg",
+        drawing=report(
+            "results/evaluation/{transfer}/transfer.svg",
+            caption="../report/transfer.rst",
+            category="Transfers",
+            labels={"transfer": "{transfer}", "what": "figure"},
+        ),
         manifest="results/evaluation/{transfer}/manifest.json",
         record="results/evaluation/{transfer}.lineage.json",
     log:

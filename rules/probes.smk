@@ -8,7 +8,16 @@ rule train_probe:
     output:
         probe=directory("results/probes/{concept}_{method}_l{layers}"),
         detector="results/probes/{concept}_{method}_l{layers}/detector.pt",
-        metrics="results/probes/{concept}_{method}_l{layers}/metrics.json",
+        metrics=report(
+            "results/probes/{concept}_{method}_l{layers}/metrics.json",
+            caption="../report/probe.rst",
+            category="Probes",
+            labels={
+                "concept": "{concept}",
+                "method": "{method}",
+                "layers": "{layers}",
+            },
+        ),
         scores="results/probes/{concept}_{method}_l{layers}/scores.parquet",
         suspects="results/probes/{concept}_{method}_l{layers}/suspects.parquet",
         manifest="results/probes/{concept}_{method}_l{layers}/manifest.json",
@@ -34,9 +43,19 @@ rule sweep_probes:
         dialogues=dialogues_of,
     output:
         sweep=directory("results/sweeps/{concept}"),
-        metrics="results/sweeps/{concept}/sweep.json",
+        metrics=report(
+            "results/sweeps/{concept}/sweep.json",
+            caption="../report/sweep.rst",
+            category="Sweeps",
+            labels={"concept": "{concept}", "what": "numbers"},
+        ),
         table="results/sweeps/{concept}/sweep.parquet",
-        svg="results/sweeps/{concept}/figure.svg",
+        svg=report(
+            "results/sweeps/{concept}/figure.svg",
+            caption="../report/sweep.rst",
+            category="Sweeps",
+            labels={"concept": "{concept}", "what": "figure"},
+        ),
         png="results/sweeps/{concept}/figure.png",
         manifest="results/sweeps/{concept}/manifest.json",
         record="results/sweeps/{concept}.lineage.json",

@@ -35,6 +35,11 @@ examples:
 
 Lines of statements.jsonl: {"text": "I trust Player3."}. Put -- before a text that begins with a dash.
 """
+GET_EXAMPLES = """\
+examples:
+  probeline get trust_lr_l22 --output /data/probes/trust
+  probeline get trust_lr_l22 --rev v1.0 --output /data/probes/trust-v1.0
+"""
 WATCH_EXAMPLES = """\
 examples:
   probeline watch --probe trust_lr_l22 "What do you say?"
@@ -103,13 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     get = commands.add_parser(
         "get",
         help="copy an artifact to an exact path",
-        description="Copy a probe, whole, to a path of your choice, and check the copy against its manifest.",
-        epilog="example: probeline get trust_lr_l22 --output /data/probes/trust",
+        description="Copy a probe, whole, to a path of your choice, and check the copy against its manifest; "
+        "with --rev, as it was at a git revision, from DVC's cache or remote, checked against its record.",
+        epilog=GET_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     get.add_argument("name", metavar="NAME", help="the name of a probe in results/probes")
     get.add_argument(
         "--output", type=Path, required=True, metavar="PATH", help="a folder that does not exist yet"
     )
+    get.add_argument("--rev", metavar="REV", help="the probe of this commit, branch or tag")
     get.set_defaults(run=_get)
 
     adopt = commands.add_parser(
@@ -291,13 +299,24 @@ def _texts(options: argparse.Namespace) -> list[str]:
     if bool(options.text) == bool(options.file):
         raise ProbelineError("give the texts, or --file FILE, or - for standard input: one of them.")
     file = STANDARD_INPUT if options.text == [STANDARD_INPUT] else options.file
-    return read_texts(file) if file else options.text
+    if file:
+        return read_texts(file)
+    for number, text in enumerate(options.text, 1):
+        if not text.strip():
+            raise ProbelineError(
+                f"text {number} of {len(options.text)} is empty: give words to score, in quotes."
+            )
+    return list(options.text)
 
 
 def _watch(options: argparse.Namespace) -> None:
     from probeline.probes.show import Stream, as_json, make_console, probe_facts
     from probeline.probes.watch import SEEDS, LiveProbe
 
+    if not options.prompt.strip():
+        raise ProbelineError(
+            'PROMPT is empty: give what the user says to the model, for example "What do you say?".'
+        )
     _require_range("--seed", options.seed, 0, SEEDS - 1)
     _require_range("--max-new-tokens", options.max_new_tokens, 1)
     directory = _probe_folder(options)
@@ -335,6 +354,10 @@ def _probe(name: str) -> Path:
         return source
     parse_probe_name(source.name, read_config([DEFAULT_CONFIG]))
     there = sorted(manifest.parent.name for manifest in source.parent.glob(f"*/{MANIFEST}"))
+    if Path(f"{source}.dvc").exists():
+        raise ProbelineError(
+            f"{source} is versioned, but not here. Take it from the remote: dvc pull {source}"
+        )
     raise ProbelineError(
         f"{source} has not been made. Make it with: snakemake --cores 4 {source} "
         f"(there are: {', '.join(there) or 'none yet'})"
@@ -345,9 +368,15 @@ def _get(options: argparse.Namespace) -> None:
     from probeline.digests import sha256_file
     from probeline.files import MANIFEST, atomic_directory, read_json
 
-    source = _probe(options.name)
     if options.output.exists():
         raise ProbelineError(f"{options.output} exists; name a folder that does not.")
+    if options.rev is not None:
+        from probeline.lineage.catalogue import get_version
+
+        probe = get_version(options.name, options.rev, options.output)
+        print(f"{probe.name} of {options.rev} ({probe.date}) copied to {options.output}")
+        return
+    source = _probe(options.name)
     with atomic_directory(options.output) as draft:
         shutil.copyfile(source / MANIFEST, draft / MANIFEST)
         for name, facts in read_json(draft / MANIFEST)["files"].items():

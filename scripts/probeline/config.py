@@ -1,7 +1,7 @@
 """Checking a configuration and the names of targets while the workflow is parsed, in words."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import yaml
 
 from probeline.digests import shard_name
 from probeline.errors import ProbelineError, near_misses
+from probeline.experiments import fitting, misfit
 from probeline.files import MANIFEST, read_json
 from probeline.models.adapter import adapter_files
 
@@ -29,6 +30,15 @@ BOUNDS = {
     "uniqueItems": "each entry may stand there once only",
 }
 """What the rules of the schema that set a bound ask for, in words."""
+TYPES = {
+    "object": "a mapping, `key: value`",
+    "array": "a list",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+}
+"""The types of the schema in words."""
 RESULTS = {
     "probe": "probes",
     "sweep": "sweeps",
@@ -119,7 +129,13 @@ def _in_words(error: Any) -> str:
     if error.validator in BOUNDS:
         bound = BOUNDS[error.validator].format(error.validator_value)
         return f"{key} is {error.instance!r}: {bound}." + (f" Expected: {description}" if description else "")
-    described = error.validator in ("pattern", "oneOf", "type") and description is not None
+    if error.validator == "type" and isinstance(error.validator_value, str):
+        kind = TYPES[error.validator_value]
+        if description is None:
+            return f"{key} is {error.instance!r}. Expected: {kind}."
+        told = "" if kind in description.lower() else f" ({kind})"
+        return f"{key} is {error.instance!r}. Expected: {description}{told}"
+    described = error.validator in ("pattern", "oneOf") and description is not None
     if described and not isinstance(error.instance, dict):
         return f"{key} is {error.instance!r}. Expected: {description}"
     if error.validator == "oneOf" and isinstance(error.instance, dict):
@@ -208,6 +224,27 @@ def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def check_groups(config: Mapping[str, Any], experiments: Mapping[str, Collection[str]]) -> None:
+    """Refuse groups of a transfer whose patterns fit no experiment that the logs hold.
+
+    Args:
+        config: checked.
+        experiments: corpus → its experiments.
+
+    Raises:
+        ProbelineError: names every such pattern, and the near misses.
+    """
+    faults = [
+        f"transfers.{name}.groups.{group}: {misfit(transfer['concept'], pattern, there)}"
+        for name, transfer in config["transfers"].items()
+        for group, patterns in transfer.get("groups", {}).items()
+        for pattern in patterns
+        if not fitting(pattern, there := experiments[config["probes"][transfer["concept"]]["corpus"]])
+    ]
+    if faults:
+        raise ProbelineError("The configuration cannot be used:\n  " + "\n  ".join(faults))
+
+
 def _sweep_faults(config: Mapping[str, Any]) -> list[str]:
     """What the sweeps ask for and the config lacks."""
     sweeps, extracted, depth = config["sweeps"], config["activations"]["layers"], model_depth(config)
@@ -232,9 +269,15 @@ def _sweep_faults(config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def method_settings(method: str, layers: Sequence[int], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a method that a probe on these layers depends on: one layer is no ensemble."""
+    settings = config["methods"][method]
+    return {key: value for key, value in settings.items() if key != "ensemble" or len(layers) > 1}
+
+
 def swept_methods(config: Mapping[str, Any]) -> dict[str, Any]:
     """The methods to sweep with those of their settings that a sweep depends on."""
-    methods = {method: config["methods"][method] for method in config["sweeps"]["methods"]}
+    methods = {method: method_settings(method, [0], config) for method in config["sweeps"]["methods"]}
     # The sweep solves lr by itself but for the penalty l1.
     return {
         method: {

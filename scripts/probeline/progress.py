@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ def progress(
     total: int | None = None,
     unit: str = "item",
     note: Callable[[], str] | None = None,
+    pace: Callable[[], float] | None = None,
 ) -> Iterator[Item]:
     """Iterate over `items`, logging count, rate and remaining time now and then.
 
@@ -30,8 +31,10 @@ def progress(
         total: how many items there are.
         unit: what an item is, in the singular.
         note: gives what else each line says.
+        pace: gives the items per second that the remaining time is reckoned from, 0 as long as nothing is
+            known; by default as they have come so far.
     """
-    bar = tqdm(
+    bar = _Bar(
         items,
         desc=title,
         total=total,
@@ -45,10 +48,22 @@ def progress(
         ncols=100,
         bar_format=LINE,
     )
+    bar.pace = pace
     for item in bar:
         yield item
         if note is not None:
             bar.set_postfix_str(note(), refresh=False)
+
+
+class _Bar(tqdm):
+    """A bar whose pace can be told to it."""
+
+    pace: Callable[[], float] | None = None
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        facts = dict(super().format_dict)
+        return facts if self.pace is None else facts | {"rate": self.pace()}
 
 
 class _LogLines:

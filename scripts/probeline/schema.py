@@ -110,6 +110,16 @@ SAMPLES = [
     ("logged_role_reveal_score", "double?", "that probe's score when the actor's role was told"),
 ]
 
+REVEALS = [
+    ("sequence", "string", "the sequence that tells it: a player's view of the game"),
+    ("game", "string", "key of the game"),
+    ("actor", "string", "the player whom the sentence tells its role, or who its allies are"),
+    ("message", "int32", "index of the message that holds the sentence"),
+    ("start", "int32", "its first character in that message's content"),
+    ("end", "int32", "one past its last character"),
+    ("text", "string", "the sentence itself"),
+]
+
 SCORES = [
     ("sample", "string", "id of the sample"),
     ("game", "string", "key of the game"),
@@ -161,6 +171,7 @@ SUSPECTS = [
     ("turn", "int32", "turn of the game"),
     ("score", "double", "score of this act"),
     ("running_score", "double", "mean score up to this act"),
+    ("reveal_score", "double?", "score of what told the actor its role; null where the input does not"),
 ]
 
 ACTIVATION_INDEX = [
@@ -168,6 +179,12 @@ ACTIVATION_INDEX = [
     ("game", "string", "key of the game"),
     ("tokens", "int32", "number of masked tokens that the mean is over"),
     ("position", "int32", "index of the last masked token in its sequence"),
+]
+
+REVEAL_INDEX = [
+    ("game", "string", "key of the game: row i of the tensor is row i of this table"),
+    ("actor", "string", "the player; one row for each sentence that tells its role"),
+    ("tokens", "int32", "number of tokens that the mean is over"),
 ]
 
 

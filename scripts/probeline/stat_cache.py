@@ -1,11 +1,38 @@
 """Digests of files, computed again only when a file may have changed."""
 
+import os
 import sqlite3
-from collections.abc import Callable
+import stat
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 BATCH = 500
 """Fresh values that are computed before they are stored: an interruption costs no more than these."""
+TICK = 0.02
+"""Seconds. A kernel's clock for files ticks every 10 ms at worst: two edits within a tick look like one."""
+
+# In memory, where the file cannot be written: then every process computes for itself.
+_NO_FILE = Path(":memory:")
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A file whose value is to be computed.
+
+    Attributes:
+        position: in the list that was asked for.
+        path: the file.
+        stat: its identity before it is read.
+        size: in bytes.
+    """
+
+    position: int
+    path: Path
+    stat: str
+    size: int
 
 
 class StatCache:
@@ -14,16 +41,60 @@ class StatCache:
     An edit whose mtime was put back still changes the ctime, which no ordinary program can set.
 
     Args:
-        path: the SQLite file; made when absent, safe to delete at any time.
+        path: the SQLite file; made when absent or damaged, safe to delete at any time.
+
+    Attributes:
+        stored: how many values this object has stored.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=30)
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS entries"
-            " (purpose TEXT, path TEXT, stat TEXT, value TEXT, PRIMARY KEY (purpose, path))"
-        )
+        self.stored = 0
+        try:
+            self._connection = _open(path)
+        except (OSError, sqlite3.OperationalError):
+            self._connection = _open(_NO_FILE)
+        except sqlite3.DatabaseError:
+            path.unlink()
+            self._connection = _open(path)
+
+    def lookup(
+        self, purpose: str, paths: Sequence[Path], again: bool = False
+    ) -> tuple[list[str | None], list[Unknown]]:
+        """What is known of some files, and which are to be read.
+
+        Args:
+            purpose: what the values are, and in which version; another text is another cache.
+            paths: the files.
+            again: take every file as unknown.
+
+        Returns:
+            One value per path, None where it is unknown; and those files, but for the ones that are no
+            regular files or not there.
+        """
+        keys = [_key(path) for path in paths]
+        known = {} if again else self._known(purpose, keys)
+        values: list[str | None] = []
+        unknown: list[Unknown] = []
+        latest = 0
+        for position, (path, key) in enumerate(zip(paths, keys, strict=True)):
+            info = _stat(path)
+            identity = "" if info is None else _identity(info)
+            stored_identity, value = known.get(key, (None, None))
+            values.append(value if identity == stored_identity else None)
+            if info is not None and identity != stored_identity:
+                unknown.append(Unknown(position, path, identity, info.st_size))
+                latest = max(latest, info.st_ctime_ns)
+        if latest > time.time_ns() - TICK * 1e9:
+            # Who edits a file from here on, after it was read, leaves another ctime.
+            time.sleep(TICK)
+        return values, unknown
+
+    def store(self, purpose: str, fresh: Sequence[tuple[Unknown, str]]) -> None:
+        """Remember values; a cache that cannot be written costs time and nothing else."""
+        self.stored += len(fresh)
+        rows = [(purpose, _key(file.path), file.stat, value) for file, value in fresh]
+        with suppress(sqlite3.OperationalError), self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", rows)
 
     def values(
         self,
@@ -43,42 +114,59 @@ class StatCache:
         Returns:
             One value per path; None, which is not remembered, where the file could not be read.
         """
-        known = {
-            path: (stat, value)
-            for path, stat, value in self._connection.execute(
-                "SELECT path, stat, value FROM entries WHERE purpose = ?", (purpose,)
-            )
-        }
-        values: list[str | None] = []
-        stale: list[tuple[int, str]] = []
-        for position, path in enumerate(paths):
-            stat = _stat(path)
-            stored_stat, value = known.get(str(path.absolute()), (None, None))
-            values.append(value if stat == stored_stat else None)
-            if stat is not None and stat != stored_stat:
-                stale.append((position, stat))
-        announce(len(stale))
-        for start in range(0, len(stale), BATCH):
+        values, unknown = self.lookup(purpose, paths)
+        announce(len(unknown))
+        for start in range(0, len(unknown), BATCH):
             fresh = []
-            for position, stat in stale[start : start + BATCH]:
-                try:
-                    value = compute(paths[position])
-                except OSError:
-                    continue  # Who reads the file next is told so again, and can say it.
-                values[position] = value
-                fresh.append((purpose, str(paths[position].absolute()), stat, value))
-            with self._connection:
-                self._connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", fresh)
+            for file in unknown[start : start + BATCH]:
+                # Who reads the file next is told of a fault again, and can say it.
+                with suppress(OSError):
+                    fresh.append((file, compute(file.path)))
+            for file, value in fresh:
+                values[file.position] = value
+            self.store(purpose, fresh)
         return values
 
     def close(self) -> None:
         """Release the file."""
         self._connection.close()
 
+    def _known(self, purpose: str, keys: list[str]) -> dict[str, tuple[str, str]]:
+        """Path → identity and value; only what was asked for is read, however large the cache."""
+        found: dict[str, tuple[str, str]] = {}
+        for start in range(0, len(keys), BATCH):
+            some = keys[start : start + BATCH]
+            query = "SELECT path, stat, value FROM entries WHERE purpose = ? AND path IN ({})"
+            with closing(
+                self._connection.execute(query.format(",".join("?" * len(some))), (purpose, *some))
+            ) as rows:
+                found.update((path, (identity, value)) for path, identity, value in rows)
+        return found
 
-def _stat(path: Path) -> str | None:
+
+def _open(path: Path) -> sqlite3.Connection:
+    if path != _NO_FILE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=30)
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS entries"
+        " (purpose TEXT, path TEXT, stat TEXT, value TEXT, PRIMARY KEY (purpose, path))"
+    )
+    return connection
+
+
+def _key(path: Path) -> str:
+    return str(path.absolute())
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None also for a pipe or device in a file's place: reading it might never end."""
     try:
         info = path.stat()
     except OSError:
         return None
+    return info if stat.S_ISREG(info.st_mode) else None
+
+
+def _identity(info: os.stat_result) -> str:
     return f"{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}:{info.st_ino}"

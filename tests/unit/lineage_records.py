@@ -5,9 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from probeline.lineage.records import BUILD_TYPE, PREDICATE, STATEMENT, SUFFIX, _identity, read_record
+from probeline.lineage.records import BUILD_TYPE, PREDICATE, STATEMENT, SUFFIX, read_record, record_bytes
 
 Games = Mapping[str, Mapping[str, str | None]]
 
@@ -104,10 +102,9 @@ def write_record(
             },
         },
     }
-    statement["predicate"]["runDetails"]["metadata"]["invocationId"] = _identity(statement)
     path = Path(name + SUFFIX)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(orjson.dumps(statement, option=orjson.OPT_INDENT_2) + b"\n")
+    path.write_bytes(record_bytes(statement))
     return path
 
 

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 import yaml
 
-from probeline.config import check_config, check_target, parse_probe_name, swept_methods
+from probeline.config import (
+    check_config,
+    check_groups,
+    check_target,
+    method_settings,
+    parse_probe_name,
+    swept_methods,
+)
 from probeline.errors import ProbelineError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -40,6 +47,16 @@ def test_an_unknown_top_level_key_is_named(config: dict[str, Any]) -> None:
 def test_a_wrong_type_names_the_key(config: dict[str, Any]) -> None:
     config["shards"] = "four"
     assert "shards is 'four'. Expected: A whole number from 1 to 4096" in refusal(config)
+
+
+def test_a_wrong_type_is_said_in_words(config: dict[str, Any]) -> None:
+    config["methods"]["lr"] = "concat"
+    config["evaluation"]["bootstrap"] = "1000"
+    config["targets"] = ["trust_lr_l22"]
+    words = refusal(config)
+    assert "methods.lr is 'concat'. Expected: a mapping, `key: value`." in words
+    assert "Expected: Resamples of the bootstrap over games. (a whole number)" in words
+    assert "targets is ['trust_lr_l22']. Expected: What a plain run makes. (a mapping, `key: value`)" in words
 
 
 def test_a_single_layer_is_to_be_a_list(config: dict[str, Any]) -> None:
@@ -230,6 +247,38 @@ def test_bounds_of_the_schema_are_said_in_words(config: dict[str, Any]) -> None:
     assert "targets.transfers is ['one', 'one']: each entry may stand there once only." in words
     assert "splits.test is 1: it must be below 1." in words
     assert "sweeps.methods is []: too few entries, the least is 1. Expected: a list of keys" in words
+
+
+def test_a_group_of_no_experiment_is_refused_with_its_near_misses(config: dict[str, Any]) -> None:
+    config["transfers"]["mine"] = {
+        "concept": "trust",
+        "method": "lr",
+        "layers": [2],
+        "groups": {"a": ["final_*", "lab"], "b": ["final_prob"]},
+    }
+    check_config(config, SCHEMA)
+    check_groups(config, {"werewolf": {"final_base", "final_prob", "lab"}})
+    with pytest.raises(ProbelineError) as caught:
+        check_groups(config, {"werewolf": {"final_base", "final_probe"}})
+    words = str(caught.value)
+    assert "transfers.mine.groups.a: no experiment of trust fits 'lab'." in words
+    assert (
+        "transfers.mine.groups.b: no experiment of trust fits 'final_prob'. Did you mean final_probe" in words
+    )
+    assert "'final_*'" not in words
+
+
+def test_the_ensemble_counts_for_several_layers_only(config: dict[str, Any]) -> None:
+    for method in config["methods"]:
+        config["methods"][method] = {"ensemble": "concat"}
+    check_config(config, SCHEMA)
+    assert method_settings("lr", [20, 21], config) == {"ensemble": "concat"}
+    assert method_settings("lr", [20], config) == {}
+    assert swept_methods(config) == {"lr": {}, "mms": {}, "lat": {}}
+    config["methods"]["cmms"] = {"ensemble": "conkat"}
+    assert "methods.cmms.ensemble is 'conkat'. Did you mean concat? Allowed: concat, mean." in refusal(config)
+    config["methods"]["cmms"] = {"ensembel": "concat"}
+    assert "unknown key methods.cmms.ensembel. Did you mean ensemble?" in refusal(config)
 
 
 def test_a_sweep_depends_on_the_backend_only_where_it_uses_it(config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from probeline.datasets.contexts import check_wording, views_of
 from probeline.datasets.dialogues import Selector, build_dialogues
 from probeline.errors import ProbelineError
 from probeline.files import read_json, write_parquet
-from probeline.schema import EVENTS, GAMES, SAMPLES, SEQUENCES, make_table
+from probeline.schema import EVENTS, GAMES, REVEALS, SAMPLES, SEQUENCES, make_table
 
 REPOSITORY = Path(__file__).parents[2]
 WORDING = yaml.safe_load((REPOSITORY / "config/templates/werewolf.yaml").read_text())
@@ -200,6 +200,69 @@ def test_private_is_a_chat_per_player(tmp_path):
     assert all(row["actor_role"] == "werewolf" for row in samples)
 
 
+def told(views):
+    """Player → the sentences that tell the role."""
+    return {
+        view.player: [view.messages[span.message]["content"][span.start : span.end] for span in view.reveals]
+        for view in views
+    }
+
+
+def test_what_tells_a_player_the_role_is_marked_in_the_private_view_alone(tmp_path):
+    events, chosen = make_events(), {4, 5, 6, 8}
+    views = views_of("private", "action", make_game(), events, chosen, WORDING)
+    assert told(views) == {
+        "Ann": ["Your role: villager."],
+        "Bob": ["Your role: werewolf.", "Your fellow werewolves: Dan."],
+        "Cleo": ["Your role: seer."],
+        "Dan": ["Your role: werewolf.", "Your fellow werewolves: Bob."],
+    }
+    masked = views_of("private", "action", make_game(), events, chosen, WORDING, role_masked=True)
+    others = [
+        view
+        for context in ("none", "public", "prompt")
+        for view in views_of(context, "action", make_game(), prompted(make_events()), chosen, WORDING)
+    ]
+    assert not any(view.reveals for view in [*masked, *others])
+
+
+def test_marked_sentences_are_whole_in_any_wording():
+    template = copy.deepcopy(WORDING)
+    system = "  Who wins? $players.\nYou, $actor, costs $$5. are ${role}! Mates:\n$allies Again: $role"
+    template["private"]["system"] = system
+    template["private"]["allies"] = "$allies."
+    roles = {"Mr. A? B!": "were. wolf", "Dan": "werewolf", "Eve": "werewolf"}
+    game = make_game(roles=roles)
+    for player in game["players"]:
+        player["team"] = "werewolves"
+    events = make_events(roles=roles, plot=[("statement", 1, "Mr. A? B!", None, "Yes.", {})])
+    views = views_of("private", "action", game, events, {0}, template)
+    assert told(views) == {"Mr. A? B!": ["are were. wolf!", "Dan, Eve. Again: were. wolf"]}
+    assert (
+        views[0]
+        .messages[0]["content"]
+        .startswith("Who wins? Dan, Eve, Mr. A? B!.\nYou, Mr. A? B!, costs $5.")
+    )
+    # Someone who is not among the players has no role that could be told; nor does wording without $role.
+    stranger = make_events(roles=roles, plot=[("statement", 1, "Zed", None, "Yes.", {})])
+    assert told(views_of("private", "action", game, stranger, {0}, template)) == {"Zed": []}
+    template["private"]["system"] = "You are $actor."
+    assert told(views_of("private", "action", game, events, {0}, template)) == {"Mr. A? B!": []}
+
+
+def test_reveals_are_a_table_of_their_own_and_no_samples(tmp_path):
+    _, samples, manifest = build(tmp_path, TRUST)
+    rows = pq.read_table(tmp_path / "dialogues" / "reveals.parquet").to_pylist()
+    assert [(row["sequence"], row["actor"], row["text"]) for row in rows] == [
+        ("one/game1#private-Bob", "Bob", "Your role: werewolf."),
+        ("one/game1#private-Bob", "Bob", "Your fellow werewolves: Dan."),
+        ("one/game1#private-Dan", "Dan", "Your role: werewolf."),
+        ("one/game1#private-Dan", "Dan", "Your fellow werewolves: Bob."),
+    ]
+    assert manifest["counts"]["reveals"] == 2
+    assert manifest["counts"]["samples"] == len(samples) == len([row for row in samples if row["message"]])
+
+
 def test_a_seer_learns_the_role_after_the_check_and_alone(tmp_path):
     sequences, _, _ = build(tmp_path, {**EVERYTHING, "context": "private"})
     seer = sequences["one/game1#private-Cleo"]
@@ -339,7 +402,7 @@ def test_a_game_depends_on_itself_alone(tmp_path):
 def test_same_input_same_bytes(tmp_path):
     build(tmp_path / "a", TRUST)
     build(tmp_path / "b", TRUST)
-    for name in ("sequences.parquet", "samples.parquet", "manifest.json"):
+    for name in ("sequences.parquet", "samples.parquet", "reveals.parquet", "manifest.json"):
         assert (tmp_path / "a/dialogues" / name).read_bytes() == (
             tmp_path / "b/dialogues" / name
         ).read_bytes()
@@ -351,7 +414,7 @@ def test_an_empty_shard_and_a_game_without_events(tmp_path):
     assert (sequences, samples) == ({}, [])
     assert manifest["counts"]["games"] == 1
     assert manifest["counts"]["splits"]["test"] == {"games": 0, "samples": 0, "positives": 0, "types": {}}
-    for name, columns in (("sequences", SEQUENCES), ("samples", SAMPLES)):
+    for name, columns in (("sequences", SEQUENCES), ("samples", SAMPLES), ("reveals", REVEALS)):
         table = pq.read_table(tmp_path / f"dialogues/{name}.parquet")
         assert table.schema.equals(make_table([], columns).schema)
 

@@ -141,6 +141,30 @@ def test_an_opening_is_run_once_for_all_games_and_changes_no_bit(model):
     assert [means.tobytes() for means in in_turn] == [means.tobytes() for means in alone]
 
 
+def test_what_is_measured_besides_changes_no_bit_of_the_rest(model):
+    """With the first span behind a long beginning, behind an opening, and in one before what is besides."""
+    first, other = random_sequence(150, (120, 130), (140, 150)), random_sequence(90, (30, 60), seed=1)
+    told = [
+        SpannedSequence(first.input_ids, first.spans, (range(7, 15), range(100, 110))),
+        SpannedSequence(other.input_ids, other.spans, (range(40, 45),)),
+    ]
+    engine = ActivationEngine(model, [0, 1, 3], "bfloat16", 1, 4096, "cpu")
+    plain, beside = engine.game_means([first, other]), engine.game_means(told)
+    assert np.array_equal(plain, beside[[0, 1, 4]])
+    again = [
+        random_sequence(150, (7, 15), (100, 110), (120, 150)),
+        random_sequence(90, (40, 45), seed=1),
+    ]
+    near = engine.game_means(again)
+    np.testing.assert_allclose(beside[[2, 3, 5]], near[[0, 1, 3]], rtol=0.05, atol=0.05)
+    # In the opening: that ends before it, and both are what transformers says up to rounding.
+    inside = SpannedSequence(other.input_ids, other.spans, (range(10, 20),))
+    exact = ActivationEngine(model, [0, 1, 3], "float32", 1, 4096, "cpu")
+    together = exact.game_means([inside])
+    expected = exact.game_means([random_sequence(90, (30, 60), (10, 20), seed=1)])
+    np.testing.assert_allclose(together, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_spans_that_begin_at_different_places_of_one_text_are_measured(model):
     """As where the words of one sample stand behind its reasoning, and another sample has none."""
     text = random_sequence(40).input_ids

@@ -17,7 +17,7 @@ from probeline.activations.engine import ActivationEngine
 from probeline.activations.extract import Settings, Workplace, extract_activations
 from probeline.activations.machine import may_have_cuda, processor, processor_has_bfloat16
 from probeline.activations.reuse import remove_orphans
-from probeline.activations.store import read_activations, read_tokens
+from probeline.activations.store import read_activations, read_reveals, read_tokens
 from probeline.errors import ProbelineError
 from probeline.files import read_json, write_json
 from probeline.models.fetch import fetch_model
@@ -316,6 +316,92 @@ def test_adapters_of_other_kinds_are_refused(tmp_path, dialogues, model, change,
         extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
 
 
+# What tells the role
+
+REVEALS = [(name, 0, 8, 13) for name in CHATS] + [("g3#Ann", 0, 0, 3)]
+
+
+def by_player(*shards, layers=(0, 1, 2, 3)):
+    told = read_reveals(shards, layers)
+    return {player: values.tobytes() for player, values in zip(told.players, told.values, strict=True)}
+
+
+def test_reveals_are_measured_beside_the_samples_and_change_no_bit_of_them(tmp_path, model):
+    settings = {"token_layers": (1, 3), "token_budget": 300}
+    # Too long a beginning for an opening, as the system message of a private view is.
+    chats = {
+        name: tiny.chat(("system", messages[0]["content"] + " Talk, then vote." * 20)) + messages[1:]
+        for name, messages in CHATS.items()
+    }
+    dialogues = tiny.write_dialogues(tmp_path / "dialogues", chats)
+    plain = extract(dialogues, model, tmp_path / "plain", **settings)
+    told = tiny.write_dialogues(tmp_path / "told", chats, reveals=REVEALS)
+    shard = extract(told, model, tmp_path / "out", **settings)
+    assert not by_player(plain)
+    assert sorted(by_player(shard)) == sorted(tuple(name.split("#")) for name in CHATS)
+    same = ("activations.safetensors", "tokens.safetensors", "index.parquet", "excluded.jsonl")
+    assert [(shard / name).read_bytes() for name in same] == [(plain / name).read_bytes() for name in same]
+    counts = [read_json(folder / "manifest.json") for folder in (plain, shard)]
+    assert [(count["samples"], count["tokens"]) for count in counts] == [(18, counts[0]["tokens"])] * 2
+    assert [count["reveals"] for count in counts] == [0, 7]
+
+
+def test_a_reveal_is_the_mean_over_the_tokens_of_all_its_sentences(tmp_path, model):
+    shard = extract(
+        tiny.write_dialogues(tmp_path / "told", CHATS, reveals=REVEALS),
+        model,
+        tmp_path / "out",
+        layers=[0, 2],
+    )
+    # The same sentences as samples of a shard of their own.
+    places = {"role": (0, 8, 13), "more": (0, 0, 3)}
+    as_samples = tiny.write_dialogues(tmp_path / "d", {"g3#Ann": CHATS["g3#Ann"]}, places)
+    samples = extract(as_samples, model, tmp_path / "samples", layers=[0, 2])
+    counts = pq.read_table(samples / "index.parquet")["tokens"].to_numpy()
+    values = read_activations([samples], [2, 0]).values
+    expected = np.average(values, axis=0, weights=counts)
+    told = read_reveals([shard], [2, 0])
+    np.testing.assert_allclose(told.values[told.players.index(("g3", "Ann"))], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_reveals_are_exact_whatever_runs_beside_them_and_reused(tmp_path, model, workplace):
+    told = tiny.write_dialogues(tmp_path / "told", CHATS, reveals=REVEALS)
+    output = tmp_path / "out"
+    assert extract_again(told, model, output, workplace) == (3, 0)
+    everything = by_player(output)
+    for game in ("g1", "g2", "g3"):
+        part = {name: messages for name, messages in CHATS.items() if name.startswith(game)}
+        places = [place for place in REVEALS if place[0] in part]
+        shard = tiny.write_dialogues(tmp_path / f"{game}-told", part, reveals=places)
+        alone = by_player(extract(shard, model, tmp_path / game))
+        assert alone.items() <= everything.items()
+        assert len(alone) == 2
+    # One more sentence in one game, and one game without any: these two are computed again.
+    places = [place for place in REVEALS if not place[0].startswith("g2")] + [("g1#Ben", 0, 0, 3)]
+    edited = tiny.write_dialogues(tmp_path / "edited", CHATS, reveals=places)
+    assert extract_again(edited, model, output, workplace) == (2, 1)
+    extract(edited, model, tmp_path / "scratch")
+    assert content(output) == content(tmp_path / "scratch")
+    assert extract_again(edited, model, output, workplace) == (0, 3)
+    assert content(output) == content(tmp_path / "scratch")
+
+
+def test_reveals_of_players_without_samples_or_tokens_are_left_out(tmp_path, model):
+    chats = {
+        "g1#Ann": tiny.chat(("system", "Your role: seer. "), ("assistant", "Fine.")),
+        "g1#Ben": tiny.chat(("system", "Your role: seer."), ("assistant", " ")),
+        "g1#Cid": tiny.chat(("system", "Your role: seer."), ("assistant", "Fine.<|im_end|>")),
+    }
+    places = [(name, 0, 0, 16) for name in chats] + [("g1#Ann", 0, 16, 17)]
+    shard = tiny.write_dialogues(tmp_path / "told", chats, reveals=places)
+    output = extract(shard, model, tmp_path / "out")
+    assert list(by_player(output)) == [("g1", "Ann")]
+    assert pq.read_table(output / "reveals.parquet").num_rows == 1
+    outside = tiny.write_dialogues(tmp_path / "bad", chats, reveals=[("g1#Ann", 0, 0, 99)])
+    with pytest.raises(ProbelineError, match="sentence that tells Ann its role lies outside sequence g1#Ann"):
+        extract(outside, model, tmp_path / "bad-out")
+
+
 # Results of earlier runs
 
 
@@ -513,6 +599,8 @@ print(read_activations([output], [3]).values.shape, "torch" in sys.modules)
         "excluded.jsonl",
         "index.parquet",
         "manifest.json",
+        "reveals.parquet",
+        "reveals.safetensors",
     ]
 
 

@@ -186,7 +186,9 @@ def test_a_detector_that_does_not_fit_the_model_is_refused(tmp_path):
     ("content", "words"),
     [
         ([1, 2], "no dict, but list"),
-        ({"layers": [3], "direction": [1.0]}, r"no 'directions' \(layers, direction\). Did you mean"),
+        ({}, r"no 'directions' \(an empty dict; its keys are to be layers, directions"),
+        ({"layers": [3], "direction": [1.0]}, r"\(but layers, direction; is direction meant for it\?\)"),
+        ({"layers": [3], "w": [1.0]}, r"no 'directions' \(but layers, w\)"),
         ({"directions": DIRECTIONS}, "does not name its 'layers'"),
         (WHOLE | {"layers": [3]}, r"'directions' has the shape \[2, 8\]; with 1 layers"),
         (WHOLE | {"layers": [3, 3]}, "stands there once"),

@@ -67,6 +67,7 @@ def folder(tmp_path_factory):
     dialogues = folder / "dialogues"
     write_parquet(dialogues / "samples.parquet", schema.make_table(samples, schema.SAMPLES))
     write_parquet(dialogues / "sequences.parquet", schema.make_table(sequences, schema.SEQUENCES))
+    write_parquet(dialogues / "reveals.parquet", schema.make_table([], schema.REVEALS))
     write_manifest(dialogues, "dialogues", {})
     write_json(folder / "quality.json", {"games": 30})
     settings = Settings(None, "float32", "float32", 1)
@@ -326,6 +327,13 @@ def score(*words):
     return cli.main(["score", "--probe", "lies_lr_l1_3", *words])
 
 
+@pytest.mark.parametrize(("texts", "number"), [([""], "1 of 1"), (["wolf", " \n", "wolf"], "2 of 3")])
+def test_an_empty_text_is_said_before_the_model_is_loaded(project, capsys, monkeypatch, texts, number):
+    monkeypatch.setattr(Probe, "load", None)
+    assert score(*texts) == 1
+    assert f"probeline: text {number} is empty: give words to score" in capsys.readouterr().err
+
+
 def test_texts_come_from_the_command_line_a_file_or_standard_input(project, probe, capsys, monkeypatch):
     first, second = probe.score_text("the wolf lied to us"), probe.score_text("I trust the village")
     expected = [
@@ -373,7 +381,7 @@ def test_tokens_json_and_page_of_one_run(project, probe, capsys):
             'line 1: .*no key "text"; its keys are id, Text. Did you mean "text" by "Text"',
         ),
         (["--file", "number.jsonl"], 'number.jsonl, line 2: the value of "text" is int, not a text'),
-        (["  "], "nothing to score: the text is empty"),
+        (["  "], "text 1 of 1 is empty: give words to score"),
         (["wolf " * 200], "tokens, but tiny takes 128"),
         (["--threads", "0", "wolf"], "--threads is 0"),
         (

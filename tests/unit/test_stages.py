@@ -45,7 +45,7 @@ PLAYED = unpacked(
 
 
 def test_auroc_at_each_stage_by_hand():
-    found = stages(*PLAYED, resamples=200, seed=0)
+    found = stages(*PLAYED, {}, resamples=200, seed=0)
     assert found["unit"] == PLAYER
     probe = found["probe"]
     assert probe["first_action"]["value"] == pytest.approx(2 / 6)
@@ -59,11 +59,34 @@ def test_auroc_at_each_stage_by_hand():
     assert [stage["with_as_many_acts"] for stage in probe["running"].values()] == [5, 5, 1, 0]
     assert (probe["whole_game"]["units"], probe["whole_game"]["positive"]) == (5, 2)
     assert probe["whole_game"]["low"] <= 5 / 6 <= probe["whole_game"]["high"]
-    assert "not measured" in probe["role_reveal"]["reason"]
+    assert "not measured: no sentence of the input" in probe["role_reveal"]["reason"]
+
+
+def test_what_told_the_role_is_scored_over_the_players_that_were_told():
+    # Cid was told nothing that could be read, and Eve is a training game's.
+    told = {("g1", "Ann"): 2.0, ("g1", "Bob"): 1.0, ("g2", "Ann"): -3.0, ("g2", "Dot"): -2.0}
+    found = stages(*PLAYED, told | {("seen", "Eve"): 99.0}, resamples=200, seed=0)["probe"]
+    reveal = found["role_reveal"]
+    assert (reveal["units"], reveal["positive"], reveal["value"]) == (4, 2, 0.5)  # 2 and -3 against 1 and -2
+    assert reveal["low"] <= 0.5 <= reveal["high"]
+    assert reveal["within_games"]["value"] == 0.5
+    assert {name: stage for name, stage in found.items() if name != "role_reveal"} == {
+        name: stage
+        for name, stage in stages(*PLAYED, {}, resamples=200, seed=0)["probe"].items()
+        if name != "role_reveal"
+    }
+    rows = suspect_rows(*PLAYED, told)
+    make_table(rows, schema.SUSPECTS)
+    assert {(row["game"], row["actor"]): row["reveal_score"] for row in rows} == told | {
+        ("g1", "Cid"): None,
+        ("seen", "Eve"): None,
+    }
+    nobody = stages(*PLAYED, {("seen", "Eve"): 99.0}, resamples=200, seed=0)["probe"]["role_reveal"]
+    assert (nobody["units"], nobody["reason"]) == (0, "no test player has it")
 
 
 def test_the_logged_probe_is_staged_on_the_players_that_it_scored():
-    logged = stages(*PLAYED, resamples=200, seed=0)["logged"]
+    logged = stages(*PLAYED, {}, resamples=200, seed=0)["logged"]
     # 14 and 12 against 13 and 12.5; Cid has none, and Eve is a training game's.
     assert (logged["role_reveal"]["value"], logged["role_reveal"]["units"]) == (0.5, 4)
     # Ann's first score is that of her second act; in the other game she has none.
@@ -73,7 +96,7 @@ def test_the_logged_probe_is_staged_on_the_players_that_it_scored():
 
 def test_nothing_logged_is_said():
     samples, scores = unpacked(acts("g1", "Ann", 1, [1]), acts("g1", "Bob", 0, [0]))
-    logged = stages(samples, scores, resamples=100, seed=0)["logged"]
+    logged = stages(samples, scores, {}, resamples=100, seed=0)["logged"]
     for stage in ("role_reveal", "first_action", "whole_game"):
         assert logged[stage] == {
             "units": 0,
@@ -86,7 +109,7 @@ def test_nothing_logged_is_said():
 
 
 def test_the_ranking_of_suspects_by_hand():
-    found = stages(*PLAYED, resamples=200, seed=0)["suspects"]
+    found = stages(*PLAYED, {}, resamples=200, seed=0)["suspects"]
     assert (found["games"], found["games_of_one_class"]) == (2, 0)
     # In the second game Dot has the same score as Ann, which counts against the ranking.
     assert found["top_is_positive"]["value"] == 0.5
@@ -122,11 +145,13 @@ def test_acts_that_differ_by_target_are_ranked_as_pairs():
         acts("g2", "Ann", 1, [1], target="Bob"),
         acts("g2", "Dot", 0, [2], target="Cid"),
     )
-    found = stages(samples, scores, resamples=100, seed=0)
+    found = stages(samples, scores, {}, resamples=100, seed=0)
     assert found["unit"] == PAIR
     assert found["probe"]["whole_game"]["value"] == 0.625  # 2 and 1 against 0 and 2: 1.5 and 1 of 4
-    assert "varies within a player" in found["logged"]["role_reveal"]["reason"]
-    assert {(row["actor"], row["target"], row["rank"]) for row in suspect_rows(samples, scores)} == {
+    told = {("g1", "Ann"): 1.0, ("g2", "Ann"): 1.0, ("g2", "Dot"): 0.0}
+    for probe in (found["logged"], stages(samples, scores, told, resamples=100, seed=0)["probe"]):
+        assert "varies within a player" in probe["role_reveal"]["reason"]
+    assert {(row["actor"], row["target"], row["rank"]) for row in suspect_rows(samples, scores, {})} == {
         ("Ann", "Bob", 1),
         ("Ann", "Cid", 2),
         ("Dot", "Cid", 1),
@@ -135,8 +160,8 @@ def test_acts_that_differ_by_target_are_ranked_as_pairs():
 
 def test_a_label_that_varies_within_a_player_is_not_defined_for_it():
     samples, scores = unpacked(acts("g1", "Ann", 1, [3, 1]), acts("g1", "Ann", 0, [0], first=1))
-    assert stages(samples, scores, 100, 0) == {"reason": "not defined: the label varies within a player"}
-    rows = suspect_rows(samples, scores)
+    assert stages(samples, scores, {}, 100, 0) == {"reason": "not defined: the label varies within a player"}
+    rows = suspect_rows(samples, scores, {})
     assert [(row["act"], row["label"], row["score"]) for row in rows] == [
         (1, None, 3),
         (2, None, 0),
@@ -145,7 +170,7 @@ def test_a_label_that_varies_within_a_player_is_not_defined_for_it():
 
 
 def test_the_rows_draw_a_timeline():
-    rows = suspect_rows(*PLAYED)
+    rows = suspect_rows(*PLAYED, {})
     make_table(rows, schema.SUSPECTS)
     ann = [row for row in rows if (row["game"], row["actor"]) == ("g1", "Ann")]
     assert [(row["act"], row["event"], row["turn"], row["score"]) for row in ann] == [
@@ -171,6 +196,8 @@ def test_logged_scores_are_compared_on_exactly_the_samples_that_have_them():
     found = logged_scores(samples, scores, resamples=200, seed=0)
     test = found["logged_score"]["test"]
     assert [test[f"num_{name}"] for name in ("games", "interactions", "positive", "negative")] == [2, 4, 2, 2]
+    assert test["small"] is True
+    assert found["logged_score"]["every_split"]["small"] is True
     assert test["auroc"]["value"] == 0.75  # 3 and 5 against 4 and 1
     assert test["probe"]["value"] == 0.75  # 1 and 3 against 2 and 0
     assert test["difference"]["value"] == 0.0
@@ -191,11 +218,12 @@ def test_scales_that_differ_from_game_to_game_do_not_count_within_games():
         *(acts(f"g{n}", "Bob", 0, [1.0], logged=[100.0 * n]) for n in range(6)),
     )
     test = logged_scores(samples, scores, resamples=100, seed=0)["logged_score"]["test"]
+    assert test["small"] is False
     assert test["auroc"]["value"] == pytest.approx(21 / 36)
     within = test["within_games"]
     assert [within[name]["value"] for name in ("auroc", "probe", "difference")] == [1.0, 0.0, -1.0]
     assert (within["difference"]["low"], within["difference"]["high"]) == (-1.0, -1.0)
-    stage = stages(samples, scores, resamples=100, seed=0)["logged"]["whole_game"]
+    stage = stages(samples, scores, {}, resamples=100, seed=0)["logged"]["whole_game"]
     assert (stage["value"], stage["within_games"]["value"]) == (pytest.approx(21 / 36), 1.0)
 
 

@@ -71,3 +71,31 @@ def test_an_interruption_costs_one_batch_at_most(tmp_path: Path, monkeypatch: py
     values = StatCache(tmp_path / "cache.sqlite").values("digest", files, sha256_file, announced.append)
     assert values == [sha256_file(file) for file in files]
     assert announced == [2]
+
+
+def test_a_file_is_read_only_when_a_later_edit_must_leave_another_ctime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where the kernel's clock for files ticks slowly, two edits in a row have one ctime: it is waited out.
+    waited: list[float] = []
+    monkeypatch.setattr("probeline.stat_cache.time.sleep", waited.append)
+    cache = StatCache(tmp_path / "cache.sqlite")
+    fresh = tmp_path / "log"
+    fresh.write_text("one")
+    monkeypatch.setattr("probeline.stat_cache.time.time_ns", lambda: fresh.stat().st_ctime_ns + 5_000_000)
+    cache.values("digest", [fresh], sha256_file)
+    assert waited == [stat_cache.TICK]
+    monkeypatch.setattr("probeline.stat_cache.time.time_ns", lambda: fresh.stat().st_ctime_ns + 50_000_000)
+    cache.values("other", [fresh], sha256_file)
+    assert waited == [stat_cache.TICK]
+
+
+def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text("one")
+    (tmp_path / "damaged").write_text("no database")
+    for path in (tmp_path / "damaged", file / "below-a-file"):
+        assert StatCache(path).values("digest", [file], sha256_file) == [sha256_file(file)]
+    announced: list[int] = []
+    StatCache(tmp_path / "damaged").values("digest", [file], sha256_file, announced.append)
+    assert announced == [0]

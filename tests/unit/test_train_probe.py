@@ -39,6 +39,7 @@ def make_corpus(
     unread=None,
     seed=0,
     edit=None,
+    told=None,
 ):
     """Shards of dialogues and activations; every sample's numbers follow from its own game alone.
 
@@ -49,12 +50,15 @@ def make_corpus(
         excluded: events without activations in every game.
         unread: tells of a sample whether it has no activations either.
         edit: may change (sample, values [layers, width]) before they are written.
+        told: how far what tells Player1 its role lies along the planted direction in each game, by the
+            label of its acts; nothing is told without.
     """
     direction = np.random.default_rng(99).normal(size=(len(LAYERS), width))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     dialogues, activations = [], []
     for shard in range(shards):
         samples, sequences, index, tensors, left_out = [], [], [], [], []
+        reveals, reveal_tensors = [], []
         for number in sorted(range(games), key=lambda number: f"lab/game{number}"):
             if number % shards != shard:
                 continue
@@ -97,6 +101,10 @@ def make_corpus(
                 index.append({"sample": sample["sample"], "game": game, "tokens": 4, "position": 9})
                 tensors.append(values)
             sequences.append({"sequence": f"{game}#public", "game": game, "messages": messages})
+            if told is not None:
+                noise = random.normal(size=(2, len(LAYERS), width))
+                reveals += [{"game": game, "actor": "Player1", "tokens": tokens} for tokens in (6, 2)]
+                reveal_tensors += list(noise + told * (2 * sample["label"] - 1) * direction)
         folder = root / "dialogues" / f"shard-{shard}"
         write_parquet(folder / "samples.parquet", schema.make_table(samples, schema.SAMPLES))
         write_parquet(folder / "sequences.parquet", schema.make_table(sequences, schema.SEQUENCES))
@@ -106,6 +114,9 @@ def make_corpus(
         write_parquet(folder / "index.parquet", schema.make_table(index, schema.ACTIVATION_INDEX))
         stacked = np.array(tensors, dtype=np.float32).reshape(-1, len(LAYERS), width)
         save_file({"mean": stacked}, folder / "activations.safetensors")
+        write_parquet(folder / "reveals.parquet", schema.make_table(reveals, schema.REVEAL_INDEX))
+        stacked = np.array(reveal_tensors, dtype=np.float32).reshape(-1, len(LAYERS), width)
+        save_file({"reveal": stacked}, folder / "reveals.safetensors")
         write_json_lines(folder / "excluded.jsonl", left_out)
         facts = {"model": "tiny", "layers": LAYERS, "hidden_size": width, "samples": len(index)}
         kinds = {"dtype": "float32", "store_dtype": "float32", "weights_sha256": "0" * 64}
@@ -139,6 +150,39 @@ def test_planted_signal_is_found_on_unseen_games(tmp_path, method, layers):
     assert test["baselines"]["shuffled"]["auroc"]["value"] < 0.75
     assert len(test["baselines"]["shuffled"]["repetitions"]) == 5
     assert "beats the text on unseen games" in read(tmp_path / "probe")["verdict"]
+
+
+@pytest.mark.parametrize(("method", "layers"), [("lr", [3, 1]), ("mlp", [2])])
+def test_what_told_the_role_is_scored_and_never_learnt_from(tmp_path, method, layers):
+    def one_label(sample, values):  # for each game's only player
+        values += 3 * (1 - 2 * sample["label"]) * direction
+        sample["label"] = int(sample["content"].removeprefix("content-")) % 2
+        values += 3 * (2 * sample["label"] - 1) * direction
+
+    direction = np.random.default_rng(99).normal(size=(len(LAYERS), 16))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    spec = SPEC | {"method": method, "layers": layers}
+    options = {"games": 80, "per_game": 4, "strength": 3, "edit": one_label}
+    for name, told in (("none", None), ("told", 8.0), ("inverse", -8.0)):
+        train_probe(*make_corpus(tmp_path / name, **options, told=told), tmp_path / name / "probe", spec)
+    none, told, inverse = (tmp_path / name / "probe" for name in ("none", "told", "inverse"))
+    reveal = read(told)["stages"]["probe"]["role_reveal"]
+    assert reveal["value"] > 0.95
+    assert reveal["low"] <= reveal["value"] <= reveal["high"]
+    assert reveal["units"] == read(told)["test"]["num_games"]
+    assert read(inverse)["stages"]["probe"]["role_reveal"]["value"] < 0.05
+    assert "not measured" in read(none)["stages"]["probe"]["role_reveal"]["reason"]
+    # All else is what it is without: the detector, the scores, every metric.
+    for probe in (told, inverse):
+        for name in ("detector.pt", "scores.parquet"):
+            assert (probe / name).read_bytes() == (none / name).read_bytes()
+        assert read(probe) | {"stages": None} == read(none) | {"stages": None}
+    assert set(pq.read_table(none / "suspects.parquet")["reveal_score"].to_pylist()) == {None}
+    scores = {
+        row["game"]: row["reveal_score"] for row in pq.read_table(told / "suspects.parquet").to_pylist()
+    }
+    assert len(scores) == 80
+    assert None not in scores.values()
 
 
 def test_pure_noise_stays_at_chance_and_the_verdict_says_so(tmp_path):
@@ -553,8 +597,26 @@ def test_the_logged_probe_stands_beside_ours(tmp_path):
     assert (
         f"on {test['num_interactions']} samples; there the probe reaches {test['probe']['value']:.3f}" in text
     )
+    assert "caution" not in text
     # Its labels differ within a player, and not every act has a target.
     assert "varies within a player" in result["stages"]["reason"]
+
+
+def test_a_logged_probe_on_few_games_is_marked(tmp_path):
+    few = set()
+
+    def logged(sample, values):
+        if sample["split"] == "test" and len(few | {sample["game"]}) <= 3:
+            few.add(sample["game"])
+            sample["logged_score"] = sample["label"] + values[0, 0] / 2
+
+    train_probe(*make_corpus(tmp_path, edit=logged), tmp_path / "probe", SPEC)
+    test = read(tmp_path / "probe")["logged"]["logged_score"]["test"]
+    assert (test["num_games"] < 5, test["small"]) == (True, True)
+    assert (
+        f"caution: too few for a conclusion ({test['num_games']} games, {test['num_positive']} positive, "
+        f"{test['num_negative']} negative)" in probe_summary(tmp_path / "probe")
+    )
 
 
 def test_summary_starts_without_heavy_libraries():

@@ -1,3 +1,4 @@
+import copy
 import inspect
 import json
 import pickle
@@ -100,6 +101,7 @@ def test_defaults_are_those_that_users_know():
         "threshold_percentile": 90,
         "min_samples": 100,
         "ensemble_layers": None,
+        "ensemble": "mean",
         "device": "auto",
     }
 
@@ -743,6 +745,15 @@ def test_the_stored_threshold_follows_a_rule(backend):
     assert len(set(chosen.values())) == 3
     with pytest.raises(ProbelineError, match="Did you mean youden"):
         trainer.calibrate_threshold(X_val, y_val, "yuden")
+
+
+def test_a_mistyped_setting_gets_its_near_miss_and_the_signature_stays():
+    with pytest.raises(ProbelineError, match=r"setting 'regularisation'. Did you mean regularization\?"):
+        ProbeTrainingConfig(regularisation=3)
+    assert "regularization: float = 100.0" in str(inspect.signature(ProbeTrainingConfig))
+    assert ProbeTrainingConfig(50).regularization == 50
+    config = ProbeTrainingConfig(penalty="l1")
+    assert copy.deepcopy(config) == config
 
 
 @both

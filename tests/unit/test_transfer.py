@@ -11,6 +11,7 @@ from probeline.config import check_config, check_target
 from probeline.digests import split_of
 from probeline.errors import ProbelineError
 from probeline.files import read_json, write_json, write_parquet
+from probeline.probes import transfer
 from probeline.probes.detector import load_detector
 from probeline.probes.summary import transfer_summary
 from probeline.probes.train import train_probe
@@ -250,13 +251,23 @@ def test_groups_are_shell_patterns_and_the_rest_is_counted(tmp_path):
     assert result["parts"]["base"]["experiments"] == ["final_base_1", "final_base_2"]
     assert result["samples"]["trust"]["in_no_group"] == 30 * 12
     assert len(result["cells"]) == 4
-    with pytest.raises(ProbelineError, match=r"fits 'final_prob' of the group b. Did you mean final_probe_1"):
+    with pytest.raises(
+        ProbelineError, match=r"b: no experiment of trust fits 'final_prob'. Did you mean final_p"
+    ):
         evaluate_transfer(
             activations,
             dialogues,
             tmp_path / "other",
             EXPERIMENTS | {"groups": {"a": ["*base*"], "b": ["final_prob"]}},
         )
+
+
+def test_the_picture_names_the_transfer(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(transfer, "draw_transfer", lambda table, title, folder: titles.append(title))
+    activations, dialogues, _ = corpora(tmp_path, trust={"games": 60, "edit": two_experiments})
+    evaluate_transfer(activations, dialogues, tmp_path / "odd_and_even", EXPERIMENTS)
+    assert titles == ["odd_and_even\ntrust, lr on layer 2 of tiny"]
 
 
 def test_groups_that_share_an_experiment_are_no_transfer(tmp_path):

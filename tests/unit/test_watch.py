@@ -27,17 +27,18 @@ WIDTH, HIDDEN = 32, 5
 ANSWERS = ("the wolf lied to us, and nobody spoke", "trust me")
 
 
-def random_detector(method, layers):
+def random_detector(method, layers, joint=False):
     generator = np.random.default_rng(len(layers))
+    heads_of = [len(layers)] if joint else [1] * len(layers)
 
     def normal(*shape):
         return generator.normal(size=shape)
 
     heads = [
-        Head(normal(HIDDEN), 0.3, normal(WIDTH, HIDDEN) / 4, normal(HIDDEN))
+        Head(normal(HIDDEN), 0.3, normal(count * WIDTH, HIDDEN) / 4, normal(HIDDEN))
         if method == "mlp"
         else Head(normal(WIDTH) / 4, 0.3)
-        for _ in layers
+        for count in heads_of
     ]
     return Detector(
         method,
@@ -46,8 +47,8 @@ def random_detector(method, layers):
         normal(len(layers), WIDTH) / 10,
         0.5 + generator.random((len(layers), WIDTH)),
         tuple(heads),
-        normal(len(layers)),
-        0.5 + generator.random(len(layers)),
+        normal(len(heads)),
+        0.5 + generator.random(len(heads)),
         1.0,
         threshold=0.2,
     )
@@ -55,7 +56,7 @@ def random_detector(method, layers):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny model, and probes on it: of one layer, of several in an odd order, and with a hidden layer."""
+    """A tiny model, and probes on it: of one layer, of several in an odd order, and with hidden layers."""
     folder = tmp_path_factory.mktemp("watch")
     model = make_model(folder / "data/models/tiny", width=WIDTH)
     facts = {"model": "tiny", "dtype": "float32", "adapter_sha256": None, "concept": "lies"}
@@ -64,8 +65,9 @@ def folder(tmp_path_factory):
         ("one", "lr", (2,)),
         ("several", "lr", (3, 0, 1)),
         ("mlp", "mlp", (2, 1)),
+        ("side by side", "mlp", (3, 0, 1)),
     ):
-        detector = random_detector(method, layers)
+        detector = random_detector(method, layers, joint=name == "side by side")
         detector.save(folder / "results/probes" / name / DETECTOR)
         write_manifest(
             folder / "results/probes" / name, "probe", facts | {"layers": layers, "method": method}
@@ -73,7 +75,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["one", "several", "mlp"])
+@pytest.fixture(scope="module", params=["one", "several", "mlp", "side by side"])
 def name(request):
     return request.param
 
@@ -330,6 +332,14 @@ def test_a_score_that_is_not_finite_is_said(live):
     monitor.tokens[0][-1] = replace(monitor.tokens[0][-1], score=float("nan"))
     with pytest.raises(ProbelineError, match="A score is nan, not a finite number: the weights of tiny"):
         monitor.scores()
+
+
+@pytest.mark.parametrize("prompt", ["", " "])
+def test_an_empty_prompt_is_said_before_the_model_is_loaded(folder, monkeypatch, capsys, prompt):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(LiveProbe, "load", None)
+    assert cli.main(["watch", "--probe", "one", prompt]) == 1
+    assert "probeline: PROMPT is empty: give what the user says" in capsys.readouterr().err
 
 
 def test_the_command_streams_or_prints_json(folder, monkeypatch, capsys):

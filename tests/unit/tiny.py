@@ -1,11 +1,12 @@
 """Tiny random models and hand-made shards of dialogues for the tests of rendering and extraction."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from probeline.files import write_parquet
 from probeline.models.fetch import fetch_model
-from probeline.schema import SAMPLES, SEQUENCES, make_table
+from probeline.schema import REVEALS, SAMPLES, SEQUENCES, make_table
 
 NOTHING_LOGGED = {name: None for name, _, _ in SAMPLES if name.startswith("logged_")}
 
@@ -45,10 +46,12 @@ def write_dialogues(
     folder: Path,
     chats: dict[str, list[dict[str, str]]],
     masks: dict[str, tuple[int, int, int]] | None = None,
+    reveals: Iterable[tuple[str, int, int, int]] = (),
 ) -> Path:
     """A shard with one sample per assistant message, or with the masks (message, start, end) given.
 
-    The game of a sequence is its id up to `#`.
+    The game of a sequence is its id up to `#`, and its player what follows. What tells the role is given as
+    (sequence, message, start, end).
     """
     rows = []
     for sequence, messages in chats.items():
@@ -67,6 +70,12 @@ def write_dialogues(
         for sequence, messages in chats.items()
     ]
     write_parquet(folder / "sequences.parquet", make_table(sequences, SEQUENCES))
+    told = [
+        {"sequence": sequence, "game": sequence.split("#")[0], "actor": sequence.split("#")[1]}
+        | {"message": message, "start": start, "end": end, "text": "not read by the extraction"}
+        for sequence, message, start, end in reveals
+    ]
+    write_parquet(folder / "reveals.parquet", make_table(told, REVEALS))
     return folder
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from probeline.lineage.records import SUFFIX
 from probeline.logs.simulate_werewolf import simulate_games
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,16 +79,21 @@ class Project:
 def fresh_project(folder: Path) -> Project:
     """A copy of the repository as a clone would have it: sources only."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("Snakefile", "README.md", "pyproject.toml", "constraints.txt"):
+    for name in ("Snakefile", "README.md", "pyproject.toml", "constraints.txt", ".gitignore", ".dvcignore"):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, folder / name)
-    for name in ("rules", "scripts", "config", "profiles", "tests/config"):
+    for name in ("rules", "scripts", "config", "profiles", "report", "tests/config"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
     return Project(folder)
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:
-    """Every file that a run made, by its path."""
+    """Every file that a run made, by its path; the records aside, which say when it was."""
+    return {name: data for name, data in written(folder).items() if not name.endswith(SUFFIX)}
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Every file that a run wrote, the records included, by its path."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for top in ("results", "data/processed", "data/simulated", "data/models")

@@ -58,6 +58,16 @@ def test_a_typo_in_the_config(project: Project) -> None:
     assert "unknown key activations.layerz. Did you mean layers?" in words
 
 
+def test_a_group_of_no_experiment_is_found_before_anything_runs(own_logs: Project) -> None:
+    groups = '{plain: ["*_baseline"], probed: [simulated_prob]}'
+    transfer = f"{{concept: trust, method: mms, layers: [2], groups: {groups}}}"
+    own_logs.write("transfers.yaml", f"transfers: {{mine: {transfer}}}")
+    words = own_logs.refused("--dry-run", PROBE, config=(*OWN, "transfers.yaml"))
+    assert "transfers.mine.groups.probed: no experiment of trust fits 'simulated_prob'." in words
+    assert "Did you mean simulated_probe" in words
+    assert "groups.plain" not in words
+
+
 def test_a_typo_in_a_concept(project: Project) -> None:
     concept = '{corpus: werewolf, events: [statement], label: actor_teem == "x", context: none, mask: action}'
     project.write("concept.yaml", f"probes: {{mine: {concept}}}")

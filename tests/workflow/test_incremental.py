@@ -185,7 +185,7 @@ def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_pat
     for edit in EDITS:
         before = {
             file: file.stat().st_mtime_ns
-            for file in (own_logs.folder / "results/activations").rglob("*.safetensors")
+            for file in (own_logs.folder / "results/activations").rglob("activations.safetensors")
         }
         edit(own_logs)
         own_logs.run(PROBE, config=OWN)
@@ -267,7 +267,9 @@ def test_an_adapter_on_the_model_is_an_input(own_logs: Project) -> None:
     assert scored.returncode == 0, scored.stdout
 
 
-def test_every_rule_with_a_script_carries_its_code_in_one_dict_param(own_logs_run: Project) -> None:
+def test_every_rule_with_a_script_carries_its_code_in_one_param_and_has_a_record(
+    own_logs_run: Project,
+) -> None:
     rules = "\n" + "".join(file.read_text() for file in (own_logs_run.folder / "rules").glob("*.smk"))
     blocks = [block for block in rules.split("\nrule ")[1:] if "script:" in block]
     scripts = {path.stem for path in (own_logs_run.folder / "scripts").glob("*.py")}
@@ -277,4 +279,5 @@ def test_every_rule_with_a_script_carries_its_code_in_one_dict_param(own_logs_ru
         name = block.partition(":")[0]
         params = block.partition("params:")[2].partition("message:")[0].split()
         assert params[0].startswith("spec=")
+        assert 'record="' in block
         assert f'code_of("{name}")' in block + common

@@ -1,13 +1,16 @@
 """From raw logs to a tested probe, as a user runs it."""
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import TINY, Project, artifacts, fresh_project
+from probeline.lineage.graph import read_lineage
+from probeline.lineage.root import root_digest
+from tests.workflow.conftest import TINY, Project, artifacts, fresh_project, written
 
 pytestmark = pytest.mark.workflow
 
@@ -24,6 +27,18 @@ def test_a_plain_run_makes_what_the_config_names(simulated_run: Project) -> None
 
 def test_the_second_run_has_nothing_to_do(simulated_run: Project) -> None:
     assert "Nothing to be done" in simulated_run.run()
+
+
+def test_the_report_has_captions_and_the_root_digest_and_changes_nothing(
+    simulated_run: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(simulated_run.folder)
+    simulated_run.run("--report", str(tmp_path / "report.html"))
+    report = (tmp_path / "report.html").read_text()
+    assert root_digest(read_lineage()) in report
+    assert "<strong>collusion</strong> on layers" in report.replace("\\n", " ")
+    assert not re.search(r"""(src|href)=["']?https?://[^"']*\.(js|css)""", report)
+    assert simulated_run.planned() == {}
 
 
 def test_metrics_are_of_games_never_seen_beside_what_the_text_gives_away(simulated_run: Project) -> None:
@@ -66,6 +81,9 @@ def test_the_counts_of_every_stage_add_up(simulated_run: Project) -> None:
     metrics = metrics_of(simulated_run, "collusion_mms_l1_2")
     used = sum(metrics[split]["num_interactions"] for split in ("train", "validation", "test"))
     assert used == samples - excluded
+    assert [manifest["reveals"] for manifest in activations] == [0] * 3
+    reason = metrics["stages"]["probe"]["role_reveal"]["reason"]
+    assert "no sentence of the input is known to tell" in reason
 
 
 def test_the_last_lines_say_what_was_made(tmp_path: Path, simulated_run: Project) -> None:
@@ -171,8 +189,8 @@ def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(
     assert artifacts(again.folder) == artifacts(simulated_run.folder)
 
 
-def test_no_artifact_holds_a_path_of_this_machine(simulated_run: Project) -> None:
-    for name, data in artifacts(simulated_run.folder).items():
+def test_nothing_written_holds_a_path_of_this_machine(simulated_run: Project) -> None:
+    for name, data in written(simulated_run.folder).items():
         assert str(simulated_run.folder).encode() not in data, name
         assert str(Path.home()).encode() not in data, name
 

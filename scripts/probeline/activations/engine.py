@@ -51,10 +51,28 @@ class BeyondRangeError(ProbelineError):
 
 @dataclass(frozen=True)
 class SpannedSequence:
-    """The tokens of a chat, and the spans of them that are measured (none is empty)."""
+    """The tokens of a chat, and the spans of them that are measured (none is empty).
+
+    Attributes:
+        input_ids: the tokens.
+        spans: those that decide what of the chat is run as its opening.
+        besides: spans that are measured on the way. They change no bit of `spans`, unless one lies in the
+            opening, which then ends before it.
+    """
 
     input_ids: Tokens
     spans: tuple[range, ...]
+    besides: tuple[range, ...] = ()
+
+    @property
+    def measured(self) -> tuple[range, ...]:
+        """All spans, those besides last."""
+        return self.spans + self.besides
+
+    @property
+    def stop(self) -> int:
+        """One past the last token that is measured."""
+        return max((span.stop for span in self.measured), default=0)
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,8 @@ class GameActivations:
     """What was measured in one game.
 
     Attributes:
-        means: [spans, layers, width], means over each span, in the order of the sequences and their spans.
+        means: [spans, layers, width], means over each span, in the order of the sequences and of what is
+            measured in each.
         tokens: [tokens, token layers, width], every token of the spans, span after span.
     """
 
@@ -73,7 +92,7 @@ class GameActivations:
         """The same with its spans in another order.
 
         Args:
-            order: numbers of the spans.
+            order: numbers of the spans; others are left out.
             lengths: of each span, in the present order.
         """
         blocks = np.split(self.tokens, np.cumsum(lengths)[:-1]) if self.tokens.size else []
@@ -108,6 +127,15 @@ class _Buffers:
 
     means: "torch.Tensor"
     tokens: "torch.Tensor"
+
+
+def _opening_of(equal: Sequence[SpannedSequence]) -> int:
+    """How many first tokens of sequences with equal tokens are run as an opening."""
+    first = min((span.start for sequence in equal for span in sequence.spans), default=0)
+    if first > LONGEST_OPENING:
+        return 0
+    # Nothing in an opening is measured.
+    return min([first, *(span.start for sequence in equal for span in sequence.besides)])
 
 
 class RunningGame:
@@ -264,7 +292,7 @@ class ActivationEngine:
 
         # Attention is causal: what comes after the last span changes nothing in it.
         wanted = [
-            (sequence.input_ids[: max((span.stop for span in sequence.spans), default=0)], sequence.spans)
+            SpannedSequence(sequence.input_ids[: sequence.stop], sequence.spans, sequence.besides)
             for sequence in sequences
         ]
         budget = self._token_budget
@@ -281,7 +309,7 @@ class ActivationEngine:
             torch.cuda.empty_cache()
             rows = list(self._rows(wanted, budget))
             buffers, too_large = self._run_all(rows)
-        lengths = [len(span) for _, spans in wanted for span in spans]
+        lengths = [len(span) for sequence in wanted for span in sequence.measured]
         return RunningGame(rows, buffers, lengths, self._events(), self._store_dtype, budget)
 
     def _run_all(self, rows: list[_Row]) -> tuple[list[_Buffers], _Row | None]:
@@ -296,15 +324,16 @@ class ActivationEngine:
                 return buffers, row
         return buffers, None
 
-    def _rows(self, wanted: list[tuple[Tokens, tuple[range, ...]]], budget: int) -> Iterable[_Row]:
+    def _rows(self, wanted: list[SpannedSequence], budget: int) -> Iterable[_Row]:
         numbered: dict[Tokens, list[tuple[int, range]]] = {}
+        equal: dict[Tokens, list[SpannedSequence]] = {}
         number = 0
-        for tokens, spans in wanted:
-            for span in spans:
-                numbered.setdefault(tokens, []).append((number, span))
+        for sequence in wanted:
+            equal.setdefault(sequence.input_ids, []).append(sequence)
+            for span in sequence.measured:
+                numbered.setdefault(sequence.input_ids, []).append((number, span))
                 number += 1
-        before = {tokens: min(span.start for _, span in found) for tokens, found in numbered.items()}
-        openings = {tokens: start if start <= LONGEST_OPENING else 0 for tokens, start in before.items()}
+        openings = {tokens: _opening_of(equal[tokens]) for tokens in numbered}
         for pack in packs(openings, self._limits(budget)):
             row = _Row(pack, [], [], [])
             for tokens, path in pack.paths.items():

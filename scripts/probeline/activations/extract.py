@@ -34,7 +34,7 @@ from probeline.files import (
 from probeline.models.adapter import adapter_digest
 from probeline.models.render import UnrenderableChatError, load_tokenizer, render_chat, token_span
 from probeline.progress import progress
-from probeline.schema import ACTIVATION_INDEX, make_table
+from probeline.schema import ACTIVATION_INDEX, REVEAL_INDEX, make_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,8 +47,8 @@ TOO_LONG = "context longer than the model's limit"
 NO_TEXT = "empty text"
 NO_TOKEN = "no token in the mask"
 
-MEANS, TOKENS = "activations.safetensors", "tokens.safetensors"
-SAMPLE_COLUMNS = ["sample", "sequence", "game", "message", "start", "end"]
+MEANS, TOKENS, REVEALS = "activations.safetensors", "tokens.safetensors", "reveals.safetensors"
+SPAN_COLUMNS = ["sequence", "game", "message", "start", "end"]
 # Packages that decide about the bits of a result; peft only where there is an adapter.
 PACKAGES = ("torch", "transformers", "accelerate")
 # … and so do these settings of the libraries below torch.
@@ -110,6 +110,7 @@ class _Tally:
 
     games: int = 0
     samples: int = 0
+    reveals: int = 0
     tokens: int = 0
     forwarded_games: int = 0
     forwarded_tokens: int = 0
@@ -122,6 +123,11 @@ class _Tally:
         seconds = time.monotonic() - self.started
         return self.forwarded_tokens / seconds if self.started and seconds else 0.0
 
+    def pace(self) -> float:
+        """Games through the model per second, from which the rest is reckoned: loading it does not count."""
+        seconds = time.monotonic() - self.started
+        return self.forwarded_games / seconds if self.started and seconds else 0.0
+
 
 @dataclass(frozen=True)
 class _Game:
@@ -131,6 +137,8 @@ class _Game:
         sequences: its chats that have samples.
         index: rows of ACTIVATION_INDEX, in the order of the samples.
         order: for each of those, the number of its span in `sequences`.
+        reveals: rows of REVEAL_INDEX: what tells the players of these samples their roles.
+        reveal_order: for each of those, the number of its span.
         excluded: samples that cannot be measured, each with the reason.
     """
 
@@ -138,21 +146,29 @@ class _Game:
     sequences: "list[SpannedSequence]"
     index: list[Row]
     order: list[int]
+    reveals: list[Row]
+    reveal_order: list[int]
     excluded: list[dict[str, str]]
 
     @property
     def tokens(self) -> int:
         """Tokens of its sequences, up to the last span of each: what comes after it is never run."""
-        return sum(max(span.stop for span in sequence.spans) for sequence in self.sequences)
+        return sum(sequence.stop for sequence in self.sequences)
 
     @property
     def key(self) -> str:
         """Digest of all that its results depend on, apart from the settings."""
         spans = [
-            [list(sequence.input_ids), [[span.start, span.stop] for span in sequence.spans]]
+            [
+                list(sequence.input_ids),
+                *(
+                    [[span.start, span.stop] for span in spans]
+                    for spans in (sequence.spans, sequence.besides)
+                ),
+            ]
             for sequence in self.sequences
         ]
-        return canonical_digest([spans, self.order])
+        return canonical_digest([spans, self.order, self.reveal_order])
 
 
 def extract_activations(
@@ -170,15 +186,18 @@ def extract_activations(
     Game after game, each sequence is run once, however many samples it holds; a game that was computed
     before, with the same settings on the same machine, is not computed again. A sample that cannot be
     measured as it is (context longer than the model's limit, no token in the mask, …) is left out and counted
-    with its reason; nothing is truncated.
+    with its reason; nothing is truncated. Beside the samples, the sentences that tell their players the roles
+    are measured in the same forward pass.
 
     Args:
-        dialogues: shards with `sequences.parquet` and `samples.parquet`, the games in the same order in both.
+        dialogues: shards with `sequences.parquet` and `samples.parquet`, the games in the same order in both,
+            and `reveals.parquet`.
         model: a model's folder, as `fetch_model` makes it.
         output: the folder to make: `activations.safetensors` with the tensor `mean` [samples, layers, width];
             where token layers are asked for, `tokens.safetensors` with the tensor `token` [masked tokens of
             all samples, token layers, width]; `index.parquet` (row i describes row i of `mean`; the tokens of
-            a sample follow those of the one before), `excluded.jsonl`, manifest.
+            a sample follow those of the one before), `excluded.jsonl`, `reveals.safetensors` with the tensor
+            `reveal` [sentences, layers, width] and its index `reveals.parquet`, manifest.
         settings: how to compute.
         adapter: a folder with a PEFT adapter that is put on the model.
         workplace: where to look for results of earlier runs; nothing is reused without.
@@ -256,18 +275,21 @@ class _Job:
         self._tally = _Tally()
         self._lines: list[Row] = []
         self._index: list[pa.Table] = []
+        self._reveals: list[pa.Table] = []
         self._files: dict[str, TensorFile] = {}
 
     def run(self, dialogues: Sequence[Path], draft: Path) -> None:
         """Fill the artifact's folder."""
         total = sum(_count_games(shard) for shard in dialogues)
         self._index = [make_table([], ACTIVATION_INDEX)]
+        self._reveals = [make_table([], REVEAL_INDEX)]
         width, dtype = self._described["hidden_size"], self._described["store_dtype"]
         with ExitStack() as stack:
-            # One file for the means, one for the tokens if they are asked for.
+            # One file for the means, one for the tokens if they are asked for, one for what is no sample.
             shapes = {MEANS: ("mean", len(self._described["layers"]))}
             if self._described["token_layers"]:
                 shapes[TOKENS] = ("token", len(self._described["token_layers"]))
+            shapes[REVEALS] = ("reveal", len(self._described["layers"]))
             self._files = {
                 name: stack.enter_context(TensorFile(draft / name, tensor, (count, width), dtype))
                 for name, (tensor, count) in shapes.items()
@@ -278,6 +300,7 @@ class _Job:
                 total,
                 "game",
                 note=lambda: f"{self._tally.speed():.0f} tokens/s",
+                pace=lambda: self._tally.pace(),
             )
             # On a GPU, the next game is prepared while one is on its way.
             running: deque[tuple[_Game, list[bytes] | RunningGame]] = deque()
@@ -295,10 +318,10 @@ class _Job:
         """All games with their texts as tokens."""
         tokenizer: Any = None
         for shard in dialogues:
-            for samples, chats in _read_games(shard):
+            for samples, reveals, chats in _read_games(shard):
                 if tokenizer is None:
                     tokenizer = load_tokenizer(self._model)
-                yield _tokenise(tokenizer, samples, chats, self._max_length)
+                yield _tokenise(tokenizer, samples, reveals, chats, self._max_length)
 
     def _start(self, game: _Game) -> "list[bytes] | RunningGame":
         """What was stored of the game, or its way through the model."""
@@ -307,6 +330,7 @@ class _Job:
             return []
         self._tally.games += 1
         self._tally.samples += len(game.index)
+        self._tally.reveals += len(game.reveals)
         self._tally.tokens += game.tokens
         found = self._past.find(game.key) if self._past else None
         if found is not None:
@@ -359,18 +383,20 @@ class _Job:
         if whole:
             self._lines.append(line_of(game.key, ranges, data))
         self._index.append(make_table(game.index, ACTIVATION_INDEX))
+        self._reveals.append(make_table(game.reveals, REVEAL_INDEX))
 
     def _ordered(self, game: _Game, result: "RunningGame") -> list[np.ndarray]:
-        """The results in the order of the samples."""
+        """The results in the order of the samples and of the reveals, as the files take them."""
         from probeline.activations.engine import BeyondRangeError
 
         try:
             found = result.result()
         except BeyondRangeError as error:
             raise ProbelineError(f"Activations of the game {game.name} are {error}.") from error
-        lengths = [len(span) for sequence in game.sequences for span in sequence.spans]
+        lengths = [len(span) for sequence in game.sequences for span in sequence.measured]
         ordered = found.in_order(game.order, lengths)
-        return [ordered.means, ordered.tokens][: len(self._files)]
+        tokens = [ordered.tokens] if TOKENS in self._files else []
+        return [ordered.means, *tokens, found.means[game.reveal_order]]
 
     def _describe(self, draft: Path) -> None:
         import pyarrow as pa
@@ -384,6 +410,7 @@ class _Job:
                 ", ".join(f"{count} for {reason}" for reason, count in sorted(excluded.items())),
             )
         write_parquet(draft / "index.parquet", pa.concat_tables(self._index).combine_chunks())
+        write_parquet(draft / "reveals.parquet", pa.concat_tables(self._reveals).combine_chunks())
         write_json_lines(draft / "excluded.jsonl", self._tally.excluded)
         budget = self._described["token_budget"]
         write_manifest(
@@ -395,6 +422,7 @@ class _Job:
                 "smallest_token_budget": self._engine.smallest_token_budget if self._engine else budget,
                 "games": self._tally.games,
                 "samples": self._tally.samples,
+                "reveals": self._tally.reveals,
                 "tokens": self._tally.tokens,
                 "excluded": dict(excluded),
             },
@@ -465,11 +493,15 @@ def _count_games(shard: Path) -> int:
     return len(games.unique())
 
 
-def _read_games(shard: Path) -> Iterator[tuple[list[Row], dict[str, list[dict[str, str]]]]]:
-    """The samples and the chats of one game after the other, a few in memory at a time."""
+def _read_games(shard: Path) -> Iterator[tuple[list[Row], list[Row], dict[str, list[dict[str, str]]]]]:
+    """Samples, reveals and chats of one game after the other, a few games in memory at a time."""
     chats = _by_game(shard / "sequences.parquet", ["sequence", "game", "messages"])
+    # Places only, one or two for each player: all of them at once.
+    told: dict[str, list[Row]] = {}
+    for game, reveals in _by_game(shard / "reveals.parquet", [*SPAN_COLUMNS, "actor"]):
+        told.setdefault(game, []).extend(reveals)
     seen: set[str] = set()
-    for game, samples in _by_game(shard / "samples.parquet", SAMPLE_COLUMNS):
+    for game, samples in _by_game(shard / "samples.parquet", [*SPAN_COLUMNS, "sample"]):
         # Some games have chats but no samples.
         rows = next((rows for name, rows in chats if name == game), None)
         if rows is None or game in seen:
@@ -485,8 +517,12 @@ def _read_games(shard: Path) -> Iterator[tuple[list[Row], dict[str, list[dict[st
             )
         found = {row["sequence"]: row["messages"] for row in rows}
         for sample in samples:
-            _check_mask(sample, found.get(sample["sequence"]), shard)
-        yield samples, found
+            what = f"mask of sample {sample['sample']}"
+            _check_span(sample, what, found.get(sample["sequence"]), shard / "samples.parquet")
+        for reveal in told.get(game, []):
+            what = f"sentence that tells {reveal['actor']} its role"
+            _check_span(reveal, what, found.get(reveal["sequence"]), shard / "reveals.parquet")
+        yield samples, told.get(game, []), found
 
 
 def _by_game(path: Path, columns: list[str]) -> Iterator[tuple[str, list[Row]]]:
@@ -497,42 +533,54 @@ def _by_game(path: Path, columns: list[str]) -> Iterator[tuple[str, list[Row]]]:
             yield game, list(members)
 
 
-def _check_mask(sample: Row, messages: list[dict[str, str]] | None, dialogues: Path) -> None:
-    """Raise if a sample's mask lies outside its chat: a defect of the shard, not of one log."""
+def _check_span(row: Row, what: str, messages: list[dict[str, str]] | None, table: Path) -> None:
+    """Raise if a span lies outside its chat: a defect of the shard, not of one log."""
     if (
         messages is None
-        or not 0 <= sample["message"] < len(messages)
-        or not 0 <= sample["start"] <= sample["end"] <= len(messages[sample["message"]]["content"])
+        or not 0 <= row["message"] < len(messages)
+        or not 0 <= row["start"] <= row["end"] <= len(messages[row["message"]]["content"])
     ):
         raise ProbelineError(
-            f"{dialogues / 'samples.parquet'} contradicts sequences.parquet: the mask of sample "
-            f"{sample['sample']} lies outside sequence {sample['sequence']}. Delete {dialogues} to have it "
-            "built again."
+            f"{table} contradicts sequences.parquet: the {what} lies outside sequence {row['sequence']}. "
+            f"Delete {table.parent} to have it built again."
         )
 
 
 def _tokenise(
-    tokenizer: Any, samples: list[Row], chats: Mapping[str, list[dict[str, str]]], max_length: int
+    tokenizer: Any,
+    samples: list[Row],
+    reveals: list[Row],
+    chats: Mapping[str, list[dict[str, str]]],
+    max_length: int,
 ) -> _Game:
-    """Tokenise each chat of a game once, and locate the samples in it."""
+    """Tokenise each chat of a game once, and locate in it the samples and what tells its player the role."""
     from probeline.activations.engine import SpannedSequence
 
-    members: dict[str, list[Row]] = {}
-    for sample in samples:
-        members.setdefault(sample["sequence"], []).append(sample)
+    told = _by_sequence(reveals)
     sequences: list[SpannedSequence] = []
     masks: dict[str, range | str] = {}
     numbers: dict[str, int] = {}
-    for sequence, its_samples in members.items():
-        tokens, found = _locate(tokenizer, chats[sequence], its_samples, max_length)
-        spans = []
-        for sample, mask in zip(its_samples, found, strict=True):
+    reveal_index: list[Row] = []
+    reveal_order: list[int] = []
+    for sequence, its_samples in _by_sequence(samples).items():
+        its_reveals = told.get(sequence, [])
+        tokens, found = _locate(tokenizer, chats[sequence], [*its_samples, *its_reveals], max_length)
+        spans: list[range] = []
+        besides: list[range] = []
+        first = len(numbers) + len(reveal_order)
+        for sample, mask in zip(its_samples, found[: len(its_samples)], strict=True):
             masks[sample["sample"]] = mask
             if isinstance(mask, range):
-                numbers[sample["sample"]] = len(numbers)
+                numbers[sample["sample"]] = first + len(spans)
                 spans.append(mask)
-        if spans:
-            sequences.append(SpannedSequence(tokens, tuple(spans)))
+        if not spans:
+            continue
+        for reveal, place in zip(its_reveals, found[len(its_samples) :], strict=True):
+            if isinstance(place, range):
+                reveal_order.append(first + len(spans) + len(besides))
+                reveal_index.append({"game": reveal["game"], "actor": reveal["actor"], "tokens": len(place)})
+                besides.append(place)
+        sequences.append(SpannedSequence(tokens, tuple(spans), tuple(besides)))
     index: list[Row] = []
     excluded = []
     for sample in samples:
@@ -543,20 +591,27 @@ def _tokenise(
             row = {"sample": sample["sample"], "game": sample["game"]}
             index.append(row | {"tokens": len(mask), "position": mask[-1]})
     order = [numbers[row["sample"]] for row in index]
-    return _Game(samples[0]["game"], sequences, index, order, excluded)
+    return _Game(samples[0]["game"], sequences, index, order, reveal_index, reveal_order, excluded)
+
+
+def _by_sequence(rows: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["sequence"], []).append(row)
+    return found
 
 
 def _locate(
-    tokenizer: Any, messages: list[dict[str, str]], samples: Iterable[Row], max_length: int
+    tokenizer: Any, messages: list[dict[str, str]], rows: Iterable[Row], max_length: int
 ) -> tuple[tuple[int, ...], list[range | str]]:
-    """A chat's tokens, and each sample's masked ones, or the reason why it cannot be measured."""
+    """A chat's tokens, and those of each row's span, or the reason why it cannot be measured."""
     try:
         rendered = render_chat(tokenizer, messages)
     except UnrenderableChatError as error:
-        return (), [str(error) for _ in samples]
+        return (), [str(error) for _ in rows]
     found: list[range | str] = []
-    for sample in samples:
-        message, start, end = sample["message"], sample["start"], sample["end"]
+    for row in rows:
+        message, start, end = row["message"], row["start"], row["end"]
         mask = token_span(rendered, message, start, end)
         if not messages[message]["content"][start:end].strip():
             found.append(NO_TEXT)

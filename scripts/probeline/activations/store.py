@@ -23,7 +23,7 @@ SHARED_FACTS = (
     "threads",
     "token_budget",
 )
-MEANS = "activations.safetensors"
+MEANS, REVEALS = "activations.safetensors", "reveals.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,46 @@ def read_activations(shards: Sequence[Path], layers: Sequence[int]) -> Activatio
         values=np.concatenate([values for _, _, values in parts]),
         facts=found.facts,
     )
+
+
+@dataclass(frozen=True)
+class Reveals:
+    """Means over the sentences that told players their roles; they are no samples.
+
+    Attributes:
+        players: game and name of each player, in order.
+        values: float32, [players, layers, width], layers in the order asked for.
+    """
+
+    players: list[tuple[str, str]]
+    values: np.ndarray
+
+
+def read_reveals(shards: Sequence[Path], layers: Sequence[int]) -> Reveals:
+    """Read some layers of what told the players of all shards their roles; nobody where the input tells none.
+
+    Of a player who is told in several sentences, the mean is over the tokens of all.
+
+    Raises:
+        ProbelineError: a layer was not extracted, shards disagree, or a file is missing or damaged.
+    """
+    found = shard_facts(shards, layers)
+    width = found.facts["hidden_size"]
+    sums: dict[tuple[str, str], np.ndarray] = {}
+    tokens: dict[tuple[str, str], int] = {}
+    for shard, manifest in zip(shards, found.manifests, strict=True):
+        columns = [manifest["layers"].index(layer) for layer in layers]
+        index = open_parquet(shard / "reveals.parquet").read().to_pylist()
+        values = _read_tensor(shard / REVEALS, "reveal", columns, len(index), width)
+        for row, mean in zip(index, values, strict=True):
+            player = row["game"], row["actor"]
+            sums[player] = sums.get(player, 0) + mean.astype(np.float64) * row["tokens"]
+            tokens[player] = tokens.get(player, 0) + row["tokens"]
+    players = sorted(sums)
+    means = np.empty((len(players), len(layers), width), dtype=np.float32)
+    for row, player in enumerate(players):
+        means[row] = sums[player] / tokens[player]
+    return Reveals(players, means)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Offsets are kept while a chat is written; nothing is ever found again by searching for it.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from string import Template
@@ -46,6 +47,9 @@ WORDING: dict[str, dict[str, set[str]]] = {
 }
 UNKNOWN_ROLE = "unknown"
 NO_TARGET = "someone"
+TELLING = ("role", "allies")
+"""The placeholders of private.system that tell the player's role."""
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?=\s)|(?=\n)")
 
 Event = Mapping[str, Any]
 Wording = Mapping[str, Mapping[str, str]]
@@ -68,11 +72,15 @@ class View:
         name: what follows the game in the sequence's id.
         messages: role and content; user and assistant alternate after the system message.
         spans: number of the event → its masked span.
+        player: who sees it, where it is one player's view of the whole game.
+        reveals: the sentences that tell this player its role, and who its allies are.
     """
 
     name: str
     messages: list[dict[str, str]]
     spans: dict[int, Span]
+    player: str | None = None
+    reveals: tuple[Span, ...] = ()
 
 
 def check_wording(template: Any) -> None:
@@ -331,7 +339,8 @@ def _private_views(
     actors = dict.fromkeys(event["actor"] for event in events if event["event"] in chosen)
     for actor in actors:
         own = {event["event"] for event in events if event["actor"] == actor} & chosen
-        chat = _Chat(_private_system(actor, game, template, tell_allies=hide is None), hide)
+        system, reveals = _private_system(actor, game, template, tell=hide is None)
+        chat = _Chat(system, hide)
         spans = {}
         seen = _until(events, own)
         if hide is not None:
@@ -346,7 +355,7 @@ def _private_views(
                 found = event["type"] == "seer_check" and event["valid"] and event["target_role"]
                 if found and hide is None:
                     chat.add("user", _fill(template["private"]["seer_result"], _names(event)))
-        yield View(f"private-{actor}", chat.messages, spans)
+        yield View(f"private-{actor}", chat.messages, spans, actor, reveals)
 
 
 def _until(events: list[Event], chosen: set[int]) -> list[Event]:
@@ -398,17 +407,21 @@ def _line(event: Event, own: bool, template: Wording) -> tuple[str, int]:
     return _fill_around(template["transcript"][key], _names(event), _words(event))
 
 
-def _private_system(actor: str, game: Mapping[str, Any], template: Wording, *, tell_allies: bool) -> str:
+def _private_system(
+    actor: str, game: Mapping[str, Any], template: Wording, *, tell: bool
+) -> tuple[str, tuple[Span, ...]]:
+    """A player's system message, and the sentences of it that tell the role, if it is to be told."""
     wording = template["private"]
     me = next((player for player in game["players"] if player["name"] == actor), None)
     allies = ""
-    if tell_allies and me is not None and me["team"] == "werewolves":
+    if tell and me is not None and me["team"] == "werewolves":
         pack = [player for player in game["players"] if player["team"] == "werewolves" and player is not me]
         if pack:
             allies = _fill(wording["allies"], {"allies": _listed(pack)})
     role = me["role"] if me is not None else UNKNOWN_ROLE
     names = {**_table(game, template), "actor": actor, "role": role, "allies": allies}
-    return _fill(wording["system"], names)
+    text, places = _fill_finding(wording["system"], names, TELLING if tell and me is not None else ())
+    return text, tuple(Span(0, start, end) for start, end in places)
 
 
 def _table(game: Mapping[str, Any], template: Wording) -> dict[str, str]:
@@ -439,6 +452,24 @@ def _words(event: Event) -> str:
 
 def _fill(text: str, names: Mapping[str, str]) -> str:
     return Template(text).substitute(names).strip()
+
+
+def _fill_finding(
+    text: str, names: Mapping[str, str], wanted: Collection[str]
+) -> tuple[str, list[tuple[int, int]]]:
+    """A filled text, and the bounds of the sentences in it that a wanted placeholder fills with something.
+
+    Where a sentence ends is read off the wording, so that no name or role in it can end one.
+    """
+    filled, places = "", []
+    for sentence in _BETWEEN_SENTENCES.split(text):
+        words = Template(sentence).substitute(names)
+        if any(names[name] for name in Template(sentence).get_identifiers() if name in wanted):
+            start = len(filled) + len(words) - len(words.lstrip())
+            places.append((start, len(filled) + len(words.rstrip())))
+        filled += words
+    trimmed = len(filled) - len(filled.lstrip())
+    return filled.strip(), [(start - trimmed, end - trimmed) for start, end in places]
 
 
 def _fill_around(text: str, names: Mapping[str, str], words: str) -> tuple[str, int]:

@@ -20,7 +20,7 @@ from probeline.digests import split_of
 from probeline.errors import ProbelineError
 from probeline.files import atomic_directory, open_parquet, write_manifest, write_parquet
 from probeline.progress import progress
-from probeline.schema import EVENTS, LOGGED_SCORES, SAMPLES, SEQUENCES, arrow_schema, make_table
+from probeline.schema import EVENTS, LOGGED_SCORES, REVEALS, SAMPLES, SEQUENCES, arrow_schema, make_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,6 +88,7 @@ class Tally:
 
     games: int = 0
     sequences: int = 0
+    reveals: int = 0
     excluded: Counter[str] = field(default_factory=Counter)
     _games: Counter[str] = field(default_factory=Counter)
     _samples: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
@@ -144,7 +145,10 @@ def build_dialogues(
     *,
     role_masked: bool = False,
 ) -> None:
-    """Make the dialogues of one shard: `sequences.parquet`, `samples.parquet`, `manifest.json`.
+    """Make the dialogues of one shard.
+
+    Files: `sequences.parquet`, `samples.parquet`, `reveals.parquet` (what tells players their roles, which is
+    no sample; empty where the context tells none) and `manifest.json`.
 
     Args:
         corpus_shard: folder with the shard's `events.parquet` and `games.parquet`.
@@ -163,7 +167,7 @@ def build_dialogues(
     check_wording(template)
     context, mask = concept["context"], concept["mask"]
     games = read_game_rows(corpus_shard)
-    tally, sequences, samples = Tally(games=len(games)), [], []
+    tally, sequences, samples, reveals = Tally(games=len(games)), [], [], []
     stream = progress(read_games(corpus_shard, selector.columns), "Building dialogues", len(games), "game")
     for key, events in stream:
         game = games[key]
@@ -173,14 +177,17 @@ def build_dialogues(
         tally.add(split, {event["event"]: event["type"] for event in events}, labels)
         views = views_of(context, mask, game, events, labels, template, role_masked=role_masked)
         tally.sequences += len(views)
+        tally.reveals += sum(bool(view.reveals) for view in views)
         sequences.append(make_table([_sequence(key, view) for view in views], SEQUENCES))
         samples.append(make_table(_samples(game, split, events, labels, views), SAMPLES))
+        reveals.append(make_table([row for view in views for row in _reveals(key, view)], REVEALS))
     facts = tally.facts()
     for reason, count in facts["excluded"].items():
         logger.info("%s: %d of %d events left out: %s", concept_name, count, facts["events"], reason)
     with atomic_directory(output) as draft:
         write_parquet(draft / "sequences.parquet", _joined(sequences, SEQUENCES))
         write_parquet(draft / "samples.parquet", _joined(samples, SAMPLES))
+        write_parquet(draft / "reveals.parquet", _joined(reveals, REVEALS))
         write_manifest(
             draft,
             "dialogues",
@@ -191,7 +198,7 @@ def build_dialogues(
                 "mask": mask,
                 "role_masked": role_masked,
                 "split_by": splits["by"],
-                "counts": {**facts, "sequences": tally.sequences},
+                "counts": {**facts, "sequences": tally.sequences, "reveals": tally.reveals},
                 "notes": concept_notes(concept_name, concept),
             },
         )
@@ -249,6 +256,21 @@ def _existing(path: Path) -> Path:
 
 def _sequence(game: str, view: View) -> dict[str, Any]:
     return {"sequence": f"{game}#{view.name}", "game": game, "messages": view.messages}
+
+
+def _reveals(game: str, view: View) -> list[dict[str, Any]]:
+    return [
+        {
+            "sequence": f"{game}#{view.name}",
+            "game": game,
+            "actor": view.player,
+            "message": span.message,
+            "start": span.start,
+            "end": span.end,
+            "text": view.messages[span.message]["content"][span.start : span.end],
+        }
+        for span in view.reveals
+    ]
 
 
 def _samples(

@@ -1,11 +1,15 @@
-"""The commands of lineage: `probeline track`, `restore` and `audit …`.
+"""The commands of lineage: `probeline track`, `list`, `restore` and `audit …`.
 
 Each lies in a module of its name, whose `add_command` declares its options; what it needs is imported when
 it runs. A command returns its exit status: 0, or 1 where it found a fault.
 """
 
 import argparse
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 AUDIT_EXAMPLES = """\
 examples:
@@ -21,6 +25,23 @@ def add_lineage_commands(commands: Any) -> None:
     Args:
         commands: the subparsers of the command line.
     """
+    # Here, as these modules use what is below.
+    from probeline.lineage import (
+        cost,
+        export,
+        impact,
+        leakage,
+        root,
+        show_graph,
+        stale,
+        trace,
+        track,
+        verify,
+        why,
+    )
+
+    track.add_command(commands)
+    track.add_list_command(commands)
     audit = commands.add_parser(
         "audit",
         help="ask the records where an artifact comes from, and whether it is what they say",
@@ -29,13 +50,19 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    # They take from here what they share.
-    from probeline.lineage import cost, impact, leakage, stale, trace, why
-
-    for part in (trace, impact, why, leakage, stale, cost):
+    for part in (verify, trace, impact, why, leakage, stale, cost, show_graph, export, root):
         part.add_command(queries)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that all queries share."""
     parser.add_argument("--json", action="store_true", help="print one JSON value instead")
+
+
+def make_console() -> "Console":
+    """Standard output; a character that its encoding lacks is written as a number, never a crash."""
+    from rich.console import Console
+
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(highlight=False)

@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from probeline.lineage.commands import add_json
+from probeline.lineage.commands import add_json, make_console
 from probeline.lineage.terminal import (
-    make_console,
     make_table,
     number_of,
     print_json,

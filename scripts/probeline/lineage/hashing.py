@@ -1,16 +1,25 @@
 """Digests of files and folders, read again only where a file may have changed."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from probeline.digests import sha256_bytes, sha256_file
-from probeline.stat_cache import StatCache
+from tqdm import tqdm
+
+from probeline.digests import sha256_bytes
+from probeline.stat_cache import BATCH, StatCache, Unknown
 
 STAT_CACHE = Path(".probeline/stat-cache.sqlite")
 CACHE_PURPOSE = "sha256 1"
 TIMESTAMP = ".snakemake_timestamp"
 """Snakemake puts it into folders; it belongs to no artifact."""
+PIECE = 1 << 20
+"""Bytes read at once; hashing that many, Python lets other threads work."""
+FILES_TOGETHER = 16
+"""Small files that a thread takes at once: handing over each alone would cost more than reading it."""
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -24,9 +33,63 @@ def files_of(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def digests_of(paths: list[Path], cache: StatCache) -> list[str | None]:
-    """Hex SHA-256 of each file; None where it cannot be read."""
-    return cache.values(CACHE_PURPOSE, paths, sha256_file)
+def digests_of(
+    paths: Sequence[Path], cache: StatCache, threads: int = 1, again: bool = False, title: str | None = None
+) -> list[str | None]:
+    """Hex SHA-256 of each file; None where it cannot be read.
+
+    Args:
+        paths: the files.
+        cache: remembers the digests of unchanged files.
+        threads: how many files are read at a time.
+        again: read also what the cache knows.
+        title: shows a bar of this title on a terminal.
+    """
+    values, unknown = cache.lookup(CACHE_PURPOSE, paths, again)
+    # The largest first: no thread is left alone with one in the end.
+    unknown.sort(key=lambda file: -file.size)
+    total = sum(file.size for file in unknown)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(
+            total=total,
+            desc=title,
+            unit="B",
+            unit_scale=True,
+            disable=None if title else True,
+            delay=1,
+            leave=False,
+        ) as bar,
+    ):
+        for start in range(0, len(unknown), BATCH):
+            batch = unknown[start : start + BATCH]
+            step = FILES_TOGETHER if batch[0].size < PIECE else 1
+            groups = [batch[first : first + step] for first in range(0, len(batch), step)]
+            hash_group = partial(_hash_group, report=bar.update)
+            done = pool.map(hash_group, groups) if threads > 1 else map(hash_group, groups)
+            fresh = [pair for group in done for pair in group]
+            for file, digest in fresh:
+                values[file.position] = digest
+            cache.store(CACHE_PURPOSE, fresh)
+    return values
+
+
+def _hash_group(files: Sequence[Unknown], report: Callable[[int], object]) -> list[tuple[Unknown, str]]:
+    """The files that can be read, with their digests."""
+    buffer = bytearray(min(PIECE, max(file.size for file in files) + 1))
+    view = memoryview(buffer)
+    done = []
+    for file in files:
+        digest = hashlib.sha256()
+        try:
+            with file.path.open("rb", buffering=0) as source:
+                while count := source.readinto(buffer):
+                    digest.update(view[:count])
+                    report(count)
+        except OSError:
+            continue
+        done.append((file, digest.hexdigest()))
+    return done
 
 
 def directory_digest(files: Mapping[str, str]) -> str:

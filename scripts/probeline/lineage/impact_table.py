@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 
+from probeline.lineage.commands import make_console
 from probeline.lineage.terminal import (
     family,
     family_label,
     kind_of,
     line,
-    make_console,
     make_table,
     number_of,
     words,

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from probeline.lineage.commands import add_json
+from probeline.lineage.commands import add_json, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -198,7 +198,7 @@ def _print_found(console: "Console", found: list[dict[str, Any]]) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from probeline.lineage.terminal import line, make_console, number_of
+    from probeline.lineage.terminal import line, number_of
 
     console = make_console()
     for name in facts["not_evaluations"]:

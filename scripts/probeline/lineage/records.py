@@ -31,6 +31,8 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:probeline:snakemake-rule:1"
 
+Statement = dict[str, Any]
+
 
 def record_path(artifact: Path) -> Path:
     """Where the record of an artifact lies: beside it."""
@@ -100,7 +102,7 @@ class Record:
 
     path: Path
     sha256: str
-    statement: dict[str, Any]
+    statement: Statement
 
     @cached_property
     def name(self) -> str:
@@ -136,6 +138,17 @@ class Record:
     def subjects(self) -> list[Subject]:
         """What the job made."""
         return [_subject(given) for given in self.statement["subject"]]
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Path → digest of each file that the job made."""
+        listed: dict[str, str] = {}
+        for subject in self.subjects:
+            if subject.files:
+                listed.update({f"{subject.name}/{name}": digest for name, digest in subject.files.items()})
+            else:
+                listed[subject.name] = subject.sha256
+        return listed
 
     @cached_property
     def dependencies(self) -> list[Dependency]:
@@ -202,22 +215,19 @@ def read_record(path: Path) -> Record:
         ProbelineError: it is missing, no record, or was edited; the text names it.
     """
     try:
-        return parse_record(path, path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise ProbelineError(f"{path} does not exist.") from error
+    return parse_record(path, data)
 
 
 def parse_record(path: Path, data: bytes) -> Record:
-    """The same for the bytes of a record, wherever they come from.
-
-    Raises:
-        ProbelineError: they are no record, or were edited; the text names it.
-    """
+    """The record in a file's bytes, wherever they come from; see `read_record`."""
     try:
         statement = orjson.loads(data)
         record = Record(path, sha256_bytes(data), statement)
         identity = record.metadata["invocationId"]
-        _ = record.rule, record.params, record.subjects, record.dependencies, record.cost
+        _check_types(record)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ProbelineError(
             f"{path} is no record of Probeline ({type(error).__name__}: {error}). Take it from git again, or "
@@ -225,17 +235,51 @@ def parse_record(path: Path, data: bytes) -> Record:
         ) from error
     if statement.get("_type") != STATEMENT or statement.get("predicateType") != PREDICATE:
         raise ProbelineError(f"{path} is no in-toto Statement with SLSA provenance.")
-    if identity != _identity(statement):
+    if identity != _identity_in(data, identity):
         raise ProbelineError(f"{path} was edited after it was written: its invocationId does not fit.")
     return record
 
 
-def _identity(statement: dict[str, Any]) -> str:
-    """The digest of a record without its own identity: an edit of it that is not thorough is seen."""
-    run = statement["predicate"]["runDetails"]
-    blank = run["metadata"] | {"invocationId": ""}
-    predicate = statement["predicate"] | {"runDetails": run | {"metadata": blank}}
-    return f"sha256:{sha256_bytes(orjson.dumps(statement | {'predicate': predicate}))}"
+def _check_types(record: Record) -> None:
+    """What all queries rely on: anybody can write a record, and give it an identity that fits."""
+    texts = [record.rule, *record.wildcards.values(), *record.code.values()]
+    texts += [record.metadata[key] for key in ("invocationId", "startedOn", "finishedOn")]
+    tables = [record.wildcards, record.params, record.code, record.cost, record.environment]
+    for subject in record.subjects:
+        texts += [subject.name, subject.sha256, *subject.files.values()]
+        tables += [subject.files, subject.games, *subject.games.values()]
+    for dependency in record.dependencies:
+        texts += (dependency.name, dependency.sha256, dependency.role)
+        if dependency.record is not None:
+            texts += (dependency.record, dependency.record_sha256 or "")
+    found = {*map(type, texts)} - {str} | {*map(type, tables)} - {dict}
+    found |= {type(subject.bytes) for subject in record.subjects} - {int}
+    if found:
+        raise TypeError(f"{', '.join(sorted(kind.__name__ for kind in found))} where it does not belong")
+
+
+def record_bytes(statement: Statement) -> bytes:
+    """The file of a record, with its identity, which is set in `statement`, too.
+
+    The identity is the digest of the same bytes with an empty identity: an edit of any of them that is not
+    thorough is seen, be it a space or a key that is given twice.
+    """
+    metadata = statement["predicate"]["runDetails"]["metadata"]
+    metadata["invocationId"] = ""
+    metadata["invocationId"] = f"sha256:{sha256_bytes(_formatted(statement))}"
+    return _formatted(statement)
+
+
+def _formatted(statement: Statement) -> bytes:
+    return orjson.dumps(statement, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _identity_in(data: bytes, identity: str) -> str | None:
+    """The identity that the bytes of a record should have; None where they do not hold one, in its form."""
+    form = b'"invocationId": "%b"'
+    given = form % identity.encode()
+    # Quotes inside a text are escaped, so this can be the key alone.
+    return f"sha256:{sha256_bytes(data.replace(given, form % b''))}" if data.count(given) == 1 else None
 
 
 class Recorder:
@@ -274,7 +318,7 @@ class Recorder:
         finally:
             cache.close()
         spec = self._job.params.spec
-        statement: dict[str, Any] = {
+        statement: Statement = {
             "_type": STATEMENT,
             "subject": subjects,
             "predicateType": PREDICATE,
@@ -304,10 +348,7 @@ class Recorder:
                 },
             },
         }
-        statement["predicate"]["runDetails"]["metadata"]["invocationId"] = _identity(statement)
-        write_bytes(
-            Path(self._job.output.record), orjson.dumps(statement, option=orjson.OPT_INDENT_2) + b"\n"
-        )
+        write_bytes(Path(self._job.output.record), record_bytes(statement))
 
     def _dependencies(self, cache: StatCache) -> tuple[list[dict[str, Any]], list[Games]]:
         """The rule's inputs with their digests and records, and the games in them."""

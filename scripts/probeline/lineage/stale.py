@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from probeline.lineage.commands import add_json
+from probeline.lineage.commands import add_json, make_console
 from probeline.lineage.impact import add_configfile
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ def _print(facts: dict[str, Any]) -> None:
         family,
         family_label,
         line,
-        make_console,
         make_table,
         number_of,
         words,

@@ -11,7 +11,6 @@ import orjson
 from probeline.text import plain_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -22,15 +21,6 @@ SHARD = re.compile(r"(?<=/)shard-\d+-of-\d+(?=/|$)")
 DIGITS = 12
 """Of a digest, for a person's eyes."""
 LONGEST_VALUE = 60
-
-
-def make_console() -> "Console":
-    """Standard output; a character that its encoding lacks is written as a number, never a crash."""
-    from rich.console import Console
-
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False)
 
 
 def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]") -> int:

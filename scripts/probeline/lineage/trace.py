@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from probeline.lineage.commands import add_json
+from probeline.lineage.commands import add_json, make_console
 
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
@@ -41,7 +41,7 @@ def add_command(queries: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
-    from probeline.lineage.terminal import make_console, print_json, warn_of_gaps
+    from probeline.lineage.terminal import print_json, warn_of_gaps
     from probeline.lineage.trace_tree import trace_tree
 
     lineage = read_lineage()

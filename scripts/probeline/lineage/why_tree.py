@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
+from probeline.lineage.commands import make_console
 from probeline.lineage.differences import ABSENT, Change
 from probeline.lineage.present import change_text
 from probeline.lineage.terminal import (
@@ -15,7 +16,6 @@ from probeline.lineage.terminal import (
     family_label,
     fold_shards,
     line,
-    make_console,
     number_of,
     short,
 )

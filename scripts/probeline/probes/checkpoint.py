@@ -10,7 +10,7 @@ import orjson
 
 from probeline.errors import ProbelineError
 from probeline.files import write_bytes
-from probeline.probes.methods import Array
+from probeline.probes.methods import Array, Head, split_over_layers
 from probeline.probes.solver import Line
 from probeline.probes.training_config import ProbeTrainingConfig
 
@@ -41,6 +41,15 @@ class LayerHead:
     def line(self) -> Line:
         """The log odds as a linear score of raw features."""
         return Line(self.mean, self.direction / self.scale, self.bias)
+
+    def split(self, layers: int) -> list["LayerHead"]:
+        """A head on several layers side by side as one for each: the mean of their log odds is its own."""
+        heads = split_over_layers(Head(self.direction, self.bias), layers)
+        means, scales = (values.reshape(layers, -1) for values in (self.mean, self.scale))
+        return [
+            LayerHead(head.direction, head.bias, mean, scale)
+            for head, mean, scale in zip(heads, means, scales, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

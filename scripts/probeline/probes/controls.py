@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from probeline.probes import baselines
 from probeline.probes.detector import Detector, fit_detector
+from probeline.probes.evaluate import is_small
 from probeline.probes.methods import Array, Labels, Settings
 from probeline.probes.metrics import (
     Ranking,
@@ -50,7 +51,8 @@ def logged_scores(samples: Samples, scores: Array, resamples: int, seed: int) ->
         result[name] = {
             "test": _beside(scores, logged, labels, games, there & (split == "test"), resamples, seed),
             "every_split": {
-                **_counts(labels[there], games[there]),
+                **(counts := _counts(labels[there], games[there])),
+                "small": is_small(counts),
                 "auroc": everywhere.estimate(Ranking(labels[there], logged[there]).auroc),
                 "within_games": over_games({"auroc": within}, resamples, seed)["auroc"]
                 if len(within)
@@ -76,6 +78,7 @@ def _beside(
     bootstrap = bootstrap_games(games[test], labels[test], resamples, seed)
     return {
         **counts,
+        "small": is_small(counts),
         **compare(bootstrap, labels[test], scores[test], [logged[test]]),
         "probe": bootstrap.estimate(Ranking(labels[test], scores[test]).auroc),
         "within_games": _within_games(labels[test], games[test], logged[test], scores[test], resamples, seed),

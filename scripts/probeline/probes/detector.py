@@ -22,9 +22,11 @@ from probeline.probes.methods import (
     Split,
     fit_head,
     require_both_classes,
+    split_over_layers,
     standardisation,
 )
 from probeline.probes.plain_pickle import read_plain, shown
+from probeline.probes.training_config import ENSEMBLES
 
 DETECTOR = "detector.pt"
 MOST_LAYERS = 1000
@@ -39,6 +41,9 @@ class Detector:
     A layer's scores are standardised (mean and deviation of the training scores), so that layers with larger
     activations do not outvote the others, and a score counts deviations from the training mean.
 
+    A direction over several layers side by side is such heads, too, see `split_over_layers`. An mlp over them
+    is not: it is a single head [layers * width, hidden].
+
     Attributes:
         method: key of `methods.METHODS`.
         model: name of the model whose activations it reads.
@@ -47,9 +52,9 @@ class Detector:
             and the last layer here lies before it.
         scaler_mean: [layers, width] mean of the training activations.
         scaler_scale: [layers, width] their deviation within the classes, see `methods.standardisation`.
-        heads: one per layer.
-        score_mean: [layers] mean of the layer's training scores.
-        score_scale: [layers] their standard deviation.
+        heads: one per layer, or a single one over all layers side by side.
+        score_mean: [heads] mean of the head's training scores.
+        score_scale: [heads] their standard deviation.
         regularization: the coefficient that it was trained with; 0 where the method has none.
         threshold: scores from here on count as label 1.
         slope: of the calibrated log odds, per unit of score.
@@ -104,17 +109,20 @@ class Detector:
                 f"The probe reads the layers {', '.join(map(str, self.layers))}, but activations of {layers} "
                 "came."
             )
+        count = len(self.heads)
+        parts = values.reshape(len(values), count, -1)
+        mean, scale = (scaler.reshape(count, -1) for scaler in (self.scaler_mean, self.scaler_scale))
         total = np.zeros(len(values))
         with np.errstate(over="ignore", invalid="ignore"):
             for i, head in enumerate(self.heads):
-                scaled = (values[:, i].astype(np.float64) - self.scaler_mean[i]) / self.scaler_scale[i]
+                scaled = (parts[:, i].astype(np.float64) - mean[i]) / scale[i]
                 total += (head.scores(scaled) - self.score_mean[i]) / self.score_scale[i]
         if not np.isfinite(total).all():
             raise ProbelineError(
                 "A score is NaN or infinite: the probe's numbers are far too large for these activations, or "
                 "the activations are none themselves. Train or import the probe anew."
             )
-        return total / layers
+        return total / count
 
     def probability(self, scores: Array) -> Array:
         """Calibrated probability [n] of label 1 for scores [n]."""
@@ -183,7 +191,8 @@ def build_detector(content: Mapping[str, Any]) -> Detector:
 
     Args:
         content: L layers of width W; with `hidden_weight` [L, W, H] and `hidden_bias` [L, H], the directions
-            are [L, H], else [L, W].
+            are [L, H], else [L, W]. Where one hidden layer reads all of them, its `hidden_weight` is
+            [1, L * W, H], and all else but the scaler has the length 1, too.
 
     Raises:
         ProbelineError: what is missing, of another shape or type, or not a finite number.
@@ -206,17 +215,19 @@ def build_detector(content: Mapping[str, Any]) -> Detector:
     mean = _finite_array(content, "scaler_mean", (len(layers), None))
     shape = mean.shape
     scale = _finite_array(content, "scaler_scale", shape)
+    if "hidden_weight" in content and len(_finite_array(content, "hidden_weight", (None, None, None))) == 1:
+        shape = (1, mean.size)
     score_scale = _finite_array(content, "score_scale", shape[:1])
     if scale.min() <= 0 or score_scale.min() <= 0:
         raise ProbelineError("its scaler_scale and score_scale are to be above 0.")
-    weights: Sequence[Array | None] = [None] * len(layers)
+    weights: Sequence[Array | None] = [None] * shape[0]
     biases = weights
     width: int | None = shape[1]
     if "hidden_weight" in content:
         weights = list(_finite_array(content, "hidden_weight", (*shape, None)))
         width = np.shape(content["hidden_weight"])[2]
-        biases = list(_finite_array(content, "hidden_bias", (len(layers), width)))
-    directions = _finite_array(content, "directions", (len(layers), width))
+        biases = list(_finite_array(content, "hidden_bias", (shape[0], width)))
+    directions = _finite_array(content, "directions", (shape[0], width))
     bias = _finite_array(content, "bias", shape[:1])
     score_mean = _finite_array(content, "score_mean", shape[:1])
     names = ("reg_coeff", "threshold", "calibration_slope", "calibration_intercept")
@@ -309,16 +320,21 @@ def fit_detector(
         layers: the layers of the activations, in their order.
         train: activations [n, layers, width] and labels [n].
         validation: the same for the samples that tell the mlp when to stop.
-        settings: of the method.
+        settings: of the method; with the ensemble `concat`, one head is fitted on all layers side by side.
         seed: of everything random.
 
     Raises:
-        ProbelineError: see `methods.fit_head`.
+        ProbelineError: an unknown ensemble; and see `methods.fit_head`.
     """
     (X, y), (X_validation, y_validation) = train, validation
     require_both_classes("training", y)
+    ensemble = (SETTINGS.get(method, {}) | settings).get("ensemble")
+    if method in METHODS and ensemble not in ENSEMBLES:
+        raise ProbelineError(f"ensemble is {ensemble!r}. {near_misses(str(ensemble), ENSEMBLES)}")
+    if ensemble == "concat":
+        X, X_validation = (values.reshape(len(values), 1, -1) for values in (X, X_validation))
     means, scales, heads, score_means, score_scales = [], [], [], [], []
-    for i in range(len(layers)):
+    for i in range(X.shape[1]):
         raw = X[:, i].astype(np.float64)
         mean, scale = standardisation(raw, y)
         scaled = Split((raw - mean) / scale, y)
@@ -330,14 +346,22 @@ def fit_detector(
         heads.append(head)
         score_means.append(scores.mean())
         score_scales.append(scores.std() or 1.0)
+    if heads[0].hidden_weight is None and len(heads) < len(layers):
+        heads = split_over_layers(heads[0], len(layers))
+        score_means, score_scales = score_means * len(layers), score_scales * len(layers)
     return Detector(
         method=method,
         model=model,
         layers=tuple(layers),
-        scaler_mean=np.stack(means),
-        scaler_scale=np.stack(scales),
+        scaler_mean=np.stack(means).reshape(len(layers), -1),
+        scaler_scale=np.stack(scales).reshape(len(layers), -1),
         heads=tuple(heads),
         score_mean=np.array(score_means),
         score_scale=np.array(score_scales),
         regularization=float((SETTINGS[method] | settings).get("regularization", 0.0)),
     )
+
+
+def reads_all_layers(detector: Detector) -> bool:
+    """Whether a single head reads several layers side by side."""
+    return len(detector.heads) < len(detector.layers)

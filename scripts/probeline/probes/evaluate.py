@@ -19,6 +19,12 @@ FEWEST_GAMES, FEWEST_OF_A_CLASS = 5, 5  # below, a bootstrap over games is no gu
 TEXT_BASELINES = {"text_masked": "the masked text", "text_input": "the whole input's text"}
 
 
+def is_small(counts: Mapping[str, Any]) -> bool:
+    """Whether these are too few games, or samples of a class, to draw a conclusion from."""
+    fewest = min(counts["num_positive"], counts["num_negative"])
+    return bool(counts["num_games"] < FEWEST_GAMES or fewest < FEWEST_OF_A_CLASS)
+
+
 def split_statistics(games: npt.NDArray[Any], labels: Labels, scores: Array) -> dict[str, Any]:
     """Counts, class means and the distribution of the scores of one split.
 
@@ -162,8 +168,7 @@ def verdict(test: dict[str, Any], role_masked: dict[str, Any] | None) -> str:
         difference = min(rivals.values(), key=lambda rival: (rival["low"] is not None, rival["low"] or 0))
     text = test["baselines"][difference["baseline"]]["auroc"]["value"]
     name = TEXT_BASELINES[difference["baseline"]]
-    fewest = min(test["num_positive"], test["num_negative"])
-    if test["num_games"] < FEWEST_GAMES or fewest < FEWEST_OF_A_CLASS:
+    if is_small(test):
         return (
             f"No verdict: {test['num_games']} test games with {test['num_positive']} positives and "
             f"{test['num_negative']} negatives are too few for one. AUROC {probe['value']:.3f}, {text:.3f} "

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probeline.digests import sha256_file
-from probeline.errors import ProbelineError, near_misses
+from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, atomic_directory, read_json, write_manifest
 from probeline.probes.detector import (
     DETECTOR,
@@ -32,7 +33,7 @@ KEYS = {
     "reg_coeff": "the coefficient that it was trained with; 0 if absent",
     "threshold": "scores from here on count as label 1; 0 if absent",
     "method": "lr, mms, cmms, lat or mlp; if absent, mlp with a hidden_weight, lr with a reg_coeff, else mms",
-    "hidden_weight": "[layers, width, hidden] of an mlp",
+    "hidden_weight": "[layers, width, hidden] of an mlp; or [1, layers * width, hidden]",
     "hidden_bias": "[layers, hidden] of an mlp",
     "score_mean": "one per layer, taken from its score; 0 if absent",
     "score_scale": "one per layer, by which that is divided; 1 if absent",
@@ -131,30 +132,32 @@ def detector_content(found: Any, model: str) -> dict[str, Any]:
         ProbelineError: no dict, keys are missing or contradict each other, or lists of different lengths.
     """
     if not isinstance(found, dict) or "directions" not in found:
-        keys = _joined(found) if isinstance(found, dict) else f"no dict, but {type(found).__name__}"
-        raise ProbelineError(f"it holds no 'directions' ({keys}). {near_misses('directions', KEYS)}")
+        raise ProbelineError(f"it holds no 'directions' ({_without_directions(found)}).")
     if len(found) > MOST_KEYS:
         raise ProbelineError(f"it has {len(found)} keys; a detector has {MOST_KEYS} at most.")
     directions, mlp = found["directions"], "hidden_weight" in found
     layers = _layers(found.get("layers", _keyed_layers(directions)))
-    shaped = _per_layer("directions", directions, layers, 1)
+    # One hidden layer that reads all layers has one entry in all.
+    weight = found.get("hidden_weight")
+    parts = layers[:1] if isinstance(weight, np.ndarray) and weight.shape[:1] == (1,) else layers
+    shaped = _per_layer("directions", directions, parts, 1)
     content = {
         "method": found.get("method", "mlp" if mlp else "lr" if "reg_coeff" in found else "mms"),
         "model": model,
         "layers": layers,
         "directions": shaped,
-        "bias": _per_layer("bias", found.get("bias", 0.0), layers, 0),
+        "bias": _per_layer("bias", found.get("bias", 0.0), parts, 0),
         "reg_coeff": _number(found, "reg_coeff", 0.0),
         "threshold": _number(found, "threshold", 0.0),
         "calibration_slope": _number(found, "calibration_slope", 1.0),
         "calibration_intercept": _number(found, "calibration_intercept", 0.0),
-        "score_mean": _per_layer("score_mean", found.get("score_mean", 0.0), layers, 0),
-        "score_scale": _per_layer("score_scale", found.get("score_scale", 1.0), layers, 0),
+        "score_mean": _per_layer("score_mean", found.get("score_mean", 0.0), parts, 0),
+        "score_scale": _per_layer("score_scale", found.get("score_scale", 1.0), parts, 0),
     }
     if mlp:
-        content["hidden_weight"] = _per_layer("hidden_weight", found["hidden_weight"], layers, 2)
-        content["hidden_bias"] = _per_layer("hidden_bias", found.get("hidden_bias"), layers, 1)
-    width = content["hidden_weight"].shape[1] if mlp else shaped.shape[1]
+        content["hidden_weight"] = _per_layer("hidden_weight", found["hidden_weight"], parts, 2)
+        content["hidden_bias"] = _per_layer("hidden_bias", found.get("hidden_bias"), parts, 1)
+    width = content["hidden_weight"].shape[1] * len(parts) // len(layers) if mlp else shaped.shape[1]
     if _number(found, "normalize", float(found.get("scaler_mean") is not None)):
         for name in ("scaler_mean", "scaler_scale"):
             if found.get(name) is None:
@@ -164,6 +167,17 @@ def detector_content(found: Any, model: str) -> dict[str, Any]:
         content["scaler_mean"] = np.zeros((len(layers), width))
         content["scaler_scale"] = np.ones((len(layers), width))
     return content
+
+
+def _without_directions(found: Any) -> str:
+    """What a file holds instead, and which of its keys may be meant for it."""
+    if not isinstance(found, dict):
+        return f"no dict, but {type(found).__name__}; its keys are to be {', '.join(KEYS)}"
+    if not found:
+        return f"an empty dict; its keys are to be {', '.join(KEYS)}"
+    short = [str(key) for key in islice(found, 20) if len(str(key)) < 40]
+    near = get_close_matches("directions", short, n=1)
+    return f"but {_joined(found)}" + (f"; is {printable(near[0])} meant for it?" if near else "")
 
 
 def _keyed_layers(directions: Any) -> list[Any] | None:

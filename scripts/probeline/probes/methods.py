@@ -18,11 +18,11 @@ Labels = npt.NDArray[np.int8]
 Settings = dict[str, Any]
 
 SETTINGS: dict[str, Settings] = {
-    "lr": {"regularization": 100.0, "penalty": "l2", "backend": "auto"},
-    "mms": {},
-    "cmms": {},
-    "lat": {},
-    "mlp": {"hidden": 64},
+    "lr": {"ensemble": "mean", "regularization": 100.0, "penalty": "l2", "backend": "auto"},
+    "mms": {"ensemble": "mean"},
+    "cmms": {"ensemble": "mean"},
+    "lat": {"ensemble": "mean"},
+    "mlp": {"ensemble": "mean", "hidden": 64},
 }
 """The settings of each method, with their defaults."""
 
@@ -53,9 +53,18 @@ class Head:
         return scores
 
 
+def split_over_layers(head: Head, layers: int) -> list[Head]:
+    """A direction [layers * width] as one head per layer, whose scores have the whole one's for their mean.
+
+    So each is the direction's part in its layer, times the number of layers; the bias is that of the whole.
+    """
+    parts = layers * head.direction.reshape(layers, -1)
+    return [Head(part, head.bias) for part in parts]
+
+
 @dataclass(frozen=True)
 class Split:
-    """Features [n, width] of one layer, standardised, with their labels [n] of 0 and 1."""
+    """Features [n, width], standardised, with their labels [n] of 0 and 1."""
 
     X: Array
     y: Labels
@@ -137,16 +146,42 @@ def fit_cmms(train: Split, validation: Split, settings: Settings, seed: int) -> 
     """The difference of the class means through the inverse of the covariance within the classes.
 
     The covariance is shrunk towards a multiple of the identity by the amount of Ledoit and Wolf (2004),
-    so that it can be inverted with fewer samples than features.
+    so that it can be inverted with fewer samples than features. It is never larger than the samples
+    themselves: with fewer of these than features, their products with each other say the same.
     """
     from sklearn.covariance import ledoit_wolf
 
     negative, positive = train.means()
     centred = train.X - np.where(train.y[:, None] == 1, positive, negative)
+    if len(centred) < centred.shape[1]:
+        direction = _through_shrunk_covariance(centred, positive - negative)
+        return _halfway(direction, negative, positive)
     covariance, _ = ledoit_wolf(centred, assume_centered=True)
     # Constant features leave zeros in the diagonal where the shrinkage comes out as 0.
     covariance[np.diag_indices_from(covariance)] += 1e-6 * (np.trace(covariance) / len(covariance) or 1.0)
     return _halfway(np.linalg.solve(covariance, positive - negative), negative, positive)
+
+
+def _through_shrunk_covariance(centred: Array, difference: Array) -> Array:
+    """What `fit_cmms` solves, without the covariance: products of samples [n, n] instead of features.
+
+    With X = `centred`, the covariance is ridge · 1 + share · X'X, which Woodbury's identity inverts. The
+    shrinkage is that of scikit-learn's `ledoit_wolf`, its sums over pairs of features taken from X X'.
+    """
+    samples, features = centred.shape
+    gram = centred @ centred.T
+    norms = np.diag(gram)
+    mean = norms.sum() / (samples * features)
+    squared = (gram**2).sum() / samples**2
+    spread = squared - features * mean**2  # of the covariance around the multiple of the identity
+    noise = min(((norms**2).sum() / samples - squared) / samples, spread)
+    shrinkage = noise / spread if noise > 0 else 0.0
+    share, ridge = (1 - shrinkage) / samples, shrinkage * mean + 1e-6 * (mean or 1.0)
+    gram *= share
+    gram[np.diag_indices_from(gram)] += ridge
+    inner = np.linalg.solve(gram, centred @ difference)
+    direction: Array = (difference - share * (inner @ centred)) / ridge
+    return direction
 
 
 def fit_lat(train: Split, validation: Split, settings: Settings, seed: int) -> Head:

@@ -5,7 +5,7 @@ by whom they are about (trust), each pair of actor and target stands in a player
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ from probeline.probes.metrics import Ranking, auroc, auroc_within_games, bootstr
 
 Samples = list[dict[str, Any]]
 STEPS = (1, 2, 3, 5)
+Revealed = Mapping[tuple[str, str], float]
 PLAYER, PAIR = "player", "actor and target"
 VARIES = "not defined: the label varies within a player"
 NO_REVEAL = (
-    "not measured: the prompt that tells the role is not among the dialogues, and reading it would take "
-    "another forward pass"
+    "not measured: no sentence of the input is known to tell a player its role (the context private has one, "
+    "where its wording says $role)"
 )
 
 
@@ -75,12 +76,13 @@ def _grouped(samples: Samples, *, with_target: bool) -> list[Suspect]:
     return found
 
 
-def stages(samples: Samples, scores: Array, resamples: int, seed: int) -> dict[str, Any]:
+def stages(samples: Samples, scores: Array, revealed: Revealed, resamples: int, seed: int) -> dict[str, Any]:
     """AUROC over players of the test games at each stage of a game, and how well the scores rank suspects.
 
     Args:
         samples: [n] rows of schema.SAMPLES, of every split.
         scores: [n] of the probe.
+        revealed: game and player → the probe's score of what told this player its role.
         resamples: of the bootstrap over games.
         seed: of the bootstrap.
     """
@@ -98,7 +100,7 @@ def stages(samples: Samples, scores: Array, resamples: int, seed: int) -> dict[s
         return [(suspect, stage(acts[np.isfinite(acts)])) for suspect, acts in own if np.isfinite(acts).any()]
 
     logged = _column(samples, "logged_score")
-    revealed = _column(samples, "logged_role_reveal_score")
+    logged_revealed = _column(samples, "logged_role_reveal_score")
     running = {
         str(step): estimate(at(_mean_of_first(step), scores))
         | {"with_as_many_acts": sum(len(suspect.rows) >= step for suspect in tested)}
@@ -108,18 +110,33 @@ def stages(samples: Samples, scores: Array, resamples: int, seed: int) -> dict[s
     return {
         "unit": kind,
         "probe": {
-            "role_reveal": {"reason": NO_REVEAL},
+            "role_reveal": _role_reveal(kind, tested, revealed, estimate),
             "first_action": estimate(at(_first, scores)),
             "whole_game": estimate(whole),
             "running": running,
         },
         "logged": {
-            "role_reveal": estimate(at(_first, revealed)) if kind == PLAYER else {"reason": VARIES},
+            "role_reveal": estimate(at(_first, logged_revealed)) if kind == PLAYER else {"reason": VARIES},
             "first_action": estimate(at(_first, logged)),
             "whole_game": estimate(at(_mean, logged)),
         },
         "suspects": ranking_of_suspects(whole, resamples, seed),
     }
+
+
+def _role_reveal(
+    kind: str,
+    tested: list[Suspect],
+    revealed: Revealed,
+    estimate: Callable[[list[tuple[Suspect, float]]], dict[str, Any]],
+) -> dict[str, Any]:
+    """The stage before the first act: over the test players that were told their roles."""
+    if kind != PLAYER:
+        return {"reason": VARIES}
+    if not revealed:
+        return {"reason": NO_REVEAL}
+    scored = [(suspect, revealed.get((suspect.game, suspect.actor))) for suspect in tested]
+    return estimate([(suspect, score) for suspect, score in scored if score is not None])
 
 
 def ranking_of_suspects(scored: list[tuple[Suspect, float]], resamples: int, seed: int) -> dict[str, Any]:
@@ -179,12 +196,13 @@ def expected_reciprocal_rank(players: int, positives: int) -> float:
     )
 
 
-def suspect_rows(samples: Samples, scores: Array) -> list[dict[str, Any]]:
+def suspect_rows(samples: Samples, scores: Array, revealed: Revealed) -> list[dict[str, Any]]:
     """Rows of schema.SUSPECTS, one per act of each player or pair, in every split.
 
     Args:
         samples: [n] rows of schema.SAMPLES.
         scores: [n] of the probe.
+        revealed: game and player → the probe's score of what told this player its role.
     """
     _, everybody = suspects_of(samples)
     means = {suspect: float(scores[list(suspect.rows)].mean()) for suspect in everybody}
@@ -202,6 +220,7 @@ def suspect_rows(samples: Samples, scores: Array) -> list[dict[str, Any]]:
             "samples": len(acts),
             "mean_score": mean,
             "rank": 1 + sum(rival > mean for rival in rivals[suspect.game]),
+            "reveal_score": revealed.get((suspect.game, suspect.actor)),
         }
         rows += [
             {

@@ -188,6 +188,14 @@ class ActivationDataset:
         other._files = [replace(file, columns=_between(file.columns, start, stop)) for file in self._files]
         return other
 
+    def side_by_side(self) -> "ActivationDataset":
+        """The same rows with the features of all their layers as those of one."""
+        other = object.__new__(ActivationDataset)
+        other.__dict__ |= self.__dict__ | {"layers": 1, "width": self.features, "layer": None}
+        if self.in_memory:
+            other._array = self._array.reshape(self._n, 1, self.features)
+        return other
+
     def array(self) -> Block:
         """All rows [n, features] in memory; only for those that are there already."""
         return self._array.reshape(self._n, self.features)

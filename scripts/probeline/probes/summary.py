@@ -53,10 +53,8 @@ def probe_summary(directory: Path) -> str:
     """
     facts = read_json(directory / MANIFEST)
     headline = facts["headline"]
-    layers = " ".join(map(str, facts["layers"]))
     lines = [
-        f"{facts['concept']}: method {facts['method']}, layer{'s' * (len(facts['layers']) > 1)} {layers}, "
-        f"model {facts['model']}",
+        f"{facts['concept']}: method {facts['method']}, {_layers(facts)}, model {facts['model']}",
         f"  {'':<12}{'games':>8}{'samples':>10}{'positive':>10}{'negative':>10}",
     ]
     for split in SPLITS:
@@ -88,11 +86,7 @@ def transfer_summary(directory: Path) -> str:
     """
     facts = read_json(directory / MANIFEST)
     cells = facts["headline"]["cells"]
-    layers = " ".join(map(str, facts["layers"]))
-    lines = [
-        f"{directory.name}: method {facts['method']}, layer{'s' * (len(facts['layers']) > 1)} {layers}, "
-        f"model {facts['model']}"
-    ]
+    lines = [f"{directory.name}: method {facts['method']}, {_layers(facts)}, model {facts['model']}"]
     targets = list(dict.fromkeys(cell["test"] for cell in cells))
     if len(targets) <= MOST_COLUMNS:
         lines.append("  AUROC on the test games, in brackets that of the better text; trained on, tested on:")
@@ -115,6 +109,12 @@ def transfer_summary(directory: Path) -> str:
     lines += textwrap.wrap(verdict, WIDTH, initial_indent="  ", subsequent_indent="  ")
     lines.append(f"  {directory}")
     return "\n".join(lines)
+
+
+def _layers(facts: dict[str, Any]) -> str:
+    several = len(facts["layers"]) > 1
+    side_by_side = " side by side" if several and facts.get("ensemble") == "concat" else ""
+    return f"layer{'s' * several} {' '.join(map(str, facts['layers']))}{side_by_side}"
 
 
 def _cut(name: str) -> str:
@@ -157,6 +157,11 @@ def _logged(logged: dict[str, Any] | None) -> list[str]:
         f"    {'':<28}on {logged['num_interactions']:,} samples; there the probe reaches "
         f"{logged['probe']['value']:.3f}",
     ]
+    if logged["small"]:
+        lines.append(
+            f"    {'':<28}caution: too few for a conclusion ({logged['num_games']} games, "
+            f"{logged['num_positive']} positive, {logged['num_negative']} negative)"
+        )
     within = logged["within_games"]
     if within["games"]:
         lines.append(

@@ -145,6 +145,7 @@ def used_settings(method: str, given: Settings, parameters: int) -> Settings:
         parameters: of the model.
     """
     settings = settings_of(method, SETTINGS[method] | given, parameters)
+    del settings["ensemble"]  # one layer at a time
     # For the penalty l2, `cross_fit` has a solver of its own.
     if settings.get("penalty") == "l2":
         del settings["backend"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from probeline import schema
+from probeline.activations.store import read_reveals
 from probeline.files import atomic_directory, read_json, write_json, write_manifest, write_parquet
 from probeline.probes.controls import logged_scores, role_masked
 from probeline.probes.data import (
@@ -97,6 +98,9 @@ def _train(
     settings = settings_of(spec["method"], spec, data.facts["parameters"])
     detector = fit_calibrated(data, spec, settings)
     scores = detector.scores(data.values)
+    told = read_reveals(activations, spec["layers"])
+    # Read by the finished detector alone: what tells a role is no sample.
+    revealed = dict(zip(told.players, detector.scores(told.values).tolist(), strict=True))
     result = evaluate(
         detector,
         data.samples,
@@ -111,7 +115,7 @@ def _train(
     result |= {
         "role_masked": without_role or {"reason": NOT_MASKED},
         "logged": logged_scores(data.samples, scores, spec["bootstrap"], spec["seed"]),
-        "stages": stages(data.samples, scores, spec["bootstrap"], spec["seed"]),
+        "stages": stages(data.samples, scores, revealed, spec["bootstrap"], spec["seed"]),
         "verdict": verdict(result["test"], without_role),
     }
     counts = {
@@ -122,7 +126,7 @@ def _train(
     with atomic_directory(output) as draft:
         detector.save(draft / DETECTOR)
         write_parquet(draft / "scores.parquet", _score_table(data, detector, scores))
-        suspects = schema.make_table(suspect_rows(data.samples, scores), schema.SUSPECTS)
+        suspects = schema.make_table(suspect_rows(data.samples, scores, revealed), schema.SUSPECTS)
         write_parquet(draft / "suspects.parquet", suspects)
         write_json(draft / "metrics.json", result | {"samples": counts})
         write_manifest(

@@ -207,10 +207,15 @@ class ProbeTrainer(ABC):
             _require_layers(validation, rows.layer, "the training samples are of")
             held_out = np.zeros(len(rows), dtype=bool)
         self.training_history = []
+        data = rows, validation
+        if self.config.ensemble == "concat":
+            data = rows.side_by_side(), validation and validation.side_by_side()
         heads = [
-            self._fit_layer(position, rows, labels, held_out, validation, validation_labels)
-            for position in range(rows.layers)
+            self._fit_layer(position, data[0], labels, held_out, data[1], validation_labels)
+            for position in range(data[0].layers)
         ]
+        if len(heads) < rows.layers:
+            heads = heads[0].split(rows.layers)
         trained = Trained.of(heads, rows.layer)
         source = rows if validation is None else validation
         scores = self._sweep(source, trained.line())

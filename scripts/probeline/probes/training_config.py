@@ -1,13 +1,16 @@
 """The settings of the probe trainers, checked in words."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from probeline.errors import ProbelineError, near_misses
 
 PENALTIES = ("l2", "l1")
+ENSEMBLES = ("mean", "concat")
+"""Several layers: a head for each, whose scores' mean counts; or one head on their features side by side."""
 SKLEARN_SEED = 42
 
 
@@ -47,6 +50,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or _is_layers(value),
         "none, or a list of layers such as [20, 21, 22], each once",
     ),
+    "ensemble": (lambda value: value in ENSEMBLES, "mean or concat"),
     "device": (
         lambda value: isinstance(value, str) and (value in ("auto", "cpu") or value.split(":")[0] == "cuda"),
         "auto, cpu, cuda or cuda:0",
@@ -54,6 +58,30 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+Config = TypeVar("Config")
+
+
+def _require_known(cls: type[Any], keys: Iterable[Any]) -> None:
+    names = [field.name for field in fields(cls)]
+    for key in keys:
+        if key not in names:
+            raise ProbelineError(f"Unknown training setting {key!r}. {near_misses(str(key), names)}")
+
+
+def _unknown_in_words(cls: type[Config]) -> type[Config]:
+    """Let a dataclass refuse an unknown setting with its near misses, where Python's own words have none."""
+    made: Callable[..., None] = vars(cls)["__init__"]
+
+    @wraps(made)
+    def checked(self: Config, *values: Any, **named: Any) -> None:
+        _require_known(cls, named)
+        made(self, *values, **named)
+
+    type.__setattr__(cls, "__init__", checked)
+    return cls
+
+
+@_unknown_in_words
 @dataclass(frozen=True)
 class ProbeTrainingConfig:
     """How a probe is trained; one meaning in both backends.
@@ -78,11 +106,14 @@ class ProbeTrainingConfig:
         gradient_accumulation_steps: pieces that a batch is multiplied in.
         threshold_percentile: of the negatives' validation scores, for the threshold rule `percentile`.
         min_samples: fewest samples that are trained on.
-        ensemble_layers: layers that get a direction each; the score is the mean of their standardised scores.
+        ensemble_layers: layers that are trained on together, as `ensemble` says.
+        ensemble: `mean`: a direction for each layer, the score is the mean of their standardised scores;
+            `concat`: one direction over the layers' features side by side.
         device: `auto` (CUDA where there is one), `cpu`, `cuda`; of the torch backend.
 
     Raises:
-        ProbelineError: a value that cannot be used; the text says what is expected.
+        ProbelineError: an unknown setting, with its near misses, or a value that cannot be used, with what is
+            expected.
     """
 
     regularization: float = 100.0
@@ -98,6 +129,7 @@ class ProbeTrainingConfig:
     threshold_percentile: float = 90
     min_samples: int = 100
     ensemble_layers: list[int] | None = None
+    ensemble: str = "mean"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -117,10 +149,7 @@ class ProbeTrainingConfig:
         Raises:
             ProbelineError: an unknown key, with its near misses, or a value that cannot be used.
         """
-        names = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ProbelineError(f"Unknown training setting {key!r}. {near_misses(str(key), names)}")
+        _require_known(cls, values)
         return cls(**values)
 
     def to_sklearn_params(self) -> dict[str, Any]:

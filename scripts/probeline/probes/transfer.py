@@ -4,14 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from probeline import schema
-from probeline.errors import ProbelineError, near_misses
+from probeline.errors import ProbelineError
+from probeline.experiments import NO_EXPERIMENT, fitting, misfit
 from probeline.files import atomic_directory, write_json, write_manifest, write_parquet
 from probeline.probes import baselines
 from probeline.probes.data import (
@@ -24,9 +24,8 @@ from probeline.probes.data import (
 )
 from probeline.probes.detector import Detector
 from probeline.probes.evaluate import (
-    FEWEST_GAMES,
-    FEWEST_OF_A_CLASS,
     TEXT_BASELINES,
+    is_small,
     stronger_text,
     verdict,
 )
@@ -43,7 +42,6 @@ FORM = ("concept", "groups", "train", "test")
 MOST_GROUPS = 40
 LEAST_GAMES = 2  # below, there is no interval
 SAME_FACTS = ("model", "weights_sha256", "adapter_sha256", "hidden_size")
-NO_EXPERIMENT = "(no experiment)"
 
 Sequences = dict[str, list[dict[str, str]]]
 Cell = dict[str, Any]
@@ -134,7 +132,7 @@ def _transfer(
         write_json(draft / "metrics.json", result)
         table = [table_row(cell) for cell in cells]
         write_parquet(draft / "transfer.parquet", schema.make_table(table, schema.TRANSFER))
-        draw_transfer(table, _title(form, probe), draft)
+        draw_transfer(table, _title(output.name, form, probe), draft)
         write_manifest(
             draft,
             "transfer",
@@ -208,13 +206,10 @@ def experiment_parts(whole: Part, groups: Mapping[str, Sequence[str]] | None) ->
         for name, patterns in groups.items():
             found: set[str] = set()
             for pattern in patterns:
-                fitting = {experiment for experiment in whole.experiments if fnmatchcase(experiment, pattern)}
-                if not fitting:
-                    raise ProbelineError(
-                        f"No experiment of {whole.concept} fits {pattern!r} of the group {name}. "
-                        + near_misses(pattern, whole.experiments)
-                    )
-                found |= fitting
+                fit = fitting(pattern, whole.experiments)
+                if not fit:
+                    raise ProbelineError(f"Group {name}: {misfit(whole.concept, pattern, whole.experiments)}")
+                found |= fit
             members[name] = sorted(found)
     if not 2 <= len(members) <= MOST_GROUPS:
         raise ProbelineError(
@@ -245,7 +240,7 @@ def _row(source: Part, targets: list[Part], sequences: Sequences, probe: dict[st
         sizes = _sizes(test.samples)
         cell = {"train": source.name, "test": target.name, "overlap": _overlap(source, target), **sizes}
         cell["seen_in_training"] = seen
-        cells.append(cell | {"small": reason is None and _is_small(sizes), "reason": reason})
+        cells.append(cell | {"small": reason is None and is_small(sizes), "reason": reason})
     tested = [(cell, test) for cell, (test, _) in zip(cells, tests, strict=True) if cell["reason"] is None]
     if tested:
         settings = settings_of(probe["method"], probe, fitted.facts["parameters"])
@@ -282,13 +277,6 @@ def _too_few_to_test(test: ProbeData) -> str | None:
         f"not enough data to test: {_several(sizes['num_games'], 'game')} with "
         f"{_several(sizes['num_positive'], 'positive')} and {_several(sizes['num_negative'], 'negative')}, "
         f"at least {LEAST_GAMES} games and both classes are needed"
-    )
-
-
-def _is_small(sizes: Mapping[str, int]) -> bool:
-    """Whether a pair has too few test games, or samples of a class, to draw a conclusion from."""
-    return sizes["num_games"] < FEWEST_GAMES or (
-        min(sizes["num_positive"], sizes["num_negative"]) < FEWEST_OF_A_CLASS
     )
 
 
@@ -442,10 +430,11 @@ def _several(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _title(form: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
+def _title(name: str, form: Mapping[str, Any], probe: Mapping[str, Any]) -> str:
     layers = ", ".join(map(str, probe["layers"]))
     what = f"{form['concept']}, " if "concept" in form else ""
-    return f"{what}{probe['method']} on layer{'s' * (len(probe['layers']) > 1)} {layers} of {probe['model']}"
+    on = f"layer{'s' * (len(probe['layers']) > 1)} {layers} of {probe['model']}"
+    return f"{name}\n{what}{probe['method']} on {on}"
 
 
 def by_concept(manifests: Iterable[str]) -> dict[str, list[Path]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
 from probeline.models.render import UnrenderableChatError, load_tokenizer, render_chat
-from probeline.probes.detector import Detector, load_detector
+from probeline.probes.detector import Detector, load_detector, reads_all_layers
 from probeline.probes.score import (
     Score,
     chat,
@@ -124,6 +124,7 @@ class Monitor:
             layer: _ScoreMap(detector, number, _device(self._blocks[max(layer, 1) - 1]))
             for number, layer in enumerate(detector.layers)
         }
+        self._rest = _Rest(detector) if reads_all_layers(detector) else None
         self._linear = all(head.hidden_weight is None for head in detector.heads)
         self._blank: dict[int, bool] = {}
         self._handles: list[Any] = []
@@ -270,6 +271,8 @@ class Monitor:
         scores = self._parts[0]
         for other in self._parts[1:]:
             scores = scores + other.to(scores.device)
+        if self._rest is not None:
+            scores = self._rest(scores)
         for number, (token, score) in enumerate(zip(ids, scores.tolist(), strict=True)):
             running = self._running[number]
             running.open = running.open and token not in self._ends
@@ -306,6 +309,8 @@ class Monitor:
 class _ScoreMap:
     """One layer's part of a score: scaler, head and the scaling of its scores, folded into as few products.
 
+    Of an mlp over all layers side by side, it is the layer's part [n, hidden] of what its hidden layer gets.
+
     Args:
         detector: whose part it is.
         number: of the layer in it.
@@ -318,12 +323,19 @@ class _ScoreMap:
         def tensor(values: Any) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
-        head, scale = detector.heads[number], detector.scaler_scale[number]
+        mean, scale = detector.scaler_mean[number], detector.scaler_scale[number]
+        self._hidden: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._part: tuple[torch.Tensor, torch.Tensor] | None = None
+        if reads_all_layers(detector):
+            whole = detector.heads[0].hidden_weight
+            assert whole is not None
+            weight = whole.reshape(*detector.scaler_scale.shape, -1)[number] / scale[:, None]
+            self._part = tensor(weight), tensor(-mean @ weight)
+            return
+        head = detector.heads[number]
         share = 1 / (detector.score_scale[number] * len(detector.layers))
         bias = (head.bias - detector.score_mean[number]) * share
         direction = head.direction * share
-        mean = detector.scaler_mean[number]
-        self._hidden: tuple[torch.Tensor, torch.Tensor] | None = None
         if head.hidden_weight is not None and head.hidden_bias is not None:
             weight = head.hidden_weight / scale[:, None]
             self._hidden = tensor(weight), tensor(head.hidden_bias - mean @ weight)
@@ -333,13 +345,38 @@ class _ScoreMap:
         self._direction, self._bias = tensor(direction), tensor(bias)
 
     def __call__(self, values: "torch.Tensor") -> "torch.Tensor":
-        """Scores [n] of activations [n, width]."""
+        """Scores [n] of activations [n, width], or their part [n, hidden]."""
         import torch
 
+        if self._part is not None:
+            weight, bias = self._part
+            return torch.addmm(bias, values, weight)
         if self._hidden is not None:
             weight, bias = self._hidden
             values = torch.addmm(bias, values, weight).relu_()
         return torch.addmv(self._bias, values, self._direction)
+
+
+class _Rest:
+    """What makes a score of the layers' parts together: the rest of an mlp over all layers side by side.
+
+    Args:
+        detector: that has one head for several layers.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        import torch
+
+        (head,) = detector.heads
+        scale = float(detector.score_scale[0])
+        self._hidden_bias = torch.tensor(head.hidden_bias, dtype=torch.float32)
+        self._direction = torch.tensor(head.direction / scale, dtype=torch.float32)
+        self._bias = (head.bias - float(detector.score_mean[0])) / scale
+
+    def __call__(self, parts: "torch.Tensor") -> "torch.Tensor":
+        """Scores [n] of the sum of the layers' parts [n, hidden]."""
+        hidden_bias, direction = (each.to(parts.device) for each in (self._hidden_bias, self._direction))
+        return (parts + hidden_bias).relu() @ direction + self._bias
 
 
 class _Running:

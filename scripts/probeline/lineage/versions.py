@@ -1,0 +1,243 @@
+"""Versions of artifacts: which of them DVC does not hold yet, and one batch that hands them over.
+
+Never inside a rule, for parallel jobs fail on DVC's lock: after a run, or by `probeline track`.
+"""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from probeline.errors import ProbelineError
+from probeline.lineage import dvc_repository
+from probeline.lineage.graph import Lineage, read_lineage
+from probeline.lineage.hashing import STAT_CACHE, digests_of, directory_digest, files_of
+from probeline.lineage.headlines import keep_headlines
+from probeline.lineage.pointers import (
+    Version,
+    annotate,
+    is_current,
+    notes_of,
+    pointer_path,
+    pointers_under,
+    points_at,
+    read_pointer,
+)
+from probeline.lineage.records import Record, Subject
+from probeline.stat_cache import StatCache
+
+Files = Mapping[str, str]
+
+
+@dataclass
+class Tracked:
+    """What `track` did and found.
+
+    Attributes:
+        new: artifacts and corpora that got a pointer.
+        changed: those whose pointer is of other content now.
+        renoted: those whose content stayed, and whose record is another one.
+        unchanged: those whose pointer was right.
+        absent: number of artifacts whose record is here and that are not: to be pulled.
+        refused: path → why it was not versioned.
+        left: corpora that are not versioned here → why.
+        orphans: pointers whose artifact is gone together with its record.
+        pruned: whether the orphans were removed.
+        remote: the remote of a repository that was made now.
+    """
+
+    new: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    renoted: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    absent: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    orphans: list[str] = field(default_factory=list)
+    pruned: bool = False
+    remote: str | None = None
+
+    @property
+    def sound(self) -> list[str]:
+        """All that is here with the content that its pointer names."""
+        return [*self.new, *self.changed, *self.renoted, *self.unchanged]
+
+
+def track(prune: bool = False) -> Tracked:
+    """Hand all new and changed artifacts with a valid record, and raw logs, to DVC; keep `dvc.yaml` current.
+
+    Artifacts are not touched: neither bytes nor times nor links. What is not what its record says is refused.
+
+    Args:
+        prune: remove the pointers of what no longer exists.
+
+    Raises:
+        ProbelineError: DVC failed; what it says.
+    """
+    lineage = read_lineage()
+    tracked = Tracked(refused=dict(lineage.faults))
+    versions = _sound_artifacts(lineage, tracked) + _corpora(lineage, tracked)
+    to_add = []
+    for version in versions:
+        pointer = read_pointer(pointer_path(version.path))
+        if is_current(pointer, version):
+            tracked.unchanged.append(version.path)
+        elif points_at(pointer, version):
+            tracked.renoted.append(version.path)
+        else:
+            to_add.append(version.path)
+            # One that cannot be read (a conflict of a merge, for example) stops all of DVC: it is made anew.
+            if pointer is None:
+                pointer_path(version.path).unlink(missing_ok=True)
+            (tracked.new if pointer is None else tracked.changed).append(version.path)
+    if to_add:
+        dvc_repository.add(to_add)
+    touched = {*to_add, *tracked.renoted}
+    # Last: a pointer that lacks its notes, because this was killed, is handed over once more.
+    for version in versions:
+        if version.path in touched:
+            annotate(version)
+    _find_orphans(lineage, tracked, prune)
+    # While a record cannot be read, its artifact's figures stay as they are.
+    if not lineage.faults:
+        keep_headlines(lineage.records.values(), {version.path for version in versions})
+    return tracked
+
+
+def _sound_artifacts(lineage: Lineage, tracked: Tracked) -> list[Version]:
+    """The artifacts that are here and are what their records say; the others go into the report."""
+    present = []
+    for record in lineage.records.values():
+        for subject in record.subjects:
+            if os.path.lexists(subject.name):
+                present.append((record, subject))
+            else:
+                tracked.absent += 1
+    contents = _contents([subject.name for _, subject in present])
+    sound = []
+    for (record, subject), files in zip(present, contents, strict=True):
+        fault = _difference(subject, files)
+        if fault:
+            tracked.refused[subject.name] = (
+                f"{fault} since {record.path} was written. Have snakemake make it again."
+            )
+            continue
+        named = (record.path.as_posix(), record.sha256)
+        sound.append(Version(subject.name, subject.sha256, _description(record, subject), named))
+    return sound
+
+
+def _description(record: Record, subject: Subject) -> str:
+    return f"{Path(subject.name).name}, made by the rule {record.rule}; its record is {record.path}"
+
+
+def _contents(paths: list[str]) -> list[Files]:
+    """Relative path → digest of the files of each artifact; one of itself, by its name, for a file."""
+    files = [files_of(Path(path)) if Path(path).is_dir() else {Path(path).name: Path(path)} for path in paths]
+    cache = StatCache(STAT_CACHE)
+    try:
+        digests = iter(digests_of([file for found in files for file in found.values()], cache))
+    finally:
+        cache.close()
+    return [{name: next(digests) or "unreadable" for name in found} for found in files]
+
+
+def _difference(subject: Subject, files: Files) -> str:
+    """What is not as recorded, in words; empty where all is."""
+    if not subject.files:
+        return "" if list(files.values()) == [subject.sha256] else "it was changed"
+    for name in sorted({*files, *subject.files}):
+        if files.get(name) != subject.files.get(name):
+            how = (
+                "is missing" if name not in files else "was changed" if name in subject.files else "was added"
+            )
+            return f"{name} {how}"
+    return ""
+
+
+def _corpora(lineage: Lineage, tracked: Tracked) -> list[Version]:
+    """The folders of raw logs that were read, the outermost where one lies in another."""
+    roots: dict[str, str] = {}
+    for record in lineage.records.values():
+        if record.params.get("root") and any(not d.record and d.role == "logs" for d in record.dependencies):
+            roots.setdefault(Path(record.params["root"]).as_posix(), record.wildcards.get("corpus", ""))
+    inside: list[tuple[str, str]] = []
+    for root, corpus in sorted(roots.items()):
+        if any(root.startswith(f"{other}/") for other, _ in inside):
+            continue
+        fault = _unfit(root, lineage)
+        if fault:
+            tracked.left[corpus] = fault
+        else:
+            inside.append((root, corpus))
+    return [
+        Version(root, directory_digest(files), f"raw logs of the corpus {corpus}", None)
+        for (root, corpus), files in zip(inside, _contents([root for root, _ in inside]), strict=True)
+    ]
+
+
+def _unfit(root: str, lineage: Lineage) -> str:
+    """Why a folder of raw logs cannot be versioned here; empty if it can be."""
+    if not Path(root).is_dir():
+        return "its logs lie outside this folder, where DVC does not version them"
+    if any(name == root or name.startswith(f"{root}/") for name in lineage.records) or root == ".":
+        return (
+            f"{root} holds artifacts, too: move the logs to a folder of their own, such as data/raw/<corpus>"
+        )
+    if not is_ignored_by_git(f"{root}/any"):
+        return f"git would take the logs: add /{root}/ to .gitignore, or move them to data/raw"
+    return ""
+
+
+def is_ignored_by_git(path: str) -> bool:
+    """Whether git leaves a path out; False where git cannot be asked."""
+    try:
+        return subprocess.run(["git", "check-ignore", "-q", "--", path], timeout=60).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def _find_orphans(lineage: Lineage, tracked: Tracked, prune: bool) -> None:
+    """Pointers that we have annotated, and whose record is gone."""
+    known = {subject.name for record in lineage.records.values() for subject in record.subjects}
+    for path in pointers_under():
+        pointer = read_pointer(path)
+        record = notes_of(pointer).get("record") if pointer else None
+        if isinstance(record, str) and str(path.with_suffix("")) not in known and not Path(record).exists():
+            tracked.orphans.append(path.as_posix())
+    if prune:
+        for orphan in tracked.orphans:
+            Path(orphan).unlink()
+        tracked.pruned = True
+
+
+def track_after_run(settings: Mapping[str, Any]) -> str:
+    """Track what a run has made, where the config asks for it and there is a DVC repository.
+
+    Never a reason for a run to fail.
+
+    Args:
+        settings: the key `versions` of the config.
+
+    Returns:
+        What was done, or what went wrong, in words; empty where there was nothing to do.
+    """
+    if not settings["auto"] or os.environ.get("CI") or dvc_repository.repository_root() is None:
+        return ""
+    try:
+        tracked = track()
+    except ProbelineError as error:
+        return f"versions: nothing was tracked. {error}"
+    except Exception as error:  # The run has succeeded, whatever DVC says.
+        return f"versions: nothing was tracked. {type(error).__name__}: {error}"
+    handed = len(tracked.new) + len(tracked.changed) + len(tracked.renoted)
+    lines = []
+    if handed:
+        lines.append(
+            f"versions: {handed:,} artifact{'s' * (handed > 1)} handed to DVC; git commit keeps the pointers"
+        )
+    if tracked.refused:
+        lines.append(f"versions: {len(tracked.refused):,} refused; probeline track says why")
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""Records: what is written, what is refused, and names that mean the same on every machine."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from probeline import schema
+from probeline.errors import ProbelineError
+from probeline.files import write_parquet
+from probeline.lineage.games import games_in
+from probeline.lineage.graph import read_lineage
+from probeline.lineage.places import local, local_values, portable, portable_values
+from probeline.lineage.records import Recorder, read_record, record_of
+
+
+class Named(dict[str, Any]):
+    """As much of Snakemake's named lists as a script sees."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+def a_job(output: str, inputs: dict[str, Any], spec: dict[str, Any] | None = None) -> SimpleNamespace:
+    config = {"corpora": {}, "models": {}, "model": "tiny"}
+    spec = {"b": 1, "a": [2], "code": {"scripts/x.py": "0"}} | (spec or {})
+    return SimpleNamespace(
+        rule="make_it",
+        config=config,
+        wildcards=Named(),
+        input=Named(inputs),
+        output=Named(made=output, record=f"{output}.lineage.json"),
+        params=SimpleNamespace(spec=spec),
+        log=["logs/make_it/it.log"],
+    )
+
+
+def make(output: str, inputs: dict[str, Any], text: str = "made") -> None:
+    recorder = Recorder(a_job(output, inputs), threads=1)
+    Path(output).mkdir(parents=True, exist_ok=True)
+    (Path(output) / "manifest.json").write_text(f'{{"is": "{text}"}}')
+    recorder.write()
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_record_names_the_record_of_what_was_read() -> None:
+    make("results/a", {})
+    make("results/b", {"above": "results/a/manifest.json"})
+    (dependency,) = read_record(Path("results/b.lineage.json")).dependencies
+    assert (dependency.role, dependency.record) == ("above", "results/a.lineage.json")
+    assert dependency.record_sha256 == read_record(Path("results/a.lineage.json")).sha256
+
+
+def test_an_input_that_changes_while_a_job_reads_it_is_refused() -> None:
+    Path("log.txt").write_text("one")
+    recorder = Recorder(a_job("results/a", {"logs": ["log.txt"]}), threads=1)
+    Path("results/a").mkdir(parents=True)
+    Path("log.txt").write_text("another")
+    with pytest.raises(ProbelineError, match=r"log\.txt was changed while make_it was reading it"):
+        recorder.write()
+    assert not Path("results/a.lineage.json").exists()
+
+
+def test_parameters_keep_their_order_and_types() -> None:
+    make("results/a", {})
+    assert repr(read_record(Path("results/a.lineage.json")).params) == (
+        "{'b': 1, 'a': [2], 'code': {'scripts/x.py': '0'}}"
+    )
+
+
+@pytest.mark.parametrize("word", ["make_it", "0.1.0", "2.13", "local"])
+def test_an_edited_record_is_refused_by_name(word: str) -> None:
+    make("results/a", {})
+    path = Path("results/a.lineage.json")
+    text = path.read_text()
+    assert word in text
+    path.write_text(text.replace(word, f"{word}9", 1))
+    with pytest.raises(ProbelineError, match=r"results/a\.lineage\.json was edited"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"predicate": 3}', "null"])
+def test_what_is_no_record_is_refused_by_name(text: str) -> None:
+    make("results/a", {})
+    Path("results/a.lineage.json").write_text(text)
+    lineage = read_lineage()
+    assert not lineage.records
+    assert "results/a.lineage.json" in lineage.faults["results/a.lineage.json"]
+
+
+def test_a_file_inside_an_artifact_has_its_record() -> None:
+    make("results/a", {})
+    assert record_of(Path("results/a/manifest.json")) == Path("results/a.lineage.json")
+    assert record_of(Path("results/a")) == Path("results/a.lineage.json")
+    assert record_of(Path("results/other/manifest.json")) is None
+
+
+def test_ancestors_stand_before_what_was_made_from_them() -> None:
+    make("results/a", {})
+    make("results/b", {"above": "results/a/manifest.json"})
+    make("results/c", {"above": ["results/a/manifest.json", "results/b/manifest.json"]})
+    lineage = read_lineage()
+    assert [record.name for record in lineage.ancestors([lineage.find("c")])] == [
+        "results/a",
+        "results/b",
+        "results/c",
+    ]
+    assert [record.name for record in lineage.descendants([lineage.find("results/a")])] == [
+        "results/a",
+        "results/b",
+        "results/c",
+    ]
+    with pytest.raises(ProbelineError, match="results/b"):
+        lineage.find("results/bb")
+
+
+def test_no_path_of_a_machine_enters_a_record(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("elsewhere")
+    roots = {"raw/mine": root}
+    value = {"root": str(root), "files": [str(root / "game1/x.json")], "home": "~/secret/x", "rate": "1/2"}
+    named = portable_values(value, roots)
+    assert named == {
+        "root": "raw/mine",
+        "files": ["raw/mine/game1/x.json"],
+        "home": "outside/x",
+        "rate": "1/2",
+    }
+    assert local_values(named, roots)["files"] == [str(root / "game1/x.json")]
+    assert portable(root / "game1", roots) == "raw/mine/game1"
+    assert local("raw/mine/game1", roots) == root / "game1"
+    assert portable("data/raw/x", roots) == portable(Path.cwd() / "data/raw/x", roots) == "data/raw/x"
+
+
+def test_games_come_from_the_table_and_lack_nothing_that_is_known_above(tmp_path: Path) -> None:
+    rows = [
+        {"sample": f"{game}#1", "game": game, "split": split, "label": 1, "score": 0.5, "probability": 0.5}
+        for game, split in (("g1", "train"), ("g2", "test"))
+    ]
+    write_parquet(tmp_path / "scores.parquet", schema.make_table(rows, schema.SCORES))
+    above = [{"train": {"g1": "aa", "g3": "cc"}, "test": {"g2": "bb"}}]
+    found = games_in({"scores.parquet": tmp_path / "scores.parquet"}, above)
+    assert found == {"train": {"g1": "aa"}, "test": {"g2": "bb"}}
+
+
+def test_an_artifact_without_a_table_shows_the_games_above_it_but_for_unread_splits(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(orjson.dumps({"unread_splits": ["test"]}))
+    above = [{"train": {"g1": "aa"}, "test": {"g2": "bb"}}]
+    assert games_in({"manifest.json": tmp_path / "manifest.json"}, above) == {"train": {"g1": "aa"}}

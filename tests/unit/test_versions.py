@@ -1,0 +1,169 @@
+"""What is versioned, what is left and why; with DVC itself, without a run."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probeline.lineage import dvc_repository
+from probeline.lineage.dvc_repository import make_repository, repository_root
+from probeline.lineage.headlines import keep_headlines
+from probeline.lineage.pointers import pointer_path, read_pointer
+from probeline.lineage.records import PREDICATE, STATEMENT, read_record, record_bytes
+from probeline.lineage.versions import track, track_after_run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository with our ignore files, as the working directory."""
+    here = tmp_path / "project"
+    here.mkdir()
+    subprocess.run(["git", "init", "-q", here], check=True)
+    for name in (".gitignore", ".dvcignore"):
+        (here / name).write_bytes((Path(__file__).parents[2] / name).read_bytes())
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.delenv("CI", raising=False)
+    return here
+
+
+def write_artifact(name: str, rule: str = "fetch_model", root: str | None = None, logs: str = "") -> Path:
+    """A file as an artifact, with its record; made from raw logs if `root` names them."""
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"content of {name}")
+    digest = subprocess.run(["sha256sum", name], capture_output=True, text=True).stdout.split()[0]
+    raw = {"name": logs, "digest": {"sha256": "0" * 64}, "annotations": {"input": True, "role": "logs"}}
+    statement: dict[str, Any] = {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": digest}, "annotations": {"bytes": 1}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "externalParameters": {
+                    "rule": rule,
+                    "wildcards": {"corpus": path.stem},
+                    "params": {"root": root} if root else {},
+                },
+                "internalParameters": {},
+                "resolvedDependencies": [raw] if root else [],
+            },
+            "runDetails": {
+                "metadata": {"invocationId": "", "startedOn": "", "finishedOn": ""},
+                "byproducts": [{"annotations": {}}],
+            },
+        },
+    }
+    Path(f"{name}.lineage.json").write_bytes(record_bytes(statement))
+    return path
+
+
+def test_raw_logs_get_one_pointer_where_git_leaves_them_out(folder: Path, tmp_path: Path) -> None:
+    for corpus in ("data/raw/own", "data/raw/own/nested", "loose"):
+        (folder / corpus).mkdir(parents=True, exist_ok=True)
+        (folder / corpus / "log.txt").write_text(corpus)
+    write_artifact("results/own", root="data/raw/own", logs="data/raw/own/log.txt")
+    write_artifact("results/nested", root="data/raw/own/nested", logs="data/raw/own/nested/log.txt")
+    write_artifact("results/loose", root="loose", logs="loose/log.txt")
+    write_artifact("results/outside", root="raw/outside", logs="raw/outside/log.txt")
+    write_artifact("results/around", root="results", logs="results/log.txt")
+    make_repository()
+    tracked = track()
+    assert "data/raw/own" in tracked.new
+    assert not {"data/raw/own/nested", "loose", "raw/outside", "results"} & set(tracked.new)
+    assert "/loose/ to .gitignore" in tracked.left["loose"]
+    assert "outside this folder" in tracked.left["outside"]
+    assert "holds artifacts" in tracked.left["around"]
+    pointer = read_pointer(pointer_path("data/raw/own"))
+    assert pointer is not None
+    assert pointer["outs"][0]["nfiles"] == 2
+    # A new log makes another version of the corpus, and of nothing else.
+    (folder / "data/raw/own/new.txt").write_text("x")
+    assert track().changed == ["data/raw/own"]
+
+
+def test_what_a_kill_or_a_merge_left_of_a_pointer_is_mended(folder: Path) -> None:
+    write_artifact("results/a")
+    write_artifact("results/b")
+    make_repository()
+    track()
+    whole = pointer_path("results/a").read_bytes()
+    assert b"record: results/a.lineage.json" in whole
+    for broken in (b"", b"<<<<<<< HEAD\nouts:\n=======\n", whole.partition(b"desc")[0]):
+        pointer_path("results/a").write_bytes(broken)
+        tracked = track()
+        assert [*tracked.new, *tracked.changed] == ["results/a"]
+        assert pointer_path("results/a").read_bytes() == whole
+    # A pointer to other content, with notes that fit: somebody else has written it since.
+    other = read_pointer(pointer_path("results/b"))
+    assert other is not None
+    pointer_path("results/a").write_bytes(
+        whole.replace(
+            b"- md5: " + whole.split(b"md5: ")[1][:32], b"- md5: " + other["outs"][0]["md5"].encode()
+        )
+    )
+    assert track().changed == ["results/a"]
+    assert pointer_path("results/a").read_bytes() == whole
+
+
+def test_a_record_written_again_changes_the_notes_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact("results/a")
+    make_repository()
+    track()
+    before = read_pointer(pointer_path("results/a"))
+    write_artifact("results/a", rule="build_dialogues")
+
+    def no_need(paths: list[str]) -> None:
+        raise AssertionError(f"handed to DVC: {paths}")
+
+    monkeypatch.setattr(dvc_repository, "add", no_need)
+    assert track().renoted == ["results/a"]
+    after = read_pointer(pointer_path("results/a"))
+    assert before is not None
+    assert after is not None
+    assert after["outs"] == before["outs"]
+    assert after["meta"]["record_sha256"] == read_record(Path("results/a.lineage.json")).sha256
+
+
+def test_after_a_run_a_fault_is_said_and_never_raised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_artifact("results/a")
+    assert track_after_run({"auto": True}) == ""  # no DVC repository
+    make_repository()
+    monkeypatch.setenv("CI", "true")
+    assert track_after_run({"auto": True}) == ""
+    monkeypatch.delenv("CI")
+    assert track_after_run({"auto": False}) == ""
+    (folder / ".dvc/config").write_text("[core\n")
+    assert track_after_run({"auto": True}).startswith("versions: nothing was tracked. DVC: ")
+    assert not pointer_path("results/a").exists()
+
+
+def test_a_project_inside_a_larger_repository_has_its_own_versions(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = folder / "inner"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    assert repository_root() is None
+    assert make_repository() == "../inner-dvc"
+    assert repository_root() == inner
+    write_artifact("results/a")
+    assert track().new == ["results/a"]
+    assert dvc_repository.push(["results/a"]) == {}
+    assert any((folder / "inner-dvc").rglob("*"))
+
+
+def test_entries_of_others_in_dvc_yaml_stay(folder: Path) -> None:
+    Path("dvc.yaml").write_text("metrics: [mine.json, metrics/probes/gone.json]\nstages: {a: {cmd: ls}}\n")
+    Path("metrics/probes").mkdir(parents=True)
+    Path("metrics/probes/gone.json").write_text("{}")
+    Path("metrics/probes/theirs.json").write_text("{}")
+    keep_headlines([], set())
+    text = Path("dvc.yaml").read_text()
+    assert "mine.json" in text
+    assert "cmd: ls" in text
+    assert "gone" not in text
+    assert [path.name for path in Path("metrics/probes").iterdir()] == ["theirs.json"]
