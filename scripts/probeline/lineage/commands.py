@@ -27,7 +27,22 @@ def add_lineage_commands(commands: Any) -> None:
         commands: the subparsers of the command line.
     """
     # Here, as these modules use what is below.
-    from probeline.lineage import export, reproduce, restore, retract, root, show_graph, track, verify
+    from probeline.lineage import (
+        cost,
+        export,
+        impact,
+        leakage,
+        reproduce,
+        restore,
+        retract,
+        root,
+        show_graph,
+        stale,
+        trace,
+        track,
+        verify,
+        why,
+    )
 
     track.add_command(commands)
     track.add_list_command(commands)
@@ -40,7 +55,10 @@ def add_lineage_commands(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     queries = audit.add_subparsers(dest="query", required=True, metavar="QUERY")
-    for part in (verify, reproduce, retract, show_graph, export, root):
+    for part in (
+        *(verify, trace, impact, why, leakage, stale, cost),
+        *(reproduce, retract, show_graph, export, root),
+    ):
         part.add_command(queries)
 
 

@@ -27,13 +27,16 @@ def games_in(files: Mapping[str, Path], upstream: Iterable[Games]) -> Games:
         files: relative path → file of the artifact.
         upstream: games of what it was made from.
     """
-    known: dict[str, tuple[str, str | None]] = {}
+    known: dict[str, dict[str | None, str]] = {}
     for games in upstream:
         for split, members in games.items():
             for game, content in members.items():
-                before = known.get(game)
-                if before is None or before[0] == WITHOUT_SPLIT or before[1] is None:
-                    known[game] = (split, content)
+                contents = known.setdefault(game, {})
+                if contents.get(content, WITHOUT_SPLIT) == WITHOUT_SPLIT:
+                    contents[content] = split
+    for contents in known.values():
+        if len(contents) > 1:
+            contents.pop(None, None)
     table = next((name for name in TABLES if name in files), None)
     if table is not None:
         return _sorted(_rows(files[table], known))
@@ -41,18 +44,36 @@ def games_in(files: Mapping[str, Path], upstream: Iterable[Games]) -> Games:
     if logs:
         return {WITHOUT_SPLIT: {log.parent.as_posix(): None for log in sorted(logs)}}
     unread = set(read_json(files[MANIFEST]).get("unread_splits", ())) if MANIFEST in files else set()
-    return _sorted((split, game, content) for game, (split, content) in known.items() if split not in unread)
+    return _sorted(
+        (split, key_of(game, content, contents), content)
+        for game, contents in known.items()
+        for content, split in contents.items()
+        if split not in unread
+    )
 
 
-def _rows(table: Path, known: Mapping[str, tuple[str, str | None]]) -> Iterable[tuple[str, str, str | None]]:
+def key_of(game: str, content: str | None, contents: Mapping[str | None, str]) -> str:
+    """The key of a game in a record; where corpora call different games alike, it ends with the content."""
+    return game if len(contents) == 1 else f"{game}#{content}"
+
+
+def name_of(key: str, content: str | None) -> str:
+    """The game's key in its corpus: the inverse of `key_of`."""
+    return key.removesuffix(f"#{content}") if content and "#" in key else key
+
+
+def _rows(
+    table: Path, known: Mapping[str, Mapping[str | None, str]]
+) -> Iterable[tuple[str, str, str | None]]:
     """Split, game and content of each game of a table, once."""
     file = open_parquet(table)
     columns = [name for name in ("game", "split", "content") if name in file.schema_arrow.names]
     rows: list[dict[str, Any]] = file.read(columns=columns).group_by(columns).aggregate([]).to_pylist()
     for row in rows:
-        split, content = known.get(row["game"], (WITHOUT_SPLIT, None))
+        contents = known.get(row["game"], {None: WITHOUT_SPLIT})
         own = row.get("content")
-        yield row.get("split", split), row["game"], own[:DIGITS] if own else content
+        content = own[:DIGITS] if own else next(iter(contents))
+        yield row.get("split", contents.get(content, WITHOUT_SPLIT)), row["game"], content
 
 
 def _sorted(found: Iterable[tuple[str, str, str | None]]) -> Games:

@@ -1,17 +1,20 @@
 """All records of this directory as a graph, read from their files: there is no database to go stale."""
 
+import difflib
 import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from probeline.errors import ProbelineError, near_misses
 from probeline.lineage.records import SUFFIX, Dependency, Record, artifact_of, read_record
 
 PLACES = ("data", "results")
+MOST_NAMES = 12
+"""In a message."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,23 @@ class Lineage:
                     pending.append(child)
         return pending
 
+    def require_records(self) -> None:
+        """Refuse to answer from nothing.
+
+        Raises:
+            ProbelineError: there are no records.
+        """
+        if not self.records:
+            raise ProbelineError(
+                "There are no records under data/ and results/. They are written by runs: make something "
+                "first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
+            )
+
+    def missing(self, records: Iterable[Record]) -> list[str]:
+        """The artifacts among some and all above them that a record names and that have no valid one."""
+        named = {name for record in self.ancestors(records) for name in parent_names(record)}
+        return sorted(named - self.records.keys())
+
     def find(self, target: str) -> Record:
         """The record of a target as people name it.
 
@@ -95,15 +115,32 @@ class Lineage:
             return called[0]
         if called:
             raise ProbelineError(
-                f"{target} names several artifacts: {', '.join(record.name for record in called)}. "
+                f"{target} names several artifacts. {closest(target, [record.name for record in called])} "
                 "Give the whole path."
             )
-        if not self.records:
-            raise ProbelineError(
-                "There are no records under data/ and results/. They are written by runs: make something "
-                "first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
-            )
-        raise ProbelineError(f"No artifact {target} has a record. {near_misses(target, self.records)}")
+        self.require_records()
+        raise ProbelineError(f"No artifact {target} has a record. {closest(target, self.records)}")
+
+
+def closest(wanted: str, names: Iterable[str]) -> str:
+    """The names nearest to what was asked for; all of them only where they are few.
+
+    Args:
+        wanted: what is none of them.
+        names: of artifacts or games, thousands perhaps.
+    """
+    names = sorted(names)
+    if len(names) <= MOST_NAMES:
+        return near_misses(wanted, names)
+    last = PurePosixPath(wanted).name
+    inside = [name for name in names if wanted in name or (last and last in name)]
+    ends = {name.rpartition("/")[2]: name for name in names}
+    near = difflib.get_close_matches(wanted, names, n=3) or [
+        ends[end] for end in difflib.get_close_matches(last, ends, n=3)
+    ]
+    shown = list(dict.fromkeys([*near, *inside]))[:MOST_NAMES]
+    hint = f"Did you mean {' or '.join(shown)}? " if shown else ""
+    return f"{hint}There are {len(names):,} in all."
 
 
 def parent_names(record: Record) -> list[str]:

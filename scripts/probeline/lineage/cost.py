@@ -1,0 +1,148 @@
+"""`probeline audit cost`: what a lineage took, in seconds and in money; what is shared counts once."""
+
+import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from probeline.lineage.commands import add_json, make_console
+from probeline.lineage.terminal import (
+    make_table,
+    number_of,
+    print_json,
+    warn_of_gaps,
+    words,
+)
+
+if TYPE_CHECKING:
+    from probeline.lineage.records import Record
+
+EXAMPLES = """\
+examples:
+  probeline audit cost                                     everything that has a record
+  probeline audit cost trust_lr_l22                        a probe, down to its raw logs
+  probeline audit cost trust_lr_l22 collusion_lr_l22       each, and both: what they share counts once
+
+exit status: 0; 1 where a target, or what it rests upon, has no record.
+"""
+SUMS = {
+    "seconds": "seconds",
+    "processor_seconds": "processorSeconds",
+    "gpu_seconds": "gpuSeconds",
+    "usd": "usd",
+}
+"""Name in the answer → name in a record."""
+
+
+def add_command(queries: Any) -> None:
+    """Declare the command.
+
+    Args:
+        queries: the subparsers of `probeline audit`.
+    """
+    parser = queries.add_parser(
+        "cost",
+        help="seconds, GPU seconds and money over the whole lineage",
+        description="What artifacts and all that they were made from took, by rule. The seconds are those of "
+        "the runs that made what is there now; what several rest upon counts once.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", nargs="*", metavar="TARGET", help="artifacts (default: all)")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from probeline.lineage.graph import read_lineage
+
+    lineage = read_lineage()
+    lineage.require_records()
+    targets = list({record.name: record for record in map(lineage.find, options.target)}.values())
+    everything = lineage.ancestors(targets or lineage.records.values())
+    facts = {
+        "targets": {record.name: total(lineage.ancestors([record])) for record in targets},
+        "rules": by_rule(everything),
+        "total": total(everything),
+    }
+    if options.json:
+        print_json(facts)
+    else:
+        _print(facts)
+    return warn_of_gaps(lineage, everything)
+
+
+def total(records: Iterable["Record"]) -> dict[str, Any]:
+    """Jobs, seconds, processor seconds, GPU seconds, money, and tokens a second where the jobs have them."""
+    costs = [record.cost for record in records]
+    summed: dict[str, Any] = {"jobs": len(costs)}
+    summed |= {name: round(sum(cost.get(key) or 0 for cost in costs), 6) for name, key in SUMS.items()}
+    summed["peak_bytes"] = max((cost.get("peakBytes") or 0 for cost in costs), default=0)
+    counted = [cost["figures"] for cost in costs if _has_tokens(cost.get("figures"))]
+    tokens, seconds = (sum(figures[key] for figures in counted) for key in ("tokens", "seconds"))
+    summed["tokens"] = tokens
+    summed["tokens_per_second"] = round(tokens / seconds, 1) if seconds else None
+    return summed
+
+
+def _has_tokens(figures: Any) -> bool:
+    keys = ("tokens", "seconds")
+    return isinstance(figures, dict) and all(isinstance(figures.get(key), int | float) for key in keys)
+
+
+def by_rule(records: Iterable["Record"]) -> dict[str, dict[str, Any]]:
+    """The sums of each rule, in the order in which the rules first come."""
+    rules: dict[str, list[Record]] = {}
+    for record in records:
+        rules.setdefault(record.rule, []).append(record)
+    return {rule: total(made) for rule, made in rules.items()}
+
+
+def cost_line(records: Iterable["Record"]) -> str:
+    """The sums in one line."""
+    summed = total(records)
+    gpu = f", {duration(summed['gpu_seconds'])} of GPU" if summed["gpu_seconds"] else ""
+    money = f", {summed['usd']:.2f} USD" if summed["usd"] else ""
+    return (
+        f"{number_of(summed['jobs'], 'job')}, {duration(summed['seconds'])}, "
+        f"{duration(summed['processor_seconds'])} of processor{gpu}{money}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """`3.2 s`, `12 min 4 s`, `3 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _print(facts: dict[str, Any]) -> None:
+    console = make_console()
+    numbers = ("jobs", "time", "processor", "GPU", "USD", "tokens/s")
+    if len(facts["targets"]) > 1:
+        table = make_table("target", *numbers, right=numbers)
+        for name, summed in facts["targets"].items():
+            table.add_row(words(name), *_cells(summed))
+        table.add_section()
+        table.add_row(words("together, shared once", "bold"), *_cells(facts["total"]))
+        console.print(table)
+        console.print()
+    table = make_table("rule", *numbers, right=numbers)
+    for rule, summed in facts["rules"].items():
+        table.add_row(words(rule), *_cells(summed))
+    table.add_section()
+    table.add_row(words("total", "bold"), *_cells(facts["total"]))
+    console.print(table)
+
+
+def _cells(summed: dict[str, Any]) -> list[str]:
+    rate = summed["tokens_per_second"]
+    return [
+        f"{summed['jobs']:,}",
+        duration(summed["seconds"]),
+        duration(summed["processor_seconds"]),
+        duration(summed["gpu_seconds"]) if summed["gpu_seconds"] else "0",
+        f"{summed['usd']:.2f}" if summed["usd"] else "0",
+        f"{rate:,.0f}" if rate else "",
+    ]
