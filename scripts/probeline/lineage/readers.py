@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from probeline.config import load_config
+from probeline.config import DEFAULT_CONFIG, load_config
 from probeline.digests import sha256_file
 from probeline.lineage.environment import LOCK
 from probeline.lineage.graph import Lineage
