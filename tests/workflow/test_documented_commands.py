@@ -26,6 +26,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh_project(tmp_path_factory.mktemp("readme") / "project")
     shutil.copy2(REPOSITORY / "Makefile", project.folder)
     (project.folder / ".venv").symlink_to(REPOSITORY / ".venv")
+    project.commit("sources")
     return project
 
 

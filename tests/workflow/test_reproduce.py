@@ -16,12 +16,6 @@ pytestmark = pytest.mark.workflow
 DIALOGUES = "data/processed/dialogues/collusion/shard-0-of-3"
 
 
-def git(project: Project, *words: str) -> str:
-    done = project.command("git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 def reproduce(project: Project, *words: str) -> tuple[int, str]:
     done = project.command(sys.executable, "-m", "probeline.cli", "audit", "reproduce", *words)
     return done.returncode, done.stdout
@@ -32,9 +26,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A run in a git repository, on logs that git does not hold, with settings from a file that is gone."""
     project = fresh_project(tmp_path_factory.mktemp("reproduce") / "project")
     shutil.copy2(REPOSITORY / ".gitignore", project.folder / ".gitignore")
-    git(project, "init", "--quiet")
-    git(project, "add", "--all")
-    git(project, "commit", "--quiet", "--message", "sources")
+    project.git("init", "--quiet")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "sources")
     simulate_games(7, range(12), project.folder / "data/raw/games")
     project.write("own.yaml", OWN_LOGS)
     project.run(PROBE, config=(TINY, "own.yaml"))
@@ -49,7 +43,7 @@ def project(finished: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Project) -> None:
-    before = git(finished, "status", "--porcelain")
+    before = finished.git("status", "--porcelain")
     done = finished.command(
         *(sys.executable, "-m", "probeline.cli", "audit", "reproduce", "--json", "collusion_mms_l2"),
     )
@@ -60,8 +54,8 @@ def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Pro
     assert [one["artifact"] for one in result["artifacts"]][-1] == PROBE
     # The model, 3 shards of the corpus, the corpus, 3 of dialogues, 3 of activations, the probe.
     assert len(result["artifacts"]) == 12
-    assert git(finished, "status", "--porcelain") == before
-    assert git(finished, "worktree", "list").count("\n") == 1
+    assert finished.git("status", "--porcelain") == before
+    assert finished.git("worktree", "list").count("\n") == 1
     assert not list((finished.folder / ".probeline/reproduce").iterdir())
 
 

@@ -34,12 +34,6 @@ EVERY_RULE = Counter(
 )
 
 
-def git(project: Project, *words: str) -> None:
-    who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    done = project.command("git", *who, *words)
-    assert done.returncode == 0, done.stdout
-
-
 def restore(project: Project, *words: str, status: int = 0) -> dict:
     """Run the command; what it says as JSON."""
     done = project.command(
@@ -96,16 +90,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     shutil.copy2(REPOSITORY / ".gitignore", project.folder / ".gitignore")
     project.write("own.yaml", f"corpora:\n  werewolf:\n    root: {top / 'games'}\n")
     project.run(PROBE, config=OWN)
-    git(project, "init", "--quiet", "--initial-branch=main")
-    git(project, "add", "--all")
-    git(project, "commit", "--quiet", "--message=A probe and its records")
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=A probe and its records")
     return project
 
 
 @pytest.fixture
 def pulled(made: Project, tmp_path: Path) -> Project:
     """A clone with all artifacts, and a corpus of its own elsewhere; nothing restored yet."""
-    git(made, "clone", "--quiet", str(made.folder), str(tmp_path / "clone"))
+    made.git("clone", "--quiet", str(made.folder), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     pull(made, clone)
     shutil.copytree(made.folder.parent / "games", tmp_path / "games")
@@ -174,9 +168,9 @@ def test_what_dvc_pulls_is_restored(made: Project, tmp_path: Path) -> None:
     tables = [str(file.relative_to(top)) for file in (top / "data/processed/werewolf").glob("*.*")]
     dvc(origin, "add", "--quiet", *folders, *tables)
     dvc(origin, "push", "--quiet")
-    git(origin, "add", "--all")
-    git(origin, "commit", "--quiet", "--message=Pointers")
-    git(origin, "clone", "--quiet", str(top), str(tmp_path / "clone"))
+    origin.git("add", "--all")
+    origin.git("commit", "--quiet", "--message=Pointers")
+    origin.git("clone", "--quiet", str(top), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     dvc(clone, "pull", "--quiet")
     assert len(restore(clone)["restored"]) == 12
@@ -268,16 +262,16 @@ def test_a_probe_made_of_other_activations_than_are_recorded_is_not_restored(pul
 
 
 def test_branches_switch_both_ways(pulled: Project, tmp_path: Path) -> None:
-    git(pulled, "commit", "--quiet", "--all", "--message=The corpus lies elsewhere here")
+    pulled.git("commit", "--quiet", "--all", "--message=The corpus lies elsewhere here")
     restore(pulled)
     first = pulled.copy(tmp_path / "first")
-    git(pulled, "switch", "--quiet", "--create", "other")
+    pulled.git("switch", "--quiet", "--create", "other")
     change_a_parameter(pulled)
     pulled.run(PROBE, config=OWN)
-    git(pulled, "commit", "--quiet", "--all", "--message=Another setting")
+    pulled.git("commit", "--quiet", "--all", "--message=Another setting")
     second = pulled.copy(tmp_path / "second")
     for branch, artifacts_there in (("main", first), ("other", second), ("main", first)):
-        git(pulled, "switch", "--quiet", branch)
+        pulled.git("switch", "--quiet", branch)
         assert list(restore(pulled, status=1)["refused"]) == [PROBE]
         pull(artifacts_there, pulled, seed=3)
         assert restore(pulled)["refused"] == {}
@@ -337,7 +331,7 @@ def test_without_its_record_nothing_counts_as_done(made: Project, tmp_path: Path
     unaided = project.snakemake("--dry-run", "--workflow-profile", "none", PROBE, config=OWN)
     assert unaided.returncode != 0
     assert "IncompleteFilesException" in unaided.stdout
-    git(project, "checkout", "--quiet", "--", *records)
+    project.git("checkout", "--quiet", "--", *records)
     assert project.planned(PROBE, config=OWN) == Counter()
 
 
