@@ -17,6 +17,8 @@ DEFAULT_CONFIG = Path("config/config.yaml")
 SCHEMA = Path("config/schemas/config.schema.yaml")
 ROLE_MASKED = ".role_masked"
 """Ends the name of a concept's dialogues and activations that do not tell the actor's role."""
+TAKEN = ("models", "adapters")
+"""Records call what lies outside the project raw/<corpus>, raw/models/<model>, raw/adapters/<adapter>."""
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 BOUNDS = {
@@ -178,6 +180,8 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
         except ProbelineError as error:
             faults.append(str(error))
     for name, corpus in config["corpora"].items():
+        if name in TAKEN:
+            faults.append(f"corpora.{name}: records use this name for other things. Choose another.")
         if is_simulated(name, corpus) and "simulated_games" not in corpus:
             faults.append(f"corpora.{name} lacks simulated_games, the number of games to simulate.")
     depth = model_depth(config)

@@ -131,6 +131,12 @@ def test_a_concept_of_an_unknown_corpus(config: dict[str, Any]) -> None:
     assert "probes.trust.corpus is 'werewolfs'. Did you mean werewolf?" in refusal(config)
 
 
+@pytest.mark.parametrize("name", ["models", "adapters"])
+def test_a_corpus_named_as_records_name_other_things(config: dict[str, Any], name: str) -> None:
+    config["corpora"][name] = config["corpora"]["werewolf"]
+    assert f"corpora.{name}: records use this name" in refusal(config)
+
+
 def test_role_masked_is_for_contexts_that_name_the_role(config: dict[str, Any]) -> None:
     config["probes"]["trust"]["role_masked"] = False
     config["probes"]["collusion"]["role_masked"] = False

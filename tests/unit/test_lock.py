@@ -49,3 +49,13 @@ def test_a_run_waits_for_the_jobs_that_a_killed_run_has_left(tmp_path: Path) -> 
     assert held(own)
     own.communicate("\n")
     run.communicate("\n")
+
+
+def test_a_job_that_starts_after_its_run_was_killed_gives_way(tmp_path: Path) -> None:
+    """Its interpreter took a second to start; by then another run had begun."""
+    late = "os.environ['PROBELINE_RUN'] = 'another'; hold_job_lock()"
+    run = start(tmp_path, RUN)
+    assert held(run)
+    job = start(tmp_path, f"import os; {late}")
+    assert "The run that started this job has ended" in job.communicate()[1]
+    run.communicate("\n")

@@ -1,5 +1,9 @@
 """Records: what is written, what is refused, and names that mean the same on every machine."""
 
+import importlib
+import os
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +14,13 @@ import pytest
 from probeline import schema
 from probeline.errors import ProbelineError
 from probeline.files import write_parquet
+from probeline.lineage import running_code
+from probeline.lineage.code import code_digest
 from probeline.lineage.games import games_in
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.places import local, local_values, portable, portable_values
 from probeline.lineage.records import Recorder, read_record, record_of
+from probeline.lineage.running_code import ROOT, RunningCode
 
 
 class Named(dict[str, Any]):
@@ -23,9 +30,12 @@ class Named(dict[str, Any]):
         return self[name]
 
 
+CODE = {"scripts/probeline/text.py": code_digest(ROOT / "scripts/probeline/text.py")}
+
+
 def a_job(output: str, inputs: dict[str, Any], spec: dict[str, Any] | None = None) -> SimpleNamespace:
     config = {"corpora": {}, "models": {}, "model": "tiny"}
-    spec = {"b": 1, "a": [2], "code": {"scripts/x.py": "0"}} | (spec or {})
+    spec = {"b": 1, "a": [2], "code": CODE} | (spec or {})
     return SimpleNamespace(
         rule="make_it",
         config=config,
@@ -67,10 +77,80 @@ def test_an_input_that_changes_while_a_job_reads_it_is_refused() -> None:
     assert not Path("results/a.lineage.json").exists()
 
 
+def test_an_input_that_is_gone_when_a_job_ends_is_refused_in_words() -> None:
+    Path("log.txt").write_text("one")
+    recorder = Recorder(a_job("results/a", {"logs": ["log.txt"]}), threads=1)
+    Path("log.txt").unlink()
+    with pytest.raises(ProbelineError, match=r"log\.txt was changed"):
+        recorder.write()
+
+
+def test_an_input_that_a_rule_makes_must_have_its_record() -> None:
+    make("results/a", {})
+    Path("results/a.lineage.json").unlink()
+    with pytest.raises(ProbelineError, match=r"results/a/manifest\.json has no record"):
+        make("results/b", {"above": "results/a/manifest.json"})
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sources of a rule, to be edited."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "rule_of_mine.py").write_text("import lazily_loaded\n")
+    (scripts / "lazily_loaded.py").write_text("x = 1\n")
+    monkeypatch.setattr(running_code, "ROOT", tmp_path)
+    monkeypatch.setattr(running_code, "PACKAGE", "lazily_loaded")
+    monkeypatch.syspath_prepend(scripts)
+    monkeypatch.delitem(sys.modules, "lazily_loaded", raising=False)
+    code_digest.cache_clear()
+    return scripts / "lazily_loaded.py"
+
+
+def running(source: Path) -> RunningCode:
+    return RunningCode({f"scripts/{source.name}": code_digest(source)})
+
+
+def edit(source: Path, text: str) -> None:
+    time.sleep(0.02)
+    source.write_text(text)
+    code_digest.cache_clear()
+
+
+def test_code_that_was_edited_before_a_job_loads_it_is_refused(package: Path) -> None:
+    code = running(package)
+    code.check()
+    edit(package, "x = 2\n")
+    importlib.import_module("lazily_loaded")
+    with pytest.raises(ProbelineError, match=r"lazily_loaded\.py was edited after this run had begun"):
+        code.check()
+
+
+def test_code_that_was_edited_before_the_job_started_is_refused(package: Path) -> None:
+    planned = {f"scripts/{package.name}": code_digest(package)}
+    edit(package, "x = 2\n")
+    with pytest.raises(ProbelineError, match="was edited after this run had begun"):
+        RunningCode(planned).check()
+
+
+def test_an_edit_of_what_a_job_has_loaded_is_of_no_account(package: Path) -> None:
+    code = running(package)
+    importlib.import_module("lazily_loaded")
+    edit(package, "x = 2\n")
+    code.check()
+
+
+def test_a_comment_is_no_edit(package: Path) -> None:
+    code = running(package)
+    edit(package, "x = 1  # one\n")
+    importlib.import_module("lazily_loaded")
+    code.check()
+
+
 def test_parameters_keep_their_order_and_types() -> None:
     make("results/a", {})
     assert repr(read_record(Path("results/a.lineage.json")).params) == (
-        "{'b': 1, 'a': [2], 'code': {'scripts/x.py': '0'}}"
+        f"{{'b': 1, 'a': [2], 'code': {CODE!r}}}"
     )
 
 
@@ -133,6 +213,11 @@ def test_no_path_of_a_machine_enters_a_record(tmp_path_factory: pytest.TempPathF
     }
     assert local_values(named, roots)["files"] == [str(root / "game1/x.json")]
     assert portable(root / "game1", roots) == "raw/mine/game1"
+    around = os.path.relpath(root / "game1")
+    assert around.startswith("..")
+    assert portable_values({"root": around}, roots) == {"root": "raw/mine/game1"}
+    words = ["~5 messages are lost", "/ was meant", "/nowhere/at/all", ".. and so on", "/" + "x" * 5000]
+    assert portable_values(words, roots) == words
     assert local("raw/mine/game1", roots) == root / "game1"
     assert portable("data/raw/x", roots) == portable(Path.cwd() / "data/raw/x", roots) == "data/raw/x"
 

@@ -1,6 +1,8 @@
 """One run at a time, without locks that outlive a killed run."""
 
 import fcntl
+import os
+import secrets
 import sys
 from pathlib import Path
 from typing import IO
@@ -9,11 +11,15 @@ from probeline.errors import ProbelineError
 
 JOBS = Path(".probeline/jobs.lock")
 """Shared by all jobs that are running."""
+WORKFLOW = Path(".snakemake/probeline.lock")
+"""Held by the main process of a run; it holds the run's name."""
+RUN = "PROBELINE_RUN"
+"""Tells a job which run it belongs to."""
 # The open file is the lock: the kernel frees it when this process ends, however it ends.
 _held: list[IO[str]] = []
 
 
-def hold_workflow_lock(path: Path) -> None:
+def hold_workflow_lock(path: Path = WORKFLOW) -> None:
     """Take the lock of this working directory for the life of the process.
 
     Snakemake's own lock is off in the profiles: after `kill -9` it stays and must be removed by hand. Where
@@ -32,6 +38,10 @@ def hold_workflow_lock(path: Path) -> None:
             "Another snakemake run is working in this folder. Wait for it to end, or stop it, and run again."
         ) from None
     _held.append(file)
+    os.environ[RUN] = secrets.token_hex(8)
+    file.truncate(0)
+    file.write(os.environ[RUN])
+    file.flush()
     with _opened(JOBS) as jobs:
         try:
             fcntl.flock(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,12 +51,19 @@ def hold_workflow_lock(path: Path) -> None:
 
 
 def hold_job_lock() -> None:
-    """Let the next run know, for the life of this process, that a job is at work."""
+    """Let the next run know, for the life of this process, that a job is at work.
+
+    Raises:
+        ProbelineError: the run that this job belongs to was killed, and another one has begun since then.
+    """
     file = _opened(JOBS)
     fcntl.flock(file, fcntl.LOCK_SH)
     _held.append(file)
+    run = os.environ.get(RUN)
+    if run is not None and run != WORKFLOW.read_text():
+        raise ProbelineError("The run that started this job has ended, and another one is at work here.")
 
 
 def _opened(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("w")
+    return path.open("a")  # who opens it does not know yet whether it may write

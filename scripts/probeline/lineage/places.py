@@ -4,7 +4,7 @@ What lies in the working directory keeps its relative path. A corpus outside it 
 model `raw/models/<model>/…`, an adapter `raw/adapters/<folder>/…`.
 """
 
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ def roots_of(config: Mapping[str, Any]) -> dict[str, Path]:
         config: the complete config of the workflow.
     """
     here = Path.cwd()
-    named = {name: path.absolute() for name, path in _named_folders(config).items()}
-    return {name: path for name, path in named.items() if not path.is_relative_to(here)}
+    named = {name: _absolute(path) for name, path in _named_folders(config).items()}
+    outside = [(name, path) for name, path in named.items() if not path.is_relative_to(here)]
+    # Of folders that lie in one another, the innermost names what is in both.
+    return dict(sorted(outside, key=lambda item: -len(item[1].parts)))
 
 
 def _named_folders(config: Mapping[str, Any]) -> dict[str, Path]:
@@ -64,13 +66,18 @@ def portable(path: str | Path, roots: Mapping[str, Path]) -> str:
         path: a file or folder, absolute or relative to the working directory.
         roots: of `roots_of`.
     """
-    absolute, here = Path(path).expanduser().absolute(), Path.cwd()
+    absolute, here = _absolute(Path(path).expanduser()), Path.cwd()
     if absolute.is_relative_to(here):
         return absolute.relative_to(here).as_posix()
     for name, root in roots.items():
         if absolute.is_relative_to(root):
             return f"{name}/{absolute.relative_to(root).as_posix()}".removesuffix("/.")
     return f"{OUTSIDE}/{absolute.name}"
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..`, and without following links."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def local(name: str, roots: Mapping[str, Path]) -> Path:
@@ -87,9 +94,21 @@ def portable_values(value: Any, roots: Mapping[str, Path]) -> Any:
         return {key: portable_values(item, roots) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [portable_values(item, roots) for item in value]
-    if isinstance(value, str) and re.match(r"(/|~)", value) and Path(value).expanduser().is_absolute():
+    if isinstance(value, str) and _names_a_place(value, roots):
         return portable(value, roots)
     return value
+
+
+def _names_a_place(text: str, roots: Mapping[str, Path]) -> bool:
+    """Whether a text is a path that means a place of this machine, and not words that begin alike."""
+    if not text.startswith(("/", "~", "..")):
+        return False
+    try:
+        absolute = _absolute(Path(text).expanduser())
+        known = any(absolute.is_relative_to(place) for place in (*roots.values(), Path.cwd(), Path.home()))
+        return known or absolute.exists()
+    except (OSError, RuntimeError, ValueError):  # nobody's home, too long, or with a null byte
+        return False
 
 
 def local_values(value: Any, roots: Mapping[str, Path]) -> Any:

@@ -24,12 +24,15 @@ from probeline.lineage.environment import environment, hardware, lock_file, repo
 from probeline.lineage.games import TABLES, Games, games_in
 from probeline.lineage.hashing import STAT_CACHE, digests_of, directory_digest, files_of
 from probeline.lineage.places import portable, portable_values, roots_of
+from probeline.lineage.running_code import RunningCode
 from probeline.stat_cache import StatCache
 
 SUFFIX = ".lineage.json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:probeline:snakemake-rule:1"
+MADE = ("data/processed/", "data/models/", "results/")
+"""Where all that a rule reads was made by a rule."""
 
 Statement = dict[str, Any]
 
@@ -308,13 +311,17 @@ class Recorder:
         self._clock = time.perf_counter()
         self._inputs = [(role, Path(path)) for role, path in _named(job.input)]
         self._stats = [_stat(path) for _, path in self._inputs]
+        self._code = RunningCode(job.params.spec["code"])
+        self._code.check()
+        self._surroundings = [found for found in (lock_file(), repository()) if found is not None]
 
     def write(self) -> None:
         """Write the record, last of all.
 
         Raises:
-            ProbelineError: an input was changed while the job ran.
+            ProbelineError: an input or the code was changed while the job ran.
         """
+        self._code.check()
         for (_, path), before in zip(self._inputs, self._stats, strict=True):
             if _stat(path) != before:
                 raise ProbelineError(
@@ -345,7 +352,7 @@ class Recorder:
                         "config": portable_values(self._job.config, self._roots),
                     },
                     "internalParameters": environment() | {"hardware": hardware(self._threads)},
-                    "resolvedDependencies": [*dependencies, *_surroundings(spec["code"])],
+                    "resolvedDependencies": [*dependencies, *_code(spec["code"]), *self._surroundings],
                 },
                 "runDetails": {
                     "builder": {
@@ -373,6 +380,11 @@ class Recorder:
                 raise ProbelineError(f"{portable(path, self._roots)} cannot be read any more.")
             notes: dict[str, Any] = {"input": True, "role": role}
             found = None if path.is_absolute() else record_of(path)
+            if found is None and role != "adapter" and path.as_posix().startswith(MADE):
+                raise ProbelineError(
+                    f"{path} has no record, so nobody can tell what it was made from. Delete {path.parent} "
+                    "and run the same command again to have it made."
+                )
             if found is not None:
                 record = records.get(found) or records.setdefault(found, read_record(found))
                 notes |= {"record": found.as_posix(), "recordSha256": record.sha256}
@@ -419,8 +431,8 @@ class Recorder:
         return notes
 
 
-def _surroundings(code: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Code, lock file and repository as dependencies; the code's digests by file are in the parameters."""
+def _code(code: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The rule's code and ours as dependencies; the digests by file are in the parameters."""
     own = Path(__file__).parent
     lineage = {file.name: sha256_bytes(file.read_bytes()) for file in sorted(own.glob("*.py"))}
     for role, closure in (("code", code), ("lineage", lineage)):
@@ -429,9 +441,6 @@ def _surroundings(code: Mapping[str, str]) -> Iterator[dict[str, Any]]:
             "digest": {"sha256": canonical_digest(dict(closure))},
             "annotations": {"role": role, "files": len(closure)},
         }
-    for found in (lock_file(), repository()):
-        if found is not None:
-            yield found
 
 
 def _named(values: Any) -> Iterator[tuple[str, str]]:
@@ -441,8 +450,11 @@ def _named(values: Any) -> Iterator[tuple[str, str]]:
             yield role, path
 
 
-def _stat(path: Path) -> tuple[int, int, int]:
-    info = path.stat()
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return None
     return info.st_size, info.st_mtime_ns, info.st_ino
 
 

@@ -66,10 +66,10 @@ def add_list_command(commands: Any) -> None:
 
 def _track(options: argparse.Namespace) -> int:
     from probeline.lineage import dvc_repository
-    from probeline.lineage.lock import hold_workflow_lock
+    from probeline.lineage.lock import WORKFLOW, hold_workflow_lock
     from probeline.lineage.versions import track
 
-    hold_workflow_lock(Path(".snakemake/probeline.lock"))
+    hold_workflow_lock(WORKFLOW)
     made = None
     if dvc_repository.repository_root() is None:
         if not Path("Snakefile").exists():
