@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
     from probeline.lineage.records import Record
 
-SHARD = re.compile(r"(?<=/)shard-\d+-of-\d+(?=/|$)")
+SHARD = re.compile(r"(?<=/)shard-\d+-of-(\d+)(?=/|$)")
 DIGITS = 12
 """Of a digest, for a person's eyes."""
 LONGEST_VALUE = 60
@@ -57,6 +57,13 @@ def line(*parts: "str | Text | tuple[object, str]") -> "Text":
             part if isinstance(part, Text) else words(*(part if isinstance(part, tuple) else (part,)))
         )
     return joined
+
+
+def lines(text: str, style: str = "") -> "Text":
+    """Text of several lines, such as a message: its line breaks stay."""
+    from rich.text import Text
+
+    return Text("\n").join(words(one, style) for one in text.split("\n"))
 
 
 def make_table(*columns: str, right: Sequence[str] = ()) -> "Table":
@@ -125,24 +132,23 @@ def family_label(members: Sequence[str]) -> str:
 
 
 def kind_of(name: str) -> str:
-    """What an artifact is, from where it lies: logs, corpus, dialogues, model, probes and so on."""
-    parts = PurePosixPath(name).parts
-    match parts:
-        case ("results", kind, *_):
+    """What an artifact is, from where it lies: logs, tables, dialogues, models, probes and so on."""
+    match PurePosixPath(name).parts:
+        case ("results", kind, _, *_):
             return kind
-        case ("data", "simulated", *_):
+        case ("data", "simulated", _, *_):
             return "logs"
         case ("data", "processed", "dialogues", *_):
             return "dialogues"
-        case ("data", "processed", *_):
-            return "corpus"
-        case ("data", "models", *_):
-            return "model"
-    return parts[0] if parts else "other"
+        case ("data", "processed", _, *_):
+            return "tables"
+        case ("data", "models", _, *_):
+            return "models"
+    return "other"
 
 
 def order_of(record: "Record") -> tuple[int, str]:
     """Sorts artifacts in the order of the data's way."""
-    known = ("logs", "corpus", "dialogues", "model", "activations", "adapters", "probes", "sweeps")
+    known = ("logs", "tables", "dialogues", "models", "activations", "adapters", "probes", "sweeps")
     kind = kind_of(record.name)
     return known.index(kind) if kind in known else len(known), record.name
