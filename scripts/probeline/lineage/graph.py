@@ -84,8 +84,8 @@ class Lineage:
         """
         if not self.records:
             raise ProbelineError(
-                "There are no valid records under data/ and results/. They are written by runs: make something "
-                "first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
+                "There are no valid records under data/ and results/. They are written by runs: make "
+                "something first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
             )
 
     def missing(self, records: Iterable[Record]) -> list[str]:

@@ -1,5 +1,6 @@
 """What the audit's answers have in common at a terminal: names in few words, and text that it cannot obey."""
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]") -> int:
         lineage: all records.
         records: those that the answer is about.
     """
-    gaps = [f"{path} is left out: it is no valid record." for path in lineage.faults]
+    gaps = [f"{path} is left out: {fault.replace(path, 'it', 1)}" for path, fault in lineage.faults.items()]
     faulty = {path.removesuffix(".lineage.json") for path in lineage.faults}
     gaps += [f"{name} has no record." for name in lineage.missing(records) if name not in faulty]
     for gap in gaps:
@@ -80,9 +81,13 @@ def make_table(*columns: str, right: Sequence[str] = ()) -> "Table":
 
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
-    data = orjson.dumps(value, option=orjson.OPT_INDENT_2)
-    # Names in a log may hold what the terminal's encoding lacks.
-    print(data.decode().encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(errors="replace"))
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # Names in a log may hold what the encoding lacks: JSON has ASCII for it.
+        text = json.dumps(orjson.loads(text), indent=2)
+    print(text)
 
 
 def short(digest: str) -> str:
