@@ -9,8 +9,10 @@ import pytest
 
 from probeline.cli import main
 from probeline.lineage.games import games_in
+from probeline.lineage.git import commit_of
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.present import reasons_now
+from probeline.lineage.why_tree import print_why
 from tests.unit.lineage_records import content, digest, write_record
 
 SHARDS = ("shard-0-of-2", "shard-1-of-2")
@@ -230,10 +232,52 @@ def test_an_answer_that_lacks_a_record_says_so(store: Path, capsys: Any, query: 
     assert f"{record} is left out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("query", ["leakage", "stale", "cost"])
+@pytest.mark.parametrize("query", ["leakage", "stale", "cost", "graph", "export --ro-crate crate", "trace x"])
 def test_nothing_is_vouched_for_without_records(tmp_path: Path, monkeypatch: Any, query: str) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["audit", query]) == 1
+    assert main(["audit", *query.split()]) == 1
+
+
+def test_a_target_without_a_name_is_none(store: Path, capsys: Any) -> None:
+    assert main(["audit", "trace", ""]) == 1
+    assert "The target has no name" in capsys.readouterr().err
+
+
+def test_trace_shows_no_digest_of_another_manifest(store: Path, capsys: Any) -> None:
+    Path("data/models/tiny").mkdir()
+    manifest = Path("data/models/tiny/manifest.json")
+    manifest.write_text(json.dumps({"weights_sha256": "f" * 64}))
+    main(["audit", "trace", "data/models/tiny"])
+    assert "weights  model.safetensors" in capsys.readouterr().out
+    own = {"model.safetensors": digest("weights"), "manifest.json": digest(manifest.read_text())}
+    write_record("data/models/tiny", "fetch_model", files=own)
+    main(["audit", "trace", "data/models/tiny"])
+    assert "weights  ffffffffffff" in capsys.readouterr().out
+
+
+def test_the_log_of_a_game_in_quarantine_has_its_readers(store: Path, capsys: Any) -> None:
+    shard = Path("data/processed/bad/shards/shard-0-of-1")
+    shard.mkdir(parents=True)
+    row = {"path": "run/game1", "file": "llm_log.txt", "reason": "no llm_log.txt", "sha256": None}
+    (shard / "quarantine.jsonl").write_text(json.dumps(row) + "\n")
+    name = "data/raw/bad/run/game1/game_stats.json"
+    write_record(
+        shard.as_posix(),
+        "ingest_werewolf",
+        {name: "logs"},
+        files={"quarantine.jsonl": digest((shard / "quarantine.jsonl").read_text())},
+        params={"root": "data/raw/bad"},
+    )
+    status, facts = ask(capsys, "impact", name)
+    assert status == 0
+    assert facts["made_from_it"] == [{"artifact": shard.as_posix(), "how": "reads it as logs"}]
+    assert facts["quarantined"] == [
+        {"artifact": shard.as_posix(), "file": "llm_log.txt", "reason": "no llm_log.txt"}
+    ]
+    main(["audit", "impact", name])
+    assert "quarantine" in capsys.readouterr().out
+    (shard / "quarantine.jsonl").write_text("")  # no longer what the record says
+    assert "quarantined" not in ask(capsys, "impact", name)[1]
 
 
 def adapter(games: dict[str, dict[str, str | None]], name: str = "results/adapters/sft") -> None:
@@ -292,6 +336,26 @@ def test_leakage_inside_a_probe_and_a_sweep(store: Path, capsys: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(("of_test", "of_training"), [(None, "x"), ("x", None)])
+def test_a_game_with_a_digest_on_one_side_is_known_by_its_name(
+    store: Path, capsys: Any, of_test: str | None, of_training: str | None
+) -> None:
+    games = {"train": {"a": of_training, "b": content("b")}, "test": {"a": of_test, "c": content("c")}}
+    write_record("results/probes/p", "train_probe", games=games)
+    status, facts = ask(capsys, "leakage", "results/probes/p")
+    assert (status, [row["game"] for row in facts["found"]]) == (1, ["a"])
+
+
+@pytest.mark.parametrize("name", ["results/probes/p", "results/sweeps/p", "results/evaluation/p"])
+@pytest.mark.parametrize("words", [[], ["p"]])
+def test_what_shows_no_games_is_not_vouched_for(
+    store: Path, capsys: Any, name: str, words: list[str]
+) -> None:
+    write_record(name, "rule")
+    status, facts = ask(capsys, "leakage", *words)
+    assert (status, facts["unknown"]) == (1, [name])
+
+
 def test_a_transfer_leaves_out_what_its_sources_were_trained_on(store: Path, capsys: Any) -> None:
     both = {"train": {"a": content("x")}, "test": {"b": content("x"), "c": content("y")}}
     write_record("results/evaluation/t", "evaluate_transfer", games=both)
@@ -306,7 +370,8 @@ def test_an_adapter_from_outside_is_said_to_be_unknown(store: Path, capsys: Any)
         {"raw/adapters/mine/adapter_config.json": "adapter"},
         {"test": {"a": content("a")}},
     )
-    assert ask(capsys, "leakage", "results/probes/p")[1]["unknown"] == ["raw/adapters/mine"]
+    status, facts = ask(capsys, "leakage", "results/probes/p")
+    assert (status, facts["unknown"]) == (1, ["raw/adapters/mine"])
 
 
 def write_dialogues(folder: str, games: dict[str, tuple[str, list[str]]]) -> None:
@@ -349,6 +414,27 @@ def test_texts_find_a_game_cut_short_and_not_one_that_opens_alike(store: Path, c
     assert [(pair["game"], pair["as"], pair["shared"]) for pair in facts["near_copies"]] == [
         ("whole", "cut", 3)
     ]
+    Path(folder, "samples.parquet").unlink()
+    status, facts = ask(capsys, "leakage", "results/probes/near", "--texts")
+    assert (status, facts["unread"]) == (1, [folder])
+
+
+def test_texts_compare_the_folds_of_a_sweep_and_no_game_that_it_does_not_read(
+    store: Path, capsys: Any
+) -> None:
+    words = ["It is you.", "No.", "I vote for 3.", "He was a wolf."]
+    folder = "data/processed/dialogues/near/shard-0-of-1"
+    games = {"whole": ("test", words), "cut": ("train", words[:3]), "other": ("validation", ["Hm.", "Yes."])}
+    write_dialogues(folder, games)
+    write_record(folder, "build_dialogues", games=with_content({"train": ["cut"], "test": ["whole"]}))
+    used = with_content({"train": ["cut"], "validation": ["other"]})
+    write_record("results/sweeps/near", "sweep_probes", {folder: "dialogues"}, used)
+    assert ask(capsys, "leakage", "results/sweeps/near", "--texts")[0] == 0
+    both = with_content({"train": ["cut", "whole"], "validation": ["other"]})
+    write_record("results/sweeps/near", "sweep_probes", {folder: "dialogues"}, both)
+    status, facts = ask(capsys, "leakage", "results/sweeps/near", "--texts")
+    assert status == 1
+    assert [(pair["game"], pair["as"]) for pair in facts["near_copies"]] == [("cut", "whole")]
 
 
 def test_cost_counts_what_is_shared_once(store: Path, capsys: Any) -> None:
@@ -425,6 +511,20 @@ def test_why_follows_a_change_up_to_its_cause(store: Path, capsys: Any) -> None:
     assert "git knows no commit nonsense" in capsys.readouterr().err
     main(["audit", "why", "trust_lr_l2"])
     assert "regularization: 100 → 10" in capsys.readouterr().out
+
+
+def test_a_fault_keeps_its_line_breaks(capsys: pytest.CaptureFixture[str]) -> None:
+    print_why({"between": {"note": "one\ntwo"}, "now": {"fault": "three\nfour\x1b"}})
+    assert capsys.readouterr().out.splitlines() == ["one", "two", "", "three", "four?"]
+
+
+def test_a_revision_is_no_option_of_git(store: Path, capsys: Any) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    commit("first")
+    assert commit_of("HEAD") is not None
+    assert commit_of("--all") is None
+    assert commit_of("--output=x") is None
+    assert not Path("x").exists()
 
 
 def test_every_query_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,11 @@
 """The lineage page in a real browser: search, click, follow, filter; hostile names stay text."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -225,7 +228,10 @@ def test_a_record_of_another_form_is_named_not_obeyed(
     write_record(tmp_path, "results/probes/good", "rule")
     write_record(tmp_path, "results/probes/forged", "rule", forged={part: value})
     assert main(["audit", "graph", "--html", "lineage.html"]) == 1
-    assert "results/probes/forged.lineage.json is no record of Probeline" in capsys.readouterr().err
+    assert (
+        "results/probes/forged.lineage.json is left out: it is no record of Probeline"
+        in capsys.readouterr().err
+    )
     assert "results/probes/good" in (tmp_path / "lineage.html").read_text()
 
 
@@ -258,12 +264,91 @@ def test_folding_and_columns(
 
 
 def test_records_that_name_each_other_are_drawn_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_record(tmp_path, "results/probes/a", "rule")
     write_record(tmp_path, "results/sweeps/b", "rule", ["results/probes/a"])
     write_record(tmp_path, "results/probes/a", "rule", ["results/sweeps/b"])
-    assert main(["audit", "graph", "--svg", "x.svg"]) == 0
+    write_record(tmp_path, "results/probes/c", "rule")
+    assert main(["audit", "graph", "results/probes/a", "--svg", "x.svg"]) == 0
     assert main(["audit", "graph"]) == 0
+    tree = capsys.readouterr().out
+    assert all(tree.count(name) >= 1 for name in ("results/probes/a", "results/sweeps/b", "results/probes/c"))
     assert (tmp_path / "x.svg").read_text().count("<title>") == 2
+
+
+def test_a_missing_record_is_no_quiet_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_project(tmp_path, concepts=1, shards=2, layers=1)
+    gone = "results/activations/concept0/shard-00-of-2"
+    Path(f"{gone}.lineage.json").unlink()
+    assert main(["audit", "graph", "--html", "lineage.html"]) == 1
+    assert f"{gone} has no record" in capsys.readouterr().err
+    assert main(["audit", "graph", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["missing"] == [gone]
+    assert main(["audit", "export", "--ro-crate", "crate"]) == 1
+    assert f"{gone} has no record. Nothing was exported" in capsys.readouterr().err
+    assert not Path("crate").exists()
+    assert f'"missing":["{gone}"]' in Path("lineage.html").read_text()
+
+
+def test_an_export_tells_programs_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Snakefile").write_text("rule all:\n    input: []\n")
+    write_record(tmp_path, "data/models/tiny", "fetch_model")
+    write_record(tmp_path, "results/probes/a", "train_probe", ["data/models/tiny"])
+    assert main(["audit", "export", "--ro-crate", "crate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "crate": "crate",
+        "with_data": False,
+        "artifacts": ["data/models/tiny", "results/probes/a"],
+    }
+
+
+def test_a_terminal_without_the_letters_gets_numbers(tmp_path: Path) -> None:
+    write_record(tmp_path, "results/probes/caf\u00e9", "rule")
+
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "probeline.cli", "audit", "graph", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert "results/probes/caf\\xe9" in ask()
+    assert json.loads(ask("--json"))["artifacts"][0]["path"] == "results/probes/caf\u00e9"
+
+
+@in_browser
+def test_games_are_told_apart_by_content_not_by_name(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other = "1" * 32, "2" * 32
+    write_record(tmp_path, "results/probes/a", "rule", games={"train": {"run/game0": one}})
+    write_record(tmp_path, "results/probes/b", "rule", games={"test": {"renamed/game9": one}})
+    write_record(tmp_path, "results/sweeps/c", "rule", games={"test": {f"run/game0#{other}": other}})
+    assert main(["audit", "graph", "--html", "lineage.html"]) == 0
+    visit = Visit(browser, tmp_path / "lineage.html", "#&game=renamed/game9")
+    page = visit.page
+    assert page.locator("#picture a.hit").count() == 2
+    text = page.locator("#panel").inner_text()
+    assert "in 2 artifacts" in text
+    assert "The same content under another name: run/game0" in text
+    page.get_by_role("combobox").fill(other[:8])
+    page.keyboard.press("Enter")
+    expect(page.locator("#panel h2")).to_have_text("run/game0")
+    assert page.locator("#picture a.hit.sweeps").count() == 1
+    assert page.locator("#picture a.hit").count() == 1
+    visit.end()
+    several = Visit(browser, tmp_path / "lineage.html", "#&game=run/game0")
+    assert "2 games are called run/game0" in several.page.locator("#panel").inner_text()
+    several.end()

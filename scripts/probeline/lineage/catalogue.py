@@ -1,6 +1,5 @@
 """The probes that there are, here or at another git revision, and their download by DVC."""
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from probeline.digests import sha256_file
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import atomic_directory
 from probeline.lineage import dvc_repository
+from probeline.lineage.git import commit_of, git_bytes
 from probeline.lineage.hashing import directory_digest, files_of
 from probeline.lineage.headlines import headline_path
 from probeline.lineage.pointers import parse_pointer, pointer_path
@@ -96,15 +96,16 @@ def _files_here() -> dict[str, bytes]:
 
 def _files_at(revision: str) -> dict[str, bytes]:
     """The same at a git revision, from git's objects: in two processes, however many there are."""
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
-    if not commit:
+    commit = commit_of(revision)
+    if commit is None:
         raise ProbelineError(f"git knows no revision {revision!r}: give a commit, a branch or a tag.")
     folders = (f"{PROBES}/", f"{headline_path(str(PROBES / '*')).parent}/")
-    names = _git("ls-tree", "--name-only", "-z", commit.decode(), "--", *folders).split(b"\0")
+    names = (git_bytes("ls-tree", "--name-only", "-z", commit, "--", *folders) or b"").split(b"\0")
     wanted = [
         name for name in names if name.endswith((RECORD.encode(), b".dvc", b".json")) and b"\n" not in name
     ]
-    answer = _git("cat-file", "--batch", given=b"".join(commit + b":./" + name + b"\n" for name in wanted))
+    given = b"".join(commit.encode() + b":./" + name + b"\n" for name in wanted)
+    answer = git_bytes("cat-file", "--batch", given=given) or b""
     files, at = {}, 0
     for name in wanted:
         head, _, _ = answer[at:].partition(b"\n")
@@ -113,14 +114,6 @@ def _files_at(revision: str) -> dict[str, bytes]:
         files[name.decode(errors="replace")] = answer[at : at + size]
         at += size + 1
     return files
-
-
-def _git(*arguments: str, given: bytes = b"") -> bytes:
-    """What git prints; nothing where it fails."""
-    try:
-        return subprocess.run(["git", *arguments], input=given, capture_output=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError):
-        return b""
 
 
 def get_version(name: str, revision: str, output: Path) -> Probe:

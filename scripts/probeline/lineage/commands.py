@@ -5,7 +5,6 @@ it runs. A command returns its exit status: 0, or 1 where it found a fault.
 """
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,9 +67,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def make_console() -> "Console":
-    """Standard output; a character that its encoding lacks is written as a number, never a crash."""
-    from rich.console import Console
+    """Standard output, with no number coloured; a character that its encoding lacks becomes a number."""
+    from probeline.probes import show
 
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False)
+    return show.make_console(highlight=False)

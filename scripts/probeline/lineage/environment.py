@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from probeline.activations.machine import processor
 from probeline.digests import sha256_file
+from probeline.lineage.git import git
 
 LOCK = Path("constraints.txt")
 PACKAGES = (
@@ -53,11 +53,11 @@ def lock_file() -> dict[str, Any] | None:
 
 def repository() -> dict[str, Any] | None:
     """The commit as a dependency, with the sources that differ from it; None outside a git repository."""
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
     changed = (
-        _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=all", "--", *SOURCES) or ""
+        git("--no-optional-locks", "status", "--porcelain", "--untracked-files=all", "--", *SOURCES) or ""
     )
     dirty = sorted(line[3:] for line in changed.splitlines())
     return {
@@ -65,12 +65,3 @@ def repository() -> dict[str, Any] | None:
         "digest": {"gitCommit": commit.strip()},
         "annotations": {"role": "source", "dirty": dirty},
     }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints; None where there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout

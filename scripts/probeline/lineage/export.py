@@ -7,6 +7,7 @@ from typing import Any
 
 from probeline.errors import ProbelineError
 from probeline.files import atomic_directory
+from probeline.lineage.commands import add_json
 from probeline.lineage.graph import read_lineage
 from probeline.text import plain_text
 
@@ -42,23 +43,29 @@ def add_command(queries: Any) -> None:
         action="store_true",
         help="copy the artifacts too, each file checked against its record",
     )
+    add_json(parser)
     parser.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> int:
     from probeline.lineage.run_crate import write_crate
+    from probeline.lineage.terminal import print_json
 
     lineage = read_lineage()
+    lineage.require_records()
     if lineage.faults:
         path, fault = next(iter(lineage.faults.items()))
         raise ProbelineError(
             f"{fault} Nothing was exported: a crate says where everything comes from. ({path} is one of "
             f"{len(lineage.faults)} such records.)"
         )
-    if options.targets or not lineage.records:
-        chosen = [lineage.find(target) for target in options.targets or [""]]
-    else:
-        chosen = list(lineage.records.values())
+    chosen = [lineage.find(target) for target in options.targets] or list(lineage.records.values())
+    missing = lineage.missing(chosen)
+    if missing:
+        raise ProbelineError(
+            f"{missing[0]} has no record. Nothing was exported: a crate says where everything comes from. "
+            f"Take its record from git again. (It is one of {len(missing)} such artifacts.)"
+        )
     if options.ro_crate.exists():
         raise ProbelineError(f"{options.ro_crate} exists already. Name a folder that does not.")
     records = lineage.ancestors(chosen)
@@ -66,4 +73,7 @@ def _export(options: argparse.Namespace) -> int:
         write_crate(draft, lineage, records, options.with_data)
     what = "with their files" if options.with_data else "by digest"
     print(f"{plain_text(str(options.ro_crate))}: {len(records):,} artifacts, {what}", file=sys.stderr)
+    if options.json:
+        artifacts = [record.name for record in records]
+        print_json({"crate": str(options.ro_crate), "with_data": options.with_data, "artifacts": artifacts})
     return 0

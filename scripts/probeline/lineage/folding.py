@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from probeline.lineage.graph import Lineage, parent_names
 from probeline.lineage.records import Record
+from probeline.lineage.terminal import SHARD, kind_of
 
-SHARD = re.compile(r"\bshard-\d+-of-(\d+)")
 MOST_SIBLINGS = 8
 """More artifacts than these that one rule made of the same become one node."""
 SOURCES = "sources"
@@ -44,16 +44,6 @@ class Node:
         if self.kind == SOURCES and parts[:1] in (("raw",), ("data",), ("config",)):
             return "/".join(parts[1:])
         return parts[-1]
-
-
-def kind_of(path: str) -> str:
-    """What an artifact is, from where it lies."""
-    parts = PurePosixPath(path).parts
-    if parts[:1] == ("results",) and len(parts) > 2:
-        return parts[1]
-    if parts[:2] == ("data", "processed") and len(parts) > 2:
-        return "dialogues" if parts[2] == "dialogues" else "tables"
-    return {"simulated": "logs", "models": "models"}.get(parts[1] if len(parts) > 2 else "", "other")
 
 
 def fold(lineage: Lineage, records: Sequence[Record]) -> list[Node]:

@@ -84,8 +84,8 @@ class Lineage:
         """
         if not self.records:
             raise ProbelineError(
-                "There are no records under data/ and results/. They are written by runs: make something "
-                "first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
+                "There are no valid records under data/ and results/. They are written by runs: make "
+                "something first, for example with `snakemake --cores 4 results/probes/trust_lr_l22`."
             )
 
     def missing(self, records: Iterable[Record]) -> list[str]:
@@ -102,6 +102,8 @@ class Lineage:
         Raises:
             ProbelineError: there is none, or several; with the near ones.
         """
+        if not target:
+            raise ProbelineError("The target has no name. Give an artifact, or the last part of its path.")
         path = Path(os.path.relpath(target))
         if path.name.endswith(SUFFIX):
             path = artifact_of(path)

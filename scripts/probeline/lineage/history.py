@@ -1,10 +1,10 @@
 """Records as they were: git has every version of them."""
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from probeline.errors import ProbelineError
+from probeline.lineage.git import commit_of, git, git_bytes
 from probeline.lineage.records import Record, parse_record, read_record
 
 HERE = "here"
@@ -31,7 +31,7 @@ class Version:
         """
         if self.revision is None:
             return read_record(path) if path.is_file() else None
-        data = _bytes("show", f"{self.revision}:./{path.as_posix()}")
+        data = git_bytes("show", f"{self.revision}:./{path.as_posix()}")
         return None if data is None else parse_record(path, data)
 
 
@@ -43,10 +43,10 @@ def version(revision: str) -> Version:
     """
     if revision == HERE:
         return Version(None, "the record here")
-    commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if not commit:
+    commit = commit_of(revision)
+    if commit is None:
         raise ProbelineError(f"git knows no commit {revision}. `git log --oneline` lists them.")
-    return Version(commit.strip(), f"{revision} ({described(commit.strip())})")
+    return Version(commit, f"{revision} ({described(commit)})")
 
 
 def described(commit: str) -> str:
@@ -84,16 +84,3 @@ def last_two_versions(path: Path) -> tuple[Version, Version]:
         )
     newer, older = changes
     return Version(older, described(older)), Version(newer, described(newer))
-
-
-def git(*arguments: str) -> str | None:
-    """What git prints; None where it fails."""
-    data = _bytes(*arguments)
-    return None if data is None else data.decode(errors="replace")
-
-
-def _bytes(*arguments: str) -> bytes | None:
-    try:
-        return subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None

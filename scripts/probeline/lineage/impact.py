@@ -105,26 +105,29 @@ def game_impact(lineage: "Lineage", game: "Game") -> dict[str, Any]:
 
 
 def path_impact(lineage: "Lineage", path: str, configfiles: Sequence[Path]) -> dict[str, Any]:
-    """What was made from a file, or by a source; of a raw log, what contains its game.
+    """What was made from a file, or by a source; of a raw log, what contains its game, if anything does.
 
     Raises:
         ProbelineError: no record knows the file.
     """
     from probeline.lineage.membership import game_of_file
-    from probeline.lineage.readers import names_of_file, readers
+    from probeline.lineage.readers import names_of_file, quarantined, readers
     from probeline.lineage.terminal import order_of
 
     for name in names_of_file(lineage, path, configfiles):
+        quarantine = quarantined(lineage, name)
+        named = {"file": name} | ({"quarantined": quarantine} if quarantine else {})
         game = game_of_file(lineage, name)
-        if game is not None:
-            return {"file": name} | game_impact(lineage, game)
+        facts = {} if game is None else game_impact(lineage, game)
+        if facts.get("contained_in") or facts.get("copies_left_out"):
+            return named | facts
+        # Of a log in quarantine nothing was made but the account of it.
         found = readers(lineage, name)
         if found is None:
             continue
         direct = {record.name: how for record, how in found}
         below = lineage.descendants([record for record, _ in found])
-        return {
-            "file": name,
+        return named | {
             "made_from_it": [
                 {"artifact": record.name, "how": direct.get(record.name, "through the above")}
                 for record in sorted(below, key=order_of)

@@ -30,6 +30,8 @@ def print_impact(facts: dict[str, Any], full: bool = False) -> None:
     console = make_console()
     if "file" in facts:
         console.print(line(("file  ", "cyan"), (facts["file"], "bold")))
+    for row in facts.get("quarantined", ()):
+        console.print(line(("quarantine  ", "yellow"), f"{row['artifact']}: {row['file']}, {row['reason']}"))
     if "made_from_it" in facts:
         _print_made(console, facts["made_from_it"])
     else:

@@ -21,13 +21,16 @@ examples:
 Games are compared by the digest of their content, whatever their name and the formatting of their logs.
 --texts compares what the model read, too: it reads the dialogues themselves.
 
-exit status: 0; 1 where a game is on both sides, or a record is missing.
+exit status: 0; 1 where a game is on both sides, a record or (--texts) the dialogues are missing, or nothing
+says which games a model was trained or tested on.
 """
 TEST = "test"
 TRANSFER = "evaluate_transfer"
 SWEEP = "sweep_probes"
-DATA = ("logs", "corpus", "dialogues", "model", "activations")
+DATA = ("logs", "tables", "dialogues", "models", "activations")
 """Kinds of artifacts that are given to models and are none of the games' own."""
+EVALUATIONS = ("probes", "sweeps", "evaluation", "adapters")
+"""Kinds that have games; one that shows none cannot be judged."""
 
 
 def add_command(queries: Any) -> None:
@@ -57,25 +60,28 @@ def _run(options: argparse.Namespace) -> int:
     lineage = read_lineage()
     lineage.require_records()
     targets = [lineage.find(target) for target in options.target]
-    judged = [record for record in targets or lineage.records.values() if is_judged(record)]
+    asked = [one for one in targets or lineage.records.values() if is_judged(one) or _lacks_games(one)]
+    judged = [record for record in asked if is_judged(record)]
     facts = {
         "checked": [record.name for record in judged],
-        "not_evaluations": [record.name for record in targets if not is_judged(record)],
+        "not_evaluations": [record.name for record in targets if record not in asked],
         "found": [finding for record in judged for finding in leaks(lineage, record)],
         "left_out": {record.name: count for record in judged if (count := _left_out(record))},
-        "unknown": unknown_models(lineage, judged),
+        "unknown": unknown_models(lineage, asked),
         "near_copies": [],
+        "unread": [],
     }
     if options.texts:
-        from probeline.lineage.near_copies import near_copies
+        from probeline.lineage.near_copies import near_copies, unread_dialogues
 
+        facts["unread"] = unread_dialogues(lineage, judged)
         facts["near_copies"] = [pair for record in judged for pair in near_copies(lineage, record)]
     if options.json:
         print_json(facts)
     else:
         _print(facts)
-    gaps = warn_of_gaps(lineage, judged)
-    return 1 if facts["found"] or facts["near_copies"] else gaps
+    gaps = warn_of_gaps(lineage, asked)
+    return 1 if any(facts[fault] for fault in ("found", "near_copies", "unknown", "unread")) else gaps
 
 
 def is_judged(record: "Record") -> bool:
@@ -92,13 +98,19 @@ def leaks(lineage: "Lineage", record: "Record") -> Iterator[dict[str, Any]]:
         lineage: all records.
         record: the artifact's, see `is_judged`.
     """
-    evaluated = list(_evaluation(record))
+    evaluated = list(evaluation(record))
     for model in models_below(lineage, record):
-        trained: dict[str, list[tuple[str, str]]] = {}
-        for content, split, name in _training(lineage, model):
-            trained.setdefault(content, []).append((split, name))
+        trained: dict[str, list[tuple[str | None, str, str]]] = {}
+        for content, split, name in training(lineage, model):
+            for key in (content, f"name {name}"):
+                if key:
+                    trained.setdefault(key, []).append((content, split, name))
         for content, split, name in evaluated:
-            for other_split, other in trained.get(content, ()):
+            alike = trained.get(content, []) if content else []
+            # Where either side has no digest, the names must tell.
+            named = trained.get(f"name {name}", [])
+            alike = alike + [other for other in named if content is None or other[0] is None]
+            for _, other_split, other in alike:
                 itself = model is record
                 if itself and (record.rule == TRANSFER or (record.rule == SWEEP and name >= other)):
                     continue
@@ -109,7 +121,7 @@ def leaks(lineage: "Lineage", record: "Record") -> Iterator[dict[str, Any]]:
                     "trained": model.name,
                     "as": other,
                     "trained_split": other_split,
-                    "content": content,
+                    "content": content or f"name {name}",
                 }
 
 
@@ -122,10 +134,10 @@ def _is_model(record: "Record") -> bool:
     """Whether it is a model or adapter, also one whose record shows no games."""
     from probeline.lineage.terminal import kind_of
 
-    return kind_of(record.name) in ("model", "adapters")
+    return kind_of(record.name) in ("models", "adapters")
 
 
-def _evaluation(record: "Record") -> Iterator[tuple[str, str, str]]:
+def evaluation(record: "Record") -> Iterator[tuple[str | None, str, str]]:
     """Content, split and name of the games that evaluate an artifact.
 
     Those are its test games; all of a sweep, whose folds are held out in turn.
@@ -135,24 +147,27 @@ def _evaluation(record: "Record") -> Iterator[tuple[str, str, str]]:
             yield content, split, name
 
 
-def _training(lineage: "Lineage", record: "Record") -> Iterator[tuple[str, str, str]]:
+def training(lineage: "Lineage", record: "Record") -> Iterator[tuple[str | None, str, str]]:
     """Content, split and name of the games that a model was fitted, chosen or calibrated on."""
-    # A model whose record shows no games has those that it was made from.
-    sources = [record] if record.games or not _is_model(record) else lineage.parents(record)
-    for source in sources:
+    for source in _sources(lineage, record):
         for content, split, name in _games(source):
             if split != TEST:
                 yield content, split, name
 
 
-def _games(record: "Record") -> Iterator[tuple[str, str, str]]:
-    """Content, split and name; a game without a digest is known by its name."""
+def _sources(lineage: "Lineage", record: "Record") -> "list[Record]":
+    """The records that show a model's games: one that shows none has those that it was made from."""
+    return [record] if record.games or not _is_model(record) else lineage.parents(record)
+
+
+def _games(record: "Record") -> Iterator[tuple[str | None, str, str]]:
+    """Content, None where there is no digest of it, split and name."""
     from probeline.lineage.games import name_of
 
     for subject in record.subjects:
         for split, games in subject.games.items():
             for name, content in games.items():
-                yield content or f"name {name}", split, name_of(name, content)
+                yield content or None, split, name_of(name, content)
 
 
 def _left_out(record: "Record") -> int:
@@ -160,20 +175,34 @@ def _left_out(record: "Record") -> int:
     if record.rule != TRANSFER:
         return 0
     games = list(_games(record))
-    test = {content for content, split, _ in games if split == TEST}
+    test = {content for content, split, _ in games if split == TEST and content}
     return len(test & {content for content, split, _ in games if split != TEST})
 
 
 def unknown_models(lineage: "Lineage", records: "Iterable[Record]") -> list[str]:
-    """Adapters from outside that something rests upon: no record says what they were trained on."""
+    """What no record says the games of: adapters from outside, and models or evaluations that show none."""
+    above = lineage.ancestors(records)
+    silent = {
+        record.name
+        for record in above
+        if _lacks_games(record) and not any(source.games for source in _sources(lineage, record))
+    }
     return sorted(
-        {
+        silent
+        | {
             dependency.name.rpartition("/")[0]
-            for record in lineage.ancestors(records)
+            for record in above
             for dependency in record.dependencies
             if dependency.role == "adapter" and dependency.record is None
         }
     )
+
+
+def _lacks_games(record: "Record") -> bool:
+    """Whether it is of a kind that has games, and its record shows none."""
+    from probeline.lineage.terminal import kind_of
+
+    return kind_of(record.name) in EVALUATIONS and not record.games
 
 
 def _print_found(console: "Console", found: list[dict[str, Any]]) -> None:
@@ -219,7 +248,11 @@ def _print(facts: dict[str, Any]) -> None:
             )
         )
     for name in facts["unknown"]:
-        console.print(line((f"{name}: no record says which games it was trained on.", "yellow")))
+        console.print(line((f"{name}: no record says which games it was trained on, or tested.", "yellow")))
+    for name in facts["unread"]:
+        console.print(
+            line((f"{name}: its dialogues are away, so that their texts were not compared.", "red"))
+        )
     checked = number_of(len(facts["checked"]), "artifact")
-    if not facts["found"] and not facts["near_copies"]:
+    if facts["checked"] and not facts["found"] and not facts["near_copies"]:
         console.print(f"{checked} checked: no game is on both sides.")

@@ -22,13 +22,21 @@ artifacts.forEach((artifact, index) => {
   artifact.parents = new Set(artifact.inputs.map((given) => given[3]).filter((parent) => parent >= 0));
   artifact.parents.forEach((parent) => children[parent].add(index));
 });
-const versionsOf = new Map();
-games.forEach(([name], index) => versionsOf.set(name, [...(versionsOf.get(name) ?? []), index]));
-// The artifacts that hold a game: [artifact, split, game's number].
-const holdersOf = new Map([...versionsOf.keys()].map((name) => [name, []]));
+// A game is its content, whatever it is called; where a record has none, that of the only game of its name.
+const contentsOf = new Map();
+games.forEach(([name, content]) => {
+  if (!contentsOf.has(name)) contentsOf.set(name, new Set());
+  if (content !== null) contentsOf.get(name).add(content);
+});
+const gameOf = games.map(([name, content]) =>
+  content ?? (contentsOf.get(name).size === 1 ? [...contentsOf.get(name)][0] : name));
+const namesOf = new Map(gameOf.map((game) => [game, new Set()]));
+games.forEach(([name], index) => namesOf.get(gameOf[index]).add(name));
+// The artifacts that hold a game: [artifact, split].
+const holdersOf = new Map(gameOf.map((game) => [game, []]));
 artifacts.forEach((artifact, index) => {
   for (const [split, members] of Object.entries(artifact.games)) {
-    members.forEach((game) => holdersOf.get(games[game][0]).push([index, split, game]));
+    members.forEach((game) => holdersOf.get(gameOf[game]).push([index, split]));
   }
 });
 const boxes = new Map([...picture.querySelectorAll("a")].map((box) => [Number(box.dataset.node), box]));
@@ -47,16 +55,31 @@ function encode(text) {
   return encodeURIComponent(text).replaceAll("%2F", "/");
 }
 
+// In an address a game has its name, or its content where several games have that name.
 function address(name, game) {
-  return `#${encode(name)}${game ? `&game=${encode(game)}` : ""}`;
+  const called = game ? firstName(game) : "";
+  return `#${encode(name)}${game ? `&game=${encode(isShared(called) ? game : called)}` : ""}`;
+}
+
+function firstName(game) {
+  return [...namesOf.get(game)].sort(byName)[0];
+}
+
+function isShared(name) {
+  return contentsOf.get(name).size > 1;
+}
+
+function titleOf(game) {
+  const name = firstName(game);
+  return isShared(name) && game !== name ? `${name} (${game.slice(0, 12)})` : name;
 }
 
 function link(name, text) {
   return element("a", { href: address(name, null) }, text ?? name);
 }
 
-function gameLink(game) {
-  return element("a", { href: address("", game), "data-game": "" }, game);
+function gameLink(game, text) {
+  return element("a", { href: address("", game), "data-game": "" }, text ?? titleOf(game));
 }
 
 function list(items, line) {
@@ -180,11 +203,15 @@ function stateOf(hash) {
   } else if (nodeNamed.has(name)) {
     state.node = nodeNamed.get(name);
   } else if (name) {
-    state.unknown = name;
+    state.unknown = `There is no ${name} here.`;
   }
   if (state.game !== null && !holdersOf.has(state.game)) {
-    state.unknown = `game ${state.game}`;
-    state.game = null;
+    const contents = [...(contentsOf.get(state.game) ?? [])];
+    if (contents.length !== 1) {
+      state.unknown = contents.length === 0 ? `There is no game ${state.game} here.`
+        : `${contents.length} games are called ${state.game}. Search for it, and choose one.`;
+    }
+    state.game = contents.length === 1 ? contents[0] : null;
   }
   return state;
 }
@@ -223,9 +250,9 @@ function show(moved) {
     ? state.game === null ? overview() : gameView(state.game)
     : state.artifact === null ? nodeView(state.node) : artifactView(state.artifact)));
   panel.scrollTop = 0;
-  document.title = `${nameOf(state) || (state.game ? `game ${state.game}` : "Lineage")} · Probeline`;
+  document.title = `${nameOf(state) || (state.game ? `game ${titleOf(state.game)}` : "Lineage")} · Probeline`;
   filter.hidden = state.game === null;
-  filter.querySelector("b").textContent = state.game ?? "";
+  filter.querySelector("b").textContent = state.game === null ? "" : titleOf(state.game);
   paint();
   if (moved && (state.node !== null || state.game !== null) && getComputedStyle(document.body).display === "block") {
     const { top } = panel.getBoundingClientRect();
@@ -354,8 +381,11 @@ function overview() {
   artifacts.forEach((artifact) => kinds.set(artifact.kind, [...(kinds.get(artifact.kind) ?? []), artifact.name]));
   const faults = Object.entries(data.faults);
   return [
-    ...heading("Lineage", `${many(artifacts.length, "artifact")}, ${many(versionsOf.size, "game")}.`),
-    state.unknown === null ? "" : element("p", { class: "warning" }, `There is no ${state.unknown} here.`),
+    ...heading("Lineage", `${many(artifacts.length, "artifact")}, ${many(holdersOf.size, "game")}.`),
+    state.unknown === null ? "" : element("p", { class: "warning" }, state.unknown),
+    data.missing.length === 0 ? "" : element("div", { class: "warning" },
+      element("p", null, `${many(data.missing.length, "artifact")} that others were made from ${
+        data.missing.length === 1 ? "has" : "have"} no record:`), list(data.missing, (name) => name)),
     faults.length === 0 ? "" : element("div", { class: "warning" },
       element("p", null, `${many(faults.length, "record")} could not be used:`), list(faults, ([, text]) => text)),
     element("p", null, "Click a box, or search: artifacts by name or digest, games by name. A dotted line is a "
@@ -369,7 +399,8 @@ function overview() {
       folded(element("span", { class: `kind ${colourOf(kind)}` }, kind),
         () => list(names.sort(byName), (name) => link(name)), false, names.length)),
     element("h3", null, "Games"),
-    folded(many(versionsOf.size, "game"), () => list([...versionsOf.keys()].sort(byName), gameLink)),
+    folded(many(holdersOf.size, "game"), () => list([...holdersOf.keys()].map((game) => [titleOf(game), game])
+      .sort(([one], [other]) => byName(one, other)), ([title, game]) => gameLink(game, title))),
   ].filter((part) => part !== "");
 }
 
@@ -436,15 +467,18 @@ function artifactView(index) {
   const fold = nodes[nodeOf.get(artifact.name)];
   const up = upOf([index]);
   const environment = data.environments[artifact.environment];
-  const changed = artifact.inputs.filter((given) => given[4]);
+  const changed = artifact.inputs.filter((given) => given[4] === 1);
+  const missing = artifact.inputs.filter((given) => given[4] === 2);
   const size = artifact.subjects.reduce((sum, subject) => sum + subject[2], 0);
   return [
     ...heading(artifact.name, [
       element("span", { class: `kind ${colourOf(artifact.kind)}` }, artifact.kind), `, made by ${artifact.rule}`]),
     fold.members.length > 1 ? element("p", { class: "faint" }, "One of ", link(fold.name)) : "",
     changed.length === 0 ? "" : element("p", { class: "warning" },
-      `${many(changed.length, "input")} has another record now than when this was made: it was made again, or `
-      + "changed. `probeline audit verify` tells which."),
+      `${many(changed.length, "input")} ${changed.length === 1 ? "has" : "have"} another record now than when `
+      + "this was made: made again, or changed. `probeline audit verify` tells which."),
+    missing.length === 0 ? "" : element("p", { class: "warning" },
+      `${many(missing.length, "input")} ${missing.length === 1 ? "has" : "have"} no record any more.`),
     table([
       ...artifact.subjects.map(([name, sha, , files]) =>
         [name === artifact.name ? "digest" : name, [digest(sha),
@@ -492,27 +526,27 @@ function gamesOf(artifact) {
   const splits = Object.entries(artifact.games);
   if (splits.length === 0) return [];
   splits.sort(([one], [other]) => (SPLITS.indexOf(one) + 9) % 9 - (SPLITS.indexOf(other) + 9) % 9);
-  const mine = ([, members]) => members.some((game) => games[game][0] === state.game);
+  const mine = ([, members]) => members.some((game) => gameOf[game] === state.game);
   return [element("h3", null, "Games"), ...splits.map(([split, members]) => folded(
     element("span", null, splitOf(split), ` ${many(members.length, "game")}`,
-      mine([split, members]) ? element("b", null, ` with ${state.game}`) : ""),
-    () => list(members, (game) => gameLink(games[game][0]))))];
+      mine([split, members]) ? element("b", null, ` with ${titleOf(state.game)}`) : ""),
+    () => list(members, (game) => gameLink(gameOf[game], games[game][0]))))];
 }
 
-function gameView(name) {
-  const versions = versionsOf.get(name);
-  const contents = [...new Set(versions.map((game) => games[game][1]).filter((content) => content !== null))];
-  const twins = [...new Set(games.filter(([other, content]) => other !== name && contents.includes(content))
-    .map(([other]) => other))];
+function gameView(game) {
+  const name = firstName(game);
+  const twins = [...namesOf.get(game)].filter((other) => other !== name);
+  const others = [...contentsOf.get(name)].filter((other) => other !== game);
   const bySplit = new Map();
-  for (const [index, split] of holdersOf.get(name)) bySplit.set(split, [...(bySplit.get(split) ?? []), index]);
+  for (const [index, split] of holdersOf.get(game)) bySplit.set(split, [...(bySplit.get(split) ?? []), index]);
   const splits = [...bySplit].sort(([one], [other]) => (SPLITS.indexOf(one) + 9) % 9 - (SPLITS.indexOf(other) + 9) % 9);
   return [
-    ...heading(name, `A game, in ${many(new Set(holdersOf.get(name).map(([index]) => index)).size, "artifact")}.`),
-    ...contents.map((content) => element("p", null, "content ", digest(content))),
-    contents.length > 1 ? element("p", { class: "warning" }, "Artifacts hold different contents under this name.") : "",
-    twins.length === 0 ? "" : element("p", { class: "warning" }, "The same content under another name: ",
-      ...twins.flatMap((twin, at) => [at ? ", " : "", gameLink(twin)])),
+    ...heading(name, `A game, in ${many(new Set(holdersOf.get(game).map(([index]) => index)).size, "artifact")}.`),
+    contentsOf.get(name).has(game) ? element("p", null, "content ", digest(game)) : "",
+    others.length === 0 ? "" : element("p", { class: "warning" }, "Other games are called so, too: ",
+      ...others.flatMap((other, at) => [at ? ", " : "", gameLink(other)])),
+    twins.length === 0 ? "" : element("p", { class: "warning" },
+      `The same content under another name: ${twins.join(", ")}`),
     ...splits.flatMap(([split, indices]) => [
       element("h3", null, split === "all" ? "Before the split" : splitOf(split)), ...grouped(indices)]),
   ].filter((part) => part !== "");
@@ -534,8 +568,8 @@ function found(text) {
       .map((artifact) => artifact.name),
     sources: onlyGames ? [] : nodes.filter((node) => node.kind === "sources" && matches(node.name))
       .map((node) => node.name),
-    games: [...versionsOf.keys()].filter((name) => matches(name)
-      || (hex !== null && versionsOf.get(name).some((game) => String(games[game][1]).startsWith(hex)))),
+    games: [...holdersOf.keys()].filter((game) => [...namesOf.get(game)].some(matches)
+      || (hex !== null && game.startsWith(hex))),
   };
 }
 
@@ -548,8 +582,8 @@ function suggest() {
   options = matching === null ? [] : [
     ...[...matching.artifacts.slice(0, MOST_RESULTS)].map((name) => named(name, artifacts[artifactOf.get(name)].kind)),
     ...matching.sources.slice(0, 3).map((name) => named(name, "sources")),
-    ...matching.games.slice(0, MOST_RESULTS).map((name) => (
-      { name, what: "game", choose: () => go("", name) })),
+    ...matching.games.slice(0, MOST_RESULTS).map((game) => (
+      { name: titleOf(game), what: "game", choose: () => go("", game) })),
   ];
   // Whoever types a name in full means it.
   const exact = options.findIndex((option) => option.name === input.value.trim().replace(/^game:/, ""));
@@ -574,8 +608,8 @@ function suggest() {
   point();
   paint(matching === null ? undefined : new Set([
     ...matching.artifacts.map((name) => nodeOf.get(name)), ...matching.sources.map((name) => nodeNamed.get(name)),
-    ...matching.games.slice(0, MOST_LINES).flatMap((name) =>
-      holdersOf.get(name).map(([index]) => nodeOf.get(artifacts[index].name)))]));
+    ...matching.games.slice(0, MOST_LINES).flatMap((game) =>
+      holdersOf.get(game).map(([index]) => nodeOf.get(artifacts[index].name)))]));
 }
 
 function point() {

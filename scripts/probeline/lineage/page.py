@@ -9,11 +9,13 @@ from typing import Any
 
 import orjson
 
-from probeline.lineage.folding import Node, kind_of
+from probeline.lineage.folding import Node
+from probeline.lineage.games import name_of
 from probeline.lineage.graph import Lineage
 from probeline.lineage.picture import COLOURS, DRAWING, KINDS, drawing
 from probeline.lineage.records import Record, artifact_of
 from probeline.lineage.root import root_digest
+from probeline.lineage.terminal import kind_of
 from probeline.probes.show import visible
 
 # Names in the records may be hostile. Even if one got past the escaping, the policy lets no script run but
@@ -89,7 +91,7 @@ def _facts(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node]) -
             "subjects": [[s.name, s.sha256, s.bytes, s.files] for s in record.subjects],
             "inputs": list(_inputs(lineage, record, number)),
             "games": {
-                split: [games.index([name, content]) for name, content in members.items()]
+                split: [games.index([name_of(name, content), content]) for name, content in members.items()]
                 for split, members in record.games.items()
             },
             "code": codes.index(record.code),
@@ -104,6 +106,7 @@ def _facts(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node]) -
     return {
         "root": root_digest(lineage),
         "faults": lineage.faults,
+        "missing": lineage.missing(records),
         "kinds": KINDS,
         "artifacts": artifacts,
         "nodes": [
@@ -122,14 +125,17 @@ def _facts(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node]) -
 
 
 def _inputs(lineage: Lineage, record: Record, number: dict[str, int]) -> Iterable[list[Any]]:
-    """Name, digest, role, number of its artifact (-1: none), and whether that has another record now."""
+    """Name, digest, role, number of its artifact (-1: none), and whether that has another record now.
+
+    The last is 0 where it has the same, 1 where it has another, 2 where it has none.
+    """
     for dependency in record.dependencies:
         parent = artifact_of(Path(dependency.record)).as_posix() if dependency.record else ""
         present = lineage.records.get(parent)
-        changed = dependency.record is not None and (
-            present is None or present.sha256 != dependency.record_sha256
-        )
-        yield [dependency.name, dependency.sha256, dependency.role, number.get(parent, -1), int(changed)]
+        state = 0
+        if dependency.record is not None:
+            state = 2 if present is None else int(present.sha256 != dependency.record_sha256)
+        yield [dependency.name, dependency.sha256, dependency.role, number.get(parent, -1), state]
 
 
 def _environment(record: Record) -> dict[str, Any]:

@@ -4,12 +4,16 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import orjson
+
 from probeline.config import DEFAULT_CONFIG, load_config
 from probeline.digests import sha256_file
 from probeline.lineage.environment import LOCK
-from probeline.lineage.graph import Lineage
+from probeline.lineage.graph import Lineage, parent_names
 from probeline.lineage.places import portable, roots_of
 from probeline.lineage.records import Record, artifact_of
+
+QUARANTINE = "quarantine.jsonl"
 
 
 def names_of_file(lineage: Lineage, path: str, configfiles: Sequence[Path]) -> Iterator[str]:
@@ -71,6 +75,30 @@ def readers(lineage: Lineage, name: str) -> list[tuple[Record, str]] | None:
     if name == LOCK.name:
         found += [(record, "its lock file") for record in records if record.other_dependency("lock")]
     return found or None
+
+
+def quarantined(lineage: Lineage, name: str) -> list[dict[str, str]]:
+    """Where the log of a game was put into quarantine: artifact, file at fault and reason.
+
+    Read from the lists that lie here and are still what their records say.
+
+    Args:
+        lineage: all records.
+        name: a raw log as records name it.
+    """
+    found = []
+    for record in lineage.records.values():
+        roots = {str(record.params.get("root")), *parent_names(record)}
+        if not any(name.startswith(f"{root}/") for root in roots):
+            continue
+        for subject in record.subjects:
+            listed = Path(subject.name) / QUARANTINE
+            if not listed.is_file() or sha256_file(listed) != subject.files.get(QUARANTINE):
+                continue
+            for row in map(orjson.loads, listed.read_bytes().splitlines()):
+                if Path(name).parent.as_posix() in {f"{root}/{row['path']}" for root in roots}:
+                    found.append({"artifact": subject.name, "file": row["file"], "reason": row["reason"]})
+    return found
 
 
 def _holds(record: Record, name: str) -> bool:

@@ -1,15 +1,16 @@
 """`probeline audit graph`: the lineage as a picture, as a page, or as a short tree on the terminal."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probeline.lineage.folding import Node, fold, kind_of
+from probeline.lineage.commands import add_json, make_console
+from probeline.lineage.folding import Node, fold
 from probeline.lineage.graph import Lineage, parent_names, read_lineage
 from probeline.lineage.records import Record
+from probeline.lineage.terminal import kind_of, line, print_json, warn_of_gaps
 from probeline.text import plain_text
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ examples:
 The page needs no network. Link into it by name: lineage.html#results/probes/trust_lr_l22, and to a game in it
 by lineage.html#&game=baseline/game7.
 
-exit status: 0; 1 where a record could not be used (the others are shown) or the target has none.
+exit status: 0; 1 where a record is missing or is none (the others are shown), or the target has none.
 """
 
 
@@ -44,7 +45,7 @@ def add_command(queries: Any) -> None:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page for a browser")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture")
-    parser.add_argument("--json", action="store_true", help="print one JSON value instead")
+    add_json(parser)
     parser.set_defaults(run=_graph)
 
 
@@ -53,6 +54,7 @@ def _graph(options: argparse.Namespace) -> int:
     from probeline.lineage.picture import svg
 
     lineage = read_lineage()
+    lineage.require_records()
     records = shown_records(lineage, options.target)
     nodes = fold(lineage, records)
     target = "" if options.target is None else lineage.find(options.target).name
@@ -61,19 +63,15 @@ def _graph(options: argparse.Namespace) -> int:
     if options.svg is not None:
         _write(options.svg, svg(nodes, next((node.name for node in nodes if target in node.members), "")))
     if options.json:
-        print(json.dumps(_as_json(lineage, records), indent=2))
+        print_json(_as_json(lineage, records))
     elif options.html is None and options.svg is None:
         _print_tree(nodes)
-    for fault in lineage.faults.values():
-        print(plain_text(f"not shown: {fault}"), file=sys.stderr)
-    return 1 if lineage.faults else 0
+    return warn_of_gaps(lineage, records)
 
 
 def shown_records(lineage: Lineage, target: str | None) -> list[Record]:
     """All records, or those above and below a target; what something was made from stands before it."""
     if target is None:
-        if not lineage.records and not lineage.faults:
-            lineage.find("")  # says that there are none, and how to make some
         return lineage.ancestors(lineage.records.values())
     record = lineage.find(target)
     chosen = {found.name for found in [*lineage.ancestors([record]), *lineage.descendants([record])]}
@@ -98,20 +96,21 @@ def _as_json(lineage: Lineage, records: Sequence[Record]) -> dict[str, Any]:
             for record in records
         ],
         "faults": lineage.faults,
+        "missing": lineage.missing(records),
     }
 
 
 def _print_tree(nodes: Sequence[Node]) -> None:
     """What nothing was made from yet, each with all that it was made from below it."""
-    from rich.console import Console
     from rich.tree import Tree
 
     by_name = {node.name: node for node in nodes}
     parents = {parent for node in nodes for parent in node.parents}
     drawn: set[str] = set()
-    console = Console(highlight=False)
-    for node in nodes:
-        if node.name not in parents:
+    console = make_console()
+    # Records that name each other in a circle are forged: they are shown last, from any of them on.
+    for node in sorted(nodes, key=lambda node: node.name in parents):
+        if node.name not in drawn:
             tree = Tree(_line(node))
             _grow(tree, node, by_name, drawn)
             console.print(tree)
@@ -122,7 +121,7 @@ def _grow(tree: "Tree", node: Node, by_name: dict[str, Node], drawn: set[str]) -
     drawn.add(node.name)
     direct = [by_name[parent] for parent in node.parents]
     # What comes by way of another parent stands there.
-    longer = {name for parent in direct for name in _above(parent, by_name)}
+    longer = {name for parent in direct for name in _above(parent, by_name) - {parent.name}}
     for parent in sorted(direct, key=lambda parent: (-parent.column, parent.name)):
         if parent.name in longer:
             continue
@@ -144,7 +143,5 @@ def _above(node: Node, by_name: dict[str, Node]) -> set[str]:
 
 
 def _line(node: Node) -> Any:
-    from rich.text import Text
-
     count = "" if len(node.members) == 1 else f"  {len(node.members):,}"
-    return Text(plain_text(node.name)).append(count, "bold").append(f"  {plain_text(node.kind)}", "dim")
+    return line(node.name, (count, "bold"), (f"  {node.kind}", "dim"))

@@ -1,5 +1,6 @@
 """What the audit's answers have in common at a terminal: names in few words, and text that it cannot obey."""
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
     from probeline.lineage.records import Record
 
-SHARD = re.compile(r"(?<=/)shard-\d+-of-\d+(?=/|$)")
+SHARD = re.compile(r"(?<=/)shard-\d+-of-(\d+)(?=/|$)")
 DIGITS = 12
 """Of a digest, for a person's eyes."""
 LONGEST_VALUE = 60
@@ -30,7 +31,7 @@ def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]") -> int:
         lineage: all records.
         records: those that the answer is about.
     """
-    gaps = [f"{path} is left out: it is no valid record." for path in lineage.faults]
+    gaps = [f"{path} is left out: {fault.replace(path, 'it', 1)}" for path, fault in lineage.faults.items()]
     faulty = {path.removesuffix(".lineage.json") for path in lineage.faults}
     gaps += [f"{name} has no record." for name in lineage.missing(records) if name not in faulty]
     for gap in gaps:
@@ -59,6 +60,13 @@ def line(*parts: "str | Text | tuple[object, str]") -> "Text":
     return joined
 
 
+def lines(text: str, style: str = "") -> "Text":
+    """Text of several lines, such as a message: its line breaks stay."""
+    from rich.text import Text
+
+    return Text("\n").join(words(one, style) for one in text.split("\n"))
+
+
 def make_table(*columns: str, right: Sequence[str] = ()) -> "Table":
     """A table without lines between; numbers go to the right."""
     from rich import box
@@ -73,9 +81,13 @@ def make_table(*columns: str, right: Sequence[str] = ()) -> "Table":
 
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
-    data = orjson.dumps(value, option=orjson.OPT_INDENT_2)
-    # Names in a log may hold what the terminal's encoding lacks.
-    print(data.decode().encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(errors="replace"))
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # Names in a log may hold what the encoding lacks: JSON has ASCII for it.
+        text = json.dumps(orjson.loads(text), indent=2)
+    print(text)
 
 
 def short(digest: str) -> str:
@@ -125,24 +137,23 @@ def family_label(members: Sequence[str]) -> str:
 
 
 def kind_of(name: str) -> str:
-    """What an artifact is, from where it lies: logs, corpus, dialogues, model, probes and so on."""
-    parts = PurePosixPath(name).parts
-    match parts:
-        case ("results", kind, *_):
+    """What an artifact is, from where it lies: logs, tables, dialogues, models, probes and so on."""
+    match PurePosixPath(name).parts:
+        case ("results", kind, _, *_):
             return kind
-        case ("data", "simulated", *_):
+        case ("data", "simulated", _, *_):
             return "logs"
         case ("data", "processed", "dialogues", *_):
             return "dialogues"
-        case ("data", "processed", *_):
-            return "corpus"
-        case ("data", "models", *_):
-            return "model"
-    return parts[0] if parts else "other"
+        case ("data", "processed", _, *_):
+            return "tables"
+        case ("data", "models", _, *_):
+            return "models"
+    return "other"
 
 
 def order_of(record: "Record") -> tuple[int, str]:
     """Sorts artifacts in the order of the data's way."""
-    known = ("logs", "corpus", "dialogues", "model", "activations", "adapters", "probes", "sweeps")
+    known = ("logs", "tables", "dialogues", "models", "activations", "adapters", "probes", "sweeps")
     kind = kind_of(record.name)
     return known.index(kind) if kind in known else len(known), record.name

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from rich.text import Text
 from rich.tree import Tree
 
+from probeline.digests import sha256_file
 from probeline.files import MANIFEST, read_json
 from probeline.lineage.cost import cost_line
 from probeline.lineage.graph import Lineage
@@ -122,7 +123,8 @@ def _weights(record: Record) -> str:
     """The digest that probes name their model by; that of its files where they are away."""
     subject = record.subjects[0]
     manifest = Path(subject.name) / MANIFEST
-    if manifest.is_file():
+    # Only the manifest that the record is of: another may lie there by now.
+    if manifest.is_file() and sha256_file(manifest) == subject.files.get(MANIFEST):
         digest = read_json(manifest).get("weights_sha256")
         if isinstance(digest, str):
             return short(digest)

@@ -95,8 +95,9 @@ def compare(record: "Record", old: "Version", new: "Version") -> dict[str, Any]:
     """What differs between two versions of an artifact, and above it wherever an input changed.
 
     Returns:
-        `artifact`, `differences` (see `differences.differences`) and `above`, a list of the same for each
-        input that differs; each artifact has its differences once. `fault` where a version lacks the record.
+        `artifact`, `differences` (see `record_differences.differences`) and `above`, a list of the same for
+        each input that differs; each artifact has its differences once. `fault` where a version lacks the
+        record.
     """
     from pathlib import Path
 

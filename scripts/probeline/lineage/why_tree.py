@@ -16,6 +16,7 @@ from probeline.lineage.terminal import (
     family_label,
     fold_shards,
     line,
+    lines,
     number_of,
     short,
 )
@@ -30,7 +31,7 @@ def print_why(facts: dict[str, Any]) -> None:
     console = make_console()
     between, now = facts["between"], facts["now"]
     if "note" in between:
-        console.print(line(between["note"]))
+        console.print(lines(between["note"]))
     elif between:
         console.print(line(("from  ", "cyan"), between["old"]))
         console.print(line(("to    ", "cyan"), between["new"]))
@@ -39,7 +40,7 @@ def print_why(facts: dict[str, Any]) -> None:
         console.print(tree)
     console.print()
     if "fault" in now:
-        console.print(line((now["fault"], "red")))
+        console.print(lines(now["fault"], "red"))
     else:
         _print_now(console, now)
 
@@ -52,7 +53,7 @@ def _fill(tree: Tree, nodes: list[dict[str, Any]]) -> None:
     """The branches of one artifact, or of shards of one that changed in the same way."""
     first = nodes[0]
     if "fault" in first:
-        tree.add(line((first["fault"], "red")))
+        tree.add(lines(first["fault"], "red"))
         return
     if "differences" not in first:
         tree.add(line(("as above", "dim")))
@@ -157,4 +158,4 @@ def _add_reasons(tree: Tree, reasons: Mapping[str, list[str]]) -> None:
     for names in groups.values():
         branch = tree.add(line((family_label(names), "bold")))
         for text in reasons[names[0]]:
-            branch.add(line(text))
+            branch.add(lines(text))

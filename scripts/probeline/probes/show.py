@@ -197,7 +197,7 @@ def in_colour(console: "Console") -> bool:
     return console.is_terminal and not console.no_color and console.color_system is not None
 
 
-def make_console() -> "Console":
+def make_console(highlight: bool = True) -> "Console":
     """Standard output; a character that its encoding lacks is written as a number, never a crash."""
     import sys
 
@@ -205,7 +205,7 @@ def make_console() -> "Console":
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console()
+    return Console(highlight=highlight)
 
 
 def write_page(path: Path, page: str) -> None:
