@@ -200,6 +200,19 @@ def test_ancestors_stand_before_what_was_made_from_them() -> None:
         lineage.find("results/bb")
 
 
+def test_what_was_made_anew_with_another_result_is_no_origin_of_what_was_made_before() -> None:
+    make("results/a", {})
+    make("results/b", {"above": "results/a/manifest.json"})
+    make("results/a", {})
+    lineage = read_lineage()
+    assert [record.name for record in lineage.ancestors([lineage.find("b")])] == ["results/a", "results/b"]
+    make("results/a", {}, "made of something else")
+    lineage = read_lineage()
+    assert lineage.superseded(lineage.find("b")) == ["results/a"]
+    assert [record.name for record in lineage.ancestors([lineage.find("b")])] == ["results/b"]
+    assert [record.name for record in lineage.descendants([lineage.find("results/a")])] == ["results/a"]
+
+
 def test_no_path_of_a_machine_enters_a_record(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("elsewhere")
     roots = {"raw/mine": root}

@@ -66,6 +66,13 @@ def _export(options: argparse.Namespace) -> int:
             f"{missing[0]} has no record. Nothing was exported: a crate says where everything comes from. "
             f"Take its record from git again. (It is one of {len(missing)} such artifacts.)"
         )
+    for record in lineage.ancestors(chosen):
+        for name in lineage.superseded(record):
+            raise ProbelineError(
+                f"{record.name} was made from an earlier version of {name}, whose record is not here. "
+                "Nothing was exported: a crate says where everything comes from. Run "
+                f"snakemake --cores 4 {record.name} first, or check out the commit that has both."
+            )
     if options.ro_crate.exists():
         raise ProbelineError(f"{options.ro_crate} exists already. Name a folder that does not.")
     records = lineage.ancestors(chosen)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import PurePosixPath
 
-from probeline.lineage.graph import Lineage, parent_names
+from probeline.lineage.graph import Lineage
 from probeline.lineage.records import Record
 from probeline.lineage.terminal import SHARD, kind_of
 
@@ -61,7 +61,7 @@ def fold(lineage: Lineage, records: Sequence[Record]) -> list[Node]:
         # One that is alone keeps its own name.
         nodes[name] = Node(name if len(members) > 1 else members[0], kind_of(members[0]), members)
         for member in members:
-            for parent in parent_names(shown[member]):
+            for parent in [record.name for record in lineage.parents(shown[member])]:
                 _add(nodes[name].parents, node_of.get(parent), name)
             for dependency in shown[member].dependencies:
                 if dependency.record is None:

@@ -34,13 +34,35 @@ class Lineage:
         """Artifact's path → the records of what was made from it directly."""
         found: dict[str, list[Record]] = {}
         for record in self.records.values():
+            superseded = self.superseded(record)
             for parent in parent_names(record):
-                found.setdefault(parent, []).append(record)
+                if parent not in superseded:
+                    found.setdefault(parent, []).append(record)
         return found
 
     def parents(self, record: Record) -> list[Record]:
-        """The records of what it was made from directly; those that are missing are left out."""
-        return [self.records[name] for name in parent_names(record) if name in self.records]
+        """The records of what it was made from directly, but for those that are missing or superseded."""
+        superseded = self.superseded(record)
+        return [
+            self.records[name]
+            for name in parent_names(record)
+            if name in self.records and name not in superseded
+        ]
+
+    def superseded(self, record: Record) -> list[str]:
+        """The artifacts that it was made from in another version than is recorded here now.
+
+        What the version of then was made from, the record of now cannot tell.
+        """
+        found = []
+        for dependency in record.dependencies:
+            parent = self.records.get((dependency.record or "").removesuffix(SUFFIX))
+            if parent is None or parent.sha256 == dependency.record_sha256:
+                continue
+            # Made anew with the same result is no other version.
+            if parent.files.get(dependency.name) != dependency.sha256:
+                found.append(parent.name)
+        return list(dict.fromkeys(found))
 
     def ancestors(self, records: Iterable[Record]) -> list[Record]:
         """The records and all above them: what something was made from stands before it."""

@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
         from probeline.lineage.impact_table import print_impact
 
         print_impact(facts, options.full)
-    return warn_of_gaps(lineage, lineage.records.values())
+    return warn_of_gaps(lineage, lineage.records.values(), origins=False)
 
 
 def game_impact(lineage: "Lineage", game: "Game") -> dict[str, Any]:

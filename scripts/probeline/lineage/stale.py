@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
         print_json(facts)
     else:
         _print(facts)
-    gaps = warn_of_gaps(lineage, checked)
+    gaps = warn_of_gaps(lineage, checked, origins=False)
     return 1 if facts["stale"] else gaps
 
 

@@ -24,16 +24,23 @@ DIGITS = 12
 LONGEST_VALUE = 60
 
 
-def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]") -> int:
+def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]", origins: bool = True) -> int:
     """Say on standard error which records an answer lacks; the exit status, 1 where it lacks any.
 
     Args:
         lineage: all records.
         records: those that the answer is about.
+        origins: whether it is about what they were made from.
     """
+    records = list(records)
     gaps = [f"{path} is left out: {fault.replace(path, 'it', 1)}" for path, fault in lineage.faults.items()]
     faulty = {path.removesuffix(".lineage.json") for path in lineage.faults}
     gaps += [f"{name} has no record." for name in lineage.missing(records) if name not in faulty]
+    for record in lineage.ancestors(records) if origins else ():
+        gaps += [
+            f"{record.name} was made from an earlier version of {name}, whose record is not here."
+            for name in lineage.superseded(record)
+        ]
     for gap in gaps:
         print(f"probeline: {plain_text(gap)}", file=sys.stderr)
     if gaps:

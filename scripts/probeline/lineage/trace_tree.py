@@ -57,12 +57,18 @@ def _fill(tree: Tree, lineage: Lineage, records: list[Record], full: bool, shown
                 name = artifact_of(Path(dependency.record)).as_posix()
                 group = name if full else family(name)
                 above.setdefault((dependency.role, group), {}).setdefault(name, dependency)
+    other = {name for record in records for name in lineage.superseded(record)}
     for role, dependencies in raw.items():
         _add_raw(tree, role, dependencies, full)
     for (role, _), named in above.items():
-        parents = [lineage.records[name] for name in named if name in lineage.records]
+        parents = [lineage.records[name] for name in named if name in lineage.records and name not in other]
         for name in named.keys() - {parent.name for parent in parents}:
-            tree.add(line((f"{role}  ", "cyan"), name, ("  its record is missing", "bold red")))
+            why = (
+                "made anew since; its record of then is not here"
+                if name in other
+                else "its record is missing"
+            )
+            tree.add(line((f"{role}  ", "cyan"), name, (f"  {why}", "bold red")))
         if not parents:
             continue
         branch = _title(parents, role)
@@ -73,7 +79,7 @@ def _fill(tree: Tree, lineage: Lineage, records: list[Record], full: bool, shown
         below = tree.add(branch)
         if changed:
             below.add(
-                line((f"made anew since this was made from it ({number_of(len(changed), 'record')})", "red"))
+                line((f"made anew since, the same to the bit ({number_of(len(changed), 'record')})", "dim"))
             )
         _fill(below, lineage, parents, full, shown)
 
