@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
-from probeline.lineage.commands import add_lineage_commands
+from probeline.lineage.commands import LINEAGE, add_lineage_commands, require_project
 from probeline.text import plain_text
 
 # More than any processor has, and than torch could start.
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 1 with the fault in words."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command in LINEAGE:
+            require_project()
         return options.run(options) or 0
     except ProbelineError as error:
         # It may name what a hostile file holds.

@@ -67,8 +67,12 @@ def load_config(files: Sequence[Path] = ()) -> dict[str, Any]:
     """
     config: dict[str, Any] = {}
     for file in (DEFAULT_CONFIG, *files):
-        if not file.exists():
-            raise ProbelineError(f"{file} does not exist; run this in the folder of the Snakefile.")
+        if not file.is_file():
+            raise ProbelineError(
+                f"{file} does not exist; run this in the folder of the Snakefile."
+                if file == DEFAULT_CONFIG
+                else f"--configfile: {file} is no file. If it is a target, put it before --configfile."
+            )
         try:
             settings = yaml.safe_load(file.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:

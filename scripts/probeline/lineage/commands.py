@@ -5,12 +5,18 @@ it runs. A command returns its exit status: 0, or 1 where it found a fault.
 """
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
+
+from probeline.errors import ProbelineError
+from probeline.lineage.graph import PLACES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+LINEAGE = ("track", "list", "restore", "audit")
+"""The commands that read records."""
 AUDIT_EXAMPLES = """\
 examples:
   probeline audit verify                              is everything what its record says?
@@ -59,6 +65,16 @@ def add_lineage_commands(commands: Any) -> None:
         *(reproduce, retract, show_graph, export, root),
     ):
         part.add_command(queries)
+
+
+def require_project() -> None:
+    """Refuse to answer where there can be no records: silence would pass for a good answer.
+
+    Raises:
+        ProbelineError: this is neither the folder of a Snakefile nor one with artifacts.
+    """
+    if not any(map(os.path.exists, ("Snakefile", *PLACES))):
+        raise ProbelineError("There is no Snakefile here; run this in the folder of the Snakefile.")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
