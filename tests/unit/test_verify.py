@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.statement import Statement as InTotoStatement
@@ -561,6 +561,16 @@ def test_a_forged_envelope_and_another_key_are_refused(
         Path("lineage.dsse.json").write_bytes(orjson.dumps(envelope | hostile))
         assert main(["audit", "root", "--verify", "mine.pub"]) == 1
         assert "is no DSSE envelope" in capsys.readouterr().err
+    key = load_pem_private_key(Path("mine").read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    for payload in (b"no JSON", b"[]", b"{}"):
+        # As others sign with the same key.
+        sig = key.sign(b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload))
+        changed = {"payload": base64.b64encode(payload).decode()}
+        changed |= {"signatures": [{"sig": base64.b64encode(sig).decode()}]}
+        Path("lineage.dsse.json").write_bytes(orjson.dumps(envelope | changed))
+        assert main(["audit", "root", "--verify", "mine.pub"]) == 1
+        assert "something else" in capsys.readouterr().err
 
 
 def test_the_envelope_is_one_that_others_can_check(store: Path) -> None:

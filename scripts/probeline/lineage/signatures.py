@@ -104,11 +104,16 @@ def signed_records(envelope: Path, key_file: Path) -> tuple[dict[str, str], str]
             f"{envelope} was not signed with the key of {key_file} ({_key_id(public)}), or was edited since."
         )
     # From here on it is what the owner of the key signed, be it of another program.
-    statement = orjson.loads(payload) if content["payloadType"] == PAYLOAD else {}
-    if statement.get("predicateType") != PREDICATE:
+    try:
+        statement = orjson.loads(payload)
+        is_ours = content["payloadType"] == PAYLOAD and statement["predicateType"] == PREDICATE
+        records = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+        fits = directory_digest(records) == statement["predicate"]["root"]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        is_ours = fits = False
+    if not is_ours:
         raise ProbelineError(f"{envelope} is a signature of something else than records of Probeline.")
-    records = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-    if directory_digest(records) != statement["predicate"]["root"]:
+    if not fits:
         raise ProbelineError(f"{envelope} contradicts itself: its records do not make up its root.")
     return records, _key_id(public)
 
