@@ -49,13 +49,8 @@ class StatCache:
 
     def __init__(self, path: Path) -> None:
         self.stored = 0
-        try:
-            self._connection = _open(path)
-        except (OSError, sqlite3.OperationalError):
-            self._connection = _open(_NO_FILE)
-        except sqlite3.DatabaseError:
-            path.unlink()
-            self._connection = _open(path)
+        self._path = path
+        self._connection = _open_or_start_anew(path)
 
     def lookup(
         self, purpose: str, paths: Sequence[Path], again: bool = False
@@ -93,8 +88,13 @@ class StatCache:
         """Remember values; a cache that cannot be written costs time and nothing else."""
         self.stored += len(fresh)
         rows = [(purpose, _key(file.path), file.stat, value) for file, value in fresh]
-        with suppress(sqlite3.OperationalError), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", rows)
+        try:
+            with self._connection:
+                self._connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", rows)
+        except sqlite3.OperationalError:
+            return
+        except sqlite3.DatabaseError:
+            self._start_anew()
 
     def values(
         self,
@@ -131,7 +131,23 @@ class StatCache:
         """Release the file."""
         self._connection.close()
 
+    def _start_anew(self) -> None:
+        """Without what is damaged."""
+        self._connection.close()
+        self._connection = _without(self._path)
+
     def _known(self, purpose: str, keys: list[str]) -> dict[str, tuple[str, str]]:
+        """Path → identity and value; nothing where the cache is damaged."""
+        try:
+            return self._read(purpose, keys)
+        except sqlite3.OperationalError:
+            self._connection.close()
+            self._connection = _open(_NO_FILE)
+        except sqlite3.DatabaseError:
+            self._start_anew()
+        return {}
+
+    def _read(self, purpose: str, keys: list[str]) -> dict[str, tuple[str, str]]:
         """Path → identity and value; only what was asked for is read, however large the cache."""
         found: dict[str, tuple[str, str]] = {}
         for start in range(0, len(keys), BATCH):
@@ -144,6 +160,24 @@ class StatCache:
         return found
 
 
+def _open_or_start_anew(path: Path) -> sqlite3.Connection:
+    try:
+        return _open(path)
+    except (OSError, sqlite3.OperationalError):
+        return _open(_NO_FILE)
+    except sqlite3.DatabaseError:
+        return _without(path)
+
+
+def _without(path: Path) -> sqlite3.Connection:
+    """A new cache in the place of a damaged one, or in memory."""
+    try:
+        path.unlink(missing_ok=True)
+        return _open(path)
+    except (OSError, sqlite3.DatabaseError):
+        return _open(_NO_FILE)
+
+
 def _open(path: Path) -> sqlite3.Connection:
     if path != _NO_FILE:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +186,10 @@ def _open(path: Path) -> sqlite3.Connection:
         "CREATE TABLE IF NOT EXISTS entries"
         " (purpose TEXT, path TEXT, stat TEXT, value TEXT, PRIMARY KEY (purpose, path))"
     )
+    columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(entries)")]
+    if columns != ["purpose", "path", "stat", "value"]:
+        connection.close()
+        raise sqlite3.DatabaseError(f"{path} is a table of {columns}")
     return connection
 
 

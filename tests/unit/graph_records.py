@@ -86,6 +86,7 @@ def write_record(
                 },
                 "internalParameters": {
                     "python": "3.11.7",
+                    "platform": "linux x86_64",
                     "packages": {"numpy": "2"},
                     "hardware": {"processor": "one", "cores": 2, "threads": 1, "gpus": []},
                 },

@@ -84,7 +84,11 @@ def write_record(
             },
             "runDetails": {
                 "builder": {"id": "urn:probeline:local", "version": {}},
-                "metadata": {"invocationId": "", "startedOn": "", "finishedOn": ""},
+                "metadata": {
+                    "invocationId": "",
+                    "startedOn": "2026-01-01T00:00:00.000Z",
+                    "finishedOn": "2026-01-01T00:00:01.000Z",
+                },
                 "byproducts": [
                     {
                         "name": "cost",

@@ -1,4 +1,6 @@
 import os
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,48 @@ def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_made_is_done_withou
     announced: list[int] = []
     StatCache(tmp_path / "damaged").values("digest", [file], sha256_file, announced.append)
     assert announced == [0]
+
+
+def _damage_late_pages(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+
+
+def _put_another_table(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE entries (path TEXT)")
+
+
+@pytest.mark.parametrize("damage", [_damage_late_pages, _put_another_table])
+def test_damage_that_is_seen_only_while_reading_costs_no_more_than_reading_again(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    files = [tmp_path / f"log{number}" for number in range(300)]
+    for file in files:
+        file.write_text(file.name)
+    path = tmp_path / "cache.sqlite"
+    cache = StatCache(path)
+    digests = cache.values("digest", files, sha256_file)
+    cache.close()
+    damage(path)
+    announced: list[int] = []
+    for _ in range(2):
+        cache = StatCache(path)
+        assert cache.values("digest", files, sha256_file, announced.append) == digests
+        cache.close()
+    assert announced == [300, 0]
+
+
+def test_a_cache_that_is_damaged_while_it_is_used_is_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text("one")
+    path = tmp_path / "cache.sqlite"
+    cache = StatCache(path)
+    path.write_bytes(b"no database" * 1000)
+    assert cache.values("digest", [file], sha256_file) == [sha256_file(file)]
+    cache.close()
+    announced: list[int] = []
+    StatCache(path).values("digest", [file], sha256_file, announced.append)
+    assert announced in ([0], [1])

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.statement import Statement as InTotoStatement
@@ -24,7 +24,7 @@ from probeline.errors import ProbelineError
 from probeline.files import write_manifest
 from probeline.lineage.findings import Finding
 from probeline.lineage.graph import read_lineage
-from probeline.lineage.hashing import directory_digest
+from probeline.lineage.hashing import directory_digest, files_of
 from probeline.lineage.records import Statement, record_bytes
 from probeline.lineage.verification import verify
 from tests.bench.lineage_store import make_store
@@ -214,8 +214,8 @@ def test_a_copy_under_another_name_is_unrecorded_with_its_record_and_without(sto
 
 
 def test_a_file_that_a_record_does_not_list_is_named_and_leftovers_are_not(store: Path) -> None:
-    for leftover in (".snakemake_timestamp", ".gitignore"):
-        Path(PROBE, leftover).touch()
+    Path(PROBE, ".snakemake_timestamp").touch()
+    Path("results/probes/.gitignore").touch()
     Path(f"{PROBE}.dvc").touch()
     draft = Path("results/probes/.concept000_lr_l9.tmp-0123abcd")
     draft.mkdir()
@@ -229,6 +229,104 @@ def test_a_file_that_a_record_does_not_list_is_named_and_leftovers_are_not(store
     assert found() == found(PROBE)
 
 
+@pytest.mark.parametrize("name", [".gitignore", "evil.dvc", ".x.tmp-0a/evil.py", "x.lineage.json"])
+def test_nothing_but_snakemakes_time_stamp_is_ignored_inside_an_artifact(store: Path, name: str) -> None:
+    Path(PROBE, name).parent.mkdir(exist_ok=True)
+    Path(PROBE, name).touch()
+    assert ("unrecorded", PROBE) in found()
+    # What restoring goes by.
+    assert name in files_of(Path(PROBE))
+
+
+def test_a_folder_of_artifacts_is_searched_for_those_without_a_record(store: Path) -> None:
+    shutil.copytree(PROBE, "results/probes/planted")
+    assert found("results/probes") == found("results") == [("unrecorded", "results/probes/planted")]
+    assert found("results/activations") == []
+
+
+def test_files_that_look_like_no_artifact_are_named_by_folder(store: Path) -> None:
+    for name in ("results/probes/fake/detector.pt", "results/probes/fake/more/x", "results/other/a/b"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("results/probes/loose.csv").touch()
+    Path("data/raw").mkdir()
+    Path("data/raw/README.md").touch()
+    assert found() == [
+        ("unrecorded", name) for name in ("results/other", "results/probes", "results/probes/fake")
+    ]
+    assert not any("rm -r" in finding.remedy for finding in findings())
+    assert found("results/probes/fake") == [("unrecorded", "results/probes/fake")]
+
+
+def test_a_link_to_a_folder_inside_an_artifact_is_a_file_too_many(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/code.py").touch()
+    Path(PROBE, "extra").symlink_to(tmp_path / "elsewhere")
+    [finding] = findings()
+    assert (finding.state, finding.path) == ("unrecorded", PROBE)
+    assert finding.files == (f"{PROBE}/extra",)
+    assert "extra" in files_of(Path(PROBE))
+
+
+def test_artifacts_on_another_disk_are_read_through_the_link_to_it(store: Path, tmp_path: Path) -> None:
+    before = len(records())
+    shutil.move("results/activations", tmp_path / "scratch")
+    Path("results/activations").symlink_to(tmp_path / "scratch")
+    for name, target in (("loop", "."), ("around", tmp_path), ("root", "/"), ("back", store.absolute())):
+        (tmp_path / "scratch" / name).symlink_to(target)
+    assert len(records()) == before
+    assert {state for state, _ in found()} == {"unrecorded"}
+    [finding] = findings()
+    assert len(finding.files) == 4
+    flip_bit(Path(SHARD, "index.parquet"))
+    assert ("changed", SHARD) in found()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests may run as root, whom nothing is closed to.
+    scandir = os.scandir
+    closed = f"{PROBE}/closed"
+
+    def refuse(path: Any) -> Any:
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    Path(closed).mkdir()
+    assert found() == []
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert found() == found(PROBE) == [("missing", closed)]
+    assert closed in {path.as_posix() for path in files_of(Path(PROBE)).values()}
+
+
+def test_what_is_no_file_in_the_place_of_a_record_is_named_and_not_waited_for(store: Path) -> None:
+    os.mkfifo("results/pipe.lineage.json")
+    Path("results/loop.lineage.json").symlink_to("loop.lineage.json")
+    assert found() == [("edited", f"results/{name}.lineage.json") for name in ("loop", "pipe")]
+    Path("data/raw").mkdir()
+    os.mkfifo("data/raw/pipe.lineage.json")
+    assert len(found()) == 2
+
+
+def test_remedies_can_be_pasted_into_a_shell(store: Path) -> None:
+    hostile = "results/probes/$(touch x) y"
+    shutil.copytree(PROBE, hostile)
+    [finding] = findings()
+    assert f"`rm -r '{hostile}'`" in finding.remedy
+    assert f"`git checkout -- '{hostile}.lineage.json'`" in finding.remedy
+    shutil.rmtree(hostile)
+    Path(f"{hostile}.lineage.json").touch()
+    assert f"`git checkout -- '{hostile}.lineage.json'`" in findings()[0].remedy
+
+
+def test_where_there_is_nothing_to_verify_nothing_is_called_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "verify"]) == 1
+    assert "There are no records" in capsys.readouterr().err
+
+
 def reissue(artifact: str, moment: str = "2027-01-01T00:00:00.000Z") -> None:
     def edit(statement: Any) -> None:
         statement["predicate"]["runDetails"]["metadata"] |= {"startedOn": moment, "finishedOn": moment}
@@ -238,7 +336,7 @@ def reissue(artifact: str, moment: str = "2027-01-01T00:00:00.000Z") -> None:
 
 def test_an_upstream_that_was_made_again_with_the_same_content_is_said_and_no_fault(store: Path) -> None:
     reissue(SHARD)
-    assert found() == [("re-issued", SHARD)]
+    assert found() == found(PROBE) == [("re-issued", SHARD)]
     assert main(["audit", "verify"]) == 0
     # Made again when something had not been made from it yet, it would have been recorded so.
     reissue(SHARD, "2026-01-01T00:00:00.000Z")
@@ -332,11 +430,21 @@ def test_a_record_cannot_send_the_reader_elsewhere(store: Path, name: str) -> No
         lambda s: s["subject"][0]["annotations"].update(bytes="many"),
         lambda s: s["predicate"]["runDetails"]["metadata"].update(startedOn=5),
         lambda s: s["predicate"]["buildDefinition"]["resolvedDependencies"][0].update(name=None),
+        lambda s: s["predicate"]["buildDefinition"]["resolvedDependencies"][0].update(name=""),
+        lambda s: s["predicate"]["buildDefinition"]["resolvedDependencies"].append({"annotations": {}}),
+        lambda s: s["predicate"]["buildDefinition"]["externalParameters"].update(outputs=[5]),
+        lambda s: s["predicate"]["buildDefinition"]["externalParameters"].update(outputs=None),
+        lambda s: s["predicate"]["buildDefinition"]["externalParameters"].update(config=[]),
+        lambda s: s["predicate"]["buildDefinition"]["internalParameters"].pop("hardware"),
+        lambda s: s["predicate"]["runDetails"]["metadata"].update(startedOn="x"),
+        lambda s: s["predicate"]["runDetails"]["metadata"].update(finishedOn="2026-99-01T00:00:00.000Z"),
+        lambda s: s["predicate"]["runDetails"]["byproducts"][0]["annotations"].update(seconds="x"),
+        lambda s: s["subject"][0]["annotations"].update(games={"train": {"game1": []}}),
     ],
 )
 def test_a_record_of_wrong_types_is_said_to_be_none(store: Path, forge: Callable[[Any], None]) -> None:
     edit_record(PROBE, forge, thoroughly=True)
-    assert found() == [("edited", f"{PROBE}.lineage.json")]
+    assert {*found()} == {("edited", f"{PROBE}.lineage.json")}
 
 
 def test_a_pipe_in_a_files_place_is_not_waited_for(store: Path) -> None:
@@ -449,6 +557,20 @@ def test_a_forged_envelope_and_another_key_are_refused(
     )
     assert main(["audit", "root", "--verify", "mine.pub"]) == 1
     assert "edited since" in capsys.readouterr().err
+    for hostile in ({"payload": "ü"}, {"payloadType": 5}, {"signatures": [{"sig": "ü"}]}, {"signatures": 1}):
+        Path("lineage.dsse.json").write_bytes(orjson.dumps(envelope | hostile))
+        assert main(["audit", "root", "--verify", "mine.pub"]) == 1
+        assert "is no DSSE envelope" in capsys.readouterr().err
+    key = load_pem_private_key(Path("mine").read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    for payload in (b"no JSON", b"[]", b"{}"):
+        # As others sign with the same key.
+        sig = key.sign(b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload))
+        changed = {"payload": base64.b64encode(payload).decode()}
+        changed |= {"signatures": [{"sig": base64.b64encode(sig).decode()}]}
+        Path("lineage.dsse.json").write_bytes(orjson.dumps(envelope | changed))
+        assert main(["audit", "root", "--verify", "mine.pub"]) == 1
+        assert "something else" in capsys.readouterr().err
 
 
 def test_the_envelope_is_one_that_others_can_check(store: Path) -> None:

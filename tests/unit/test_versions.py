@@ -46,12 +46,21 @@ def write_artifact(name: str, rule: str = "fetch_model", root: str | None = None
                     "wildcards": {"corpus": path.stem},
                     "params": {"root": root} if root else {},
                 },
-                "internalParameters": {},
+                "internalParameters": {
+                    "python": "3.11",
+                    "platform": "linux",
+                    "packages": {},
+                    "hardware": {"processor": "some", "cores": 1, "threads": 1, "gpus": []},
+                },
                 "resolvedDependencies": [raw] if root else [],
             },
             "runDetails": {
-                "metadata": {"invocationId": "", "startedOn": "", "finishedOn": ""},
-                "byproducts": [{"annotations": {}}],
+                "metadata": {
+                    "invocationId": "",
+                    "startedOn": "2026-01-01T00:00:00.000Z",
+                    "finishedOn": "2026-01-01T00:00:01.000Z",
+                },
+                "byproducts": [{"annotations": {"backend": "local", "seconds": 1}}],
             },
         },
     }

@@ -2,8 +2,9 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
@@ -20,17 +21,19 @@ from probeline.lineage.findings import (
     some,
     take_back,
 )
-from probeline.lineage.graph import Lineage
+from probeline.lineage.graph import PLACES, Lineage
 from probeline.lineage.hashing import TIMESTAMP, directory_digest
 from probeline.lineage.records import SUFFIX, Dependency, Record
+from probeline.lineage.walking import walk
 
 DRAFT = re.compile(r"\..*\.tmp-[0-9a-f]+")
 """What a killed job left."""
 IGNORED = re.compile(
     rf"{re.escape(TIMESTAMP)}|\.gitignore|.*\.dvc|.*{re.escape(SUFFIX)}|{DRAFT.pattern}", re.DOTALL
 )
-"""Names of files that belong to no artifact."""
-RAW = "data/raw"
+"""Names beside artifacts that belong to none."""
+STAMP = re.compile(re.escape(TIMESTAMP))
+"""The only name that is ignored inside an artifact."""
 TABLES = "events.parquet"
 """A folder of tables of a corpus is an artifact also without its manifest."""
 
@@ -55,7 +58,7 @@ def check_record(record: Record) -> Finding | None:
 
 def _is_plain(name: str) -> bool:
     """Whether a relative name stays below where it starts."""
-    return not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+    return name != "" and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
 
 
 def check_files(record: Record, digests: Mapping[str, str | None]) -> Iterator[Finding]:
@@ -132,7 +135,9 @@ def check_chain(lineage: Lineage) -> Iterator[Finding]:
             says = f"{some(readers)} {was} made from an earlier version of it, and it is no longer the same."
             yield Finding(CHANGED, path, says, "Run the same snakemake command again.", tuple(readers))
         elif state == REISSUED:
-            yield Finding(REISSUED, path, f"Made again with the same content since {made}.")
+            yield Finding(
+                REISSUED, path, f"Made again with the same content since {made}.", "", tuple(readers)
+            )
 
 
 def _link(lineage: Lineage, record: Record, dependency: Dependency) -> tuple[str, str]:
@@ -152,7 +157,7 @@ def _link(lineage: Lineage, record: Record, dependency: Dependency) -> tuple[str
 
 
 def unrecorded(lineage: Lineage, places: Iterable[str], skipped: Iterable[str]) -> Iterator[Finding]:
-    """Artifacts without a record, and files in an artifact that its record does not list.
+    """Files without a record, by artifact or folder, and files in an artifact that its record does not list.
 
     Args:
         lineage: all records.
@@ -161,40 +166,77 @@ def unrecorded(lineage: Lineage, places: Iterable[str], skipped: Iterable[str]) 
     """
     for owner, files in _strays(lineage, places, {*skipped}).items():
         record = lineage.records.get(owner)
-        if record is None:
+        shown = some([name.removeprefix(f"{owner}/") for name in files])
+        away = f"elete or move {'it' if len(files) == 1 else 'them'}."
+        if record is None and any(os.access(f"{owner}/{name}", os.F_OK) for name in (MANIFEST, TABLES)):
             says = f"{counted(len(files), 'file')} without a record: nothing says where this comes from."
-            back = f"Take its record back (`git checkout -- {owner}{SUFFIX}`)"
-            remedy = f"{back}, or have it made by its rule: `rm -r {owner}`, then run snakemake."
+            back = f"Take its record back (`git checkout -- {shlex.quote(f'{owner}{SUFFIX}')}`)"
+            again = f"have it made by its rule: `rm -r {shlex.quote(owner)}`, then run snakemake."
+            yield Finding(UNRECORDED, owner, says, f"{back}, or {again}", (), tuple(files))
+        elif record is None:
+            says = f"Nothing says where {counted(len(files), 'file')} in it come from: {shown}."
+            says = says.replace("come", "comes") if len(files) == 1 else says
+            remedy = f"Take the record back with git where there was one, or d{away}"
             yield Finding(UNRECORDED, owner, says, remedy, (), tuple(files))
         elif check_record(record) is None:
-            shown = some([_within(name, record) for name in files])
             says = f"{counted(len(files), 'file')} that the record does not list: {shown}."
-            remedy = f"Delete or move {'it' if len(files) == 1 else 'them'}."
-            yield Finding(UNRECORDED, owner, says, remedy, (owner,), tuple(files))
+            yield Finding(UNRECORDED, owner, says, f"D{away}", (owner,), tuple(files))
 
 
 def _strays(lineage: Lineage, places: Iterable[str], skipped: set[str]) -> dict[str, list[str]]:
-    """Artifact → its files that no record lists; that a record is broken or missed is said elsewhere."""
+    """Artifact or folder → its files that no record lists; a broken or missed record is said elsewhere."""
     listed = {name for record in lineage.records.values() for name in record.files}
     known = {path.removesuffix(SUFFIX) for path in lineage.faults}
     known |= lineage.children.keys() - lineage.records.keys()
+    artifacts = lineage.records.keys() | known
+    # A file beside artifacts is a stray alone; a folder in which there is none is one as a whole.
+    shared = {above.as_posix() for name in artifacts for above in PurePosixPath(name).parents}
+    sealed = _sealed(lineage)
     owners: dict[str, str] = {}
-    strays: dict[str, list[str]] = {}
-    for place in places:
-        for folder, folders, names in os.walk(place):
-            paths = {f"{folder}/{name}": name for name in names}
+    strays: dict[str, set[str]] = {}
+    for place in _outermost(places, skipped):
+        parents = [above.as_posix() for above in PurePosixPath(place).parents]
+        owners[parents[0]] = next((name for name in parents if name in lineage.records), "")
+        sealed |= {parents[0]} if sealed.intersection(parents) else set()
+        # What cannot be listed is among the lineage's faults.
+        for folder, folders, names in walk(place, lambda error: None):
+            above = folder.rpartition("/")[0]
+            ignored = IGNORED
+            if folder in sealed or above in sealed:
+                sealed.add(folder)
+                ignored = STAMP
             folders[:] = [
-                name for name in folders if not DRAFT.fullmatch(name) and f"{folder}/{name}" not in skipped
+                name for name in folders if not ignored.fullmatch(name) and f"{folder}/{name}" not in skipped
             ]
-            is_artifact = folder in lineage.records or MANIFEST in names or TABLES in names
-            owner = folder if is_artifact else owners.get(folder.rpartition("/")[0], "")
-            owners[folder] = owner
-            others = [
-                path for path, name in paths.items() if path not in listed and not IGNORED.fullmatch(name)
-            ]
-            if others and owner and owner not in known:
-                strays.setdefault(owner, []).extend(others)
-    return {owner: sorted(files) for owner, files in strays.items()}
+            is_artifact = folder in artifacts or MANIFEST in names or TABLES in names
+            owner = folder if is_artifact else owners.get(above, "")
+            owners[folder] = owner = owner or ("" if folder in shared else folder)
+            paths = {f"{folder}/{name}" for name in names if not ignored.fullmatch(name)} - listed
+            if paths and owner not in known:
+                strays.setdefault(owner or folder, set()).update(paths)
+    return {owner: sorted(files) for owner, files in sorted(strays.items())}
+
+
+def _sealed(lineage: Lineage) -> set[str]:
+    """The folders that jobs made as a whole: whatever lies in them must be listed."""
+    return {
+        subject.name
+        for record in lineage.records.values()
+        for subject in record.subjects
+        if subject.files and f"{subject.name}/".startswith(f"{record.name}/")
+    }
+
+
+def _outermost(places: Iterable[str], skipped: set[str]) -> list[str]:
+    """The places of artifacts that lie in no other of them, nor in a folder that is skipped."""
+    unique = {*places}
+    covered = unique | skipped
+    return [
+        place
+        for place in sorted(unique - skipped)
+        if place.partition("/")[0] in PLACES
+        and not any(above.as_posix() in covered for above in PurePosixPath(place).parents)
+    ]
 
 
 def _within(name: str, record: Record) -> str:

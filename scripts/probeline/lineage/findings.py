@@ -1,5 +1,7 @@
 """What `probeline audit verify` finds, and how it says it."""
 
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,14 +147,18 @@ def counted(count: int, noun: str) -> str:
 
 def make_again(record: Record) -> str:
     """How to have an artifact again that is damaged or gone."""
-    target = record.subjects[0].name
+    target = shlex.quote(record.subjects[0].name)
     again = f"snakemake --cores 4 {target}"
-    if Path(f"{record.name}.dvc").is_file():
-        return f"Take it back with `dvc checkout --force {record.name}.dvc` (after `dvc pull` if need be)."
-    there = any(Path(subject.name).exists() for subject in record.subjects)
+    pointer = f"{record.name}.dvc"
+    if Path(pointer).is_file():
+        return (
+            f"Take it back with `dvc checkout --force {shlex.quote(pointer)}` (after `dvc pull` if need be)."
+        )
+    there = any(os.path.lexists(subject.name) for subject in record.subjects)
     return f"Have it made again: `rm -r {target}`, then `{again}`." if there else f"Have it made: `{again}`."
 
 
 def take_back(record: str) -> str:
     """How to have a record again."""
-    return f"Take it back with `git checkout -- {record}`, or delete it with its artifact and run snakemake."
+    back = f"git checkout -- {shlex.quote(record)}"
+    return f"Take it back with `{back}`, or delete it with its artifact and run snakemake."

@@ -11,8 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from probeline.errors import ProbelineError, near_misses
 from probeline.lineage.records import SUFFIX, Dependency, Record, artifact_of, read_record
+from probeline.lineage.walking import walk
 
 PLACES = ("data", "results")
+RAW = "data/raw"
+"""What lies there is the user's, and has no records."""
 MOST_NAMES = 12
 """In a message."""
 
@@ -23,7 +26,8 @@ class Lineage:
 
     Attributes:
         records: artifact's path → its record, sorted.
-        faults: path of each file that is no valid record → what is wrong with it.
+        faults: path of each file that is no valid record, and of each folder that cannot be listed → what is
+            wrong with it.
     """
 
     records: dict[str, Record]
@@ -174,9 +178,10 @@ def parent_names(record: Record) -> list[str]:
 
 def read_lineage(places: Iterable[str] = PLACES) -> Lineage:
     """Read every record under some folders; what is no valid record is kept apart, with its fault."""
-    records, faults = {}, {}
+    records: dict[str, Record] = {}
+    faults: dict[str, str] = {}
     with _no_collection():
-        for path in sorted(_record_files(places)):
+        for path in sorted(_record_files(places, faults)):
             try:
                 record = read_record(Path(path))
             except ProbelineError as error:
@@ -197,9 +202,14 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _record_files(places: Iterable[str]) -> Iterator[str]:
+def _record_files(places: Iterable[str], faults: dict[str, str]) -> Iterator[str]:
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            faults[error.filename] = f"{error.filename} cannot be listed: {error.strerror}."
+
     for place in places:
-        for folder, _, names in os.walk(place):
+        for folder, folders, names in walk(place, unreadable):
+            folders[:] = [name for name in folders if f"{folder}/{name}" != RAW]
             yield from (f"{folder}/{name}" for name in names if name.endswith(SUFFIX))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,14 +24,25 @@ FILES_TOGETHER = 16
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Relative path → file, for all files of an artifact's folder, sorted; links are not followed into."""
-    found = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name != TIMESTAMP:
-                path = Path(parent) / name
-                found[path.relative_to(folder).as_posix()] = path
-    return dict(sorted(found.items()))
+    """Relative path → file, for all files of an artifact's folder, sorted.
+
+    Links to folders and folders that cannot be listed count as files: they have no digest.
+    """
+    unreadable: list[OSError] = []
+    paths = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
+        links = [name for name in folders if is_link(f"{parent}/{name}")]
+        paths += [Path(parent) / name for name in (*names, *links) if name != TIMESTAMP]
+    paths += [Path(error.filename) for error in unreadable if os.path.lexists(error.filename)]
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
+
+
+def is_link(path: str) -> bool:
+    """False also where nobody may look."""
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def digests_of(

@@ -1,5 +1,7 @@
 """What artifacts were made from and no rule made: raw logs, templates, models in folders of the user's."""
 
+import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -100,7 +102,7 @@ def check_raw_inputs(
             yield Finding(UNRECORDED, given.name, says, remedy, readers)
         if digest == given.sha256:
             continue
-        if given.home and not homes.get(given.home, Path(given.home)).exists():
+        if given.home and not os.access(homes.get(given.home, given.home), os.F_OK):
             absent.setdefault(given.home, []).append(given)
         elif digest is None:
             says = "It is gone, or cannot be read."
@@ -123,5 +125,6 @@ def _remedy(given: RawInput) -> str:
     again = "run the same snakemake command, to have made again what rests on it"
     if given.recorded:
         return f"Delete its artifact and {again}."
-    way = "Put it back as it was" if given.home else f"Take it back with `git checkout -- {given.name}`"
+    back = f"Take it back with `git checkout -- {shlex.quote(given.name)}`"
+    way = "Put it back as it was" if given.home else back
     return f"{way}; or {again}."

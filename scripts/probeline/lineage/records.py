@@ -5,9 +5,11 @@ environment. A dependency names the digest of its own record too, so that record
 upstream contradicts every record below. docs/lineage.md explains the fields.
 """
 
+import re
 import resource
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +35,10 @@ PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:probeline:snakemake-rule:1"
 MADE = ("data/processed/", "data/models/", "results/")
 """Where all that a rule reads was made by a rule."""
+
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+"""A date and time of UTC, as the Recorder writes it: texts of this form compare as the moments do."""
+FIGURES = ("seconds", "processorSeconds", "gpuSeconds", "peakBytes", "usd")
 
 Statement = dict[str, Any]
 
@@ -228,9 +234,15 @@ def read_record(path: Path) -> Record:
         ProbelineError: it is missing, no record, or was edited; the text names it.
     """
     try:
-        data = path.read_bytes()
+        # A pipe in its place would be waited for.
+        is_file = stat.S_ISREG(path.stat().st_mode)
+        data = path.read_bytes() if is_file else b""
     except FileNotFoundError as error:
         raise ProbelineError(f"{path} does not exist.") from error
+    except OSError as error:
+        raise ProbelineError(f"{path} cannot be read: {error.strerror}.") from error
+    if not is_file:
+        raise ProbelineError(f"{path} is no regular file.")
     return parse_record(path, data)
 
 
@@ -241,7 +253,7 @@ def parse_record(path: Path, data: bytes) -> Record:
         record = Record(path, sha256_bytes(data), statement)
         identity = record.metadata["invocationId"]
         _check_types(record)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ProbelineError(
             f"{path} is no record of Probeline ({type(error).__name__}: {error}). Take it from git again, or "
             "delete it to have its artifact made again."
@@ -255,20 +267,43 @@ def parse_record(path: Path, data: bytes) -> Record:
 
 def _check_types(record: Record) -> None:
     """What all queries rely on: anybody can write a record, and give it an identity that fits."""
-    texts = [record.rule, *record.wildcards.values(), *record.code.values()]
-    texts += [record.metadata[key] for key in ("invocationId", "startedOn", "finishedOn")]
-    tables = [record.wildcards, record.params, record.code, record.cost, record.environment]
+    cost, environment = record.cost, record.environment
+    hardware = environment["hardware"]
+    tables = [record.wildcards, record.params, record.code, record.config, cost, hardware]
+    tables += [environment["packages"]]
+    lists = [record.outputs, hardware["gpus"], record.definition["resolvedDependencies"]]
+    texts = [record.rule, record.metadata["invocationId"], cost["backend"]]
+    texts += [environment[key] for key in ("python", "platform")]
+    numbers = [cost[key] for key in FIGURES if cost.get(key) is not None] + [cost["seconds"]]
+    contents: list[Any] = []
     for subject in record.subjects:
         texts += [subject.name, subject.sha256, *subject.files.values()]
         tables += [subject.files, subject.games, *subject.games.values()]
+        numbers.append(subject.bytes)
+        contents += [content for members in subject.games.values() for content in members.values()]
+    for given in record.definition["resolvedDependencies"]:
+        texts += [given["name"], given["annotations"]["role"], *given["digest"].values()]
     for dependency in record.dependencies:
-        texts += (dependency.name, dependency.sha256, dependency.role)
+        texts.append(dependency.sha256)
         if dependency.record is not None:
             texts += (dependency.record, dependency.record_sha256 or "")
-    found = {*map(type, texts)} - {str} | {*map(type, tables)} - {dict}
-    found |= {type(subject.bytes) for subject in record.subjects} - {int}
+    found = _foreign(tables, dict) | _foreign(lists, list) | _foreign(numbers, int, float)
+    if not found:
+        texts += [*record.outputs, *hardware["gpus"], *record.wildcards.values(), *record.code.values()]
+        texts += environment["packages"].values()
+        found = _foreign(texts, str) | _foreign(contents, str, type(None))
     if found:
-        raise TypeError(f"{', '.join(sorted(kind.__name__ for kind in found))} where it does not belong")
+        raise TypeError(f"{', '.join(sorted(found))} where it does not belong")
+    for key in ("startedOn", "finishedOn"):
+        moment = record.metadata[key]
+        if not MOMENT.fullmatch(moment):
+            raise ValueError(f"{key} is {moment!r}, no date and time")
+        datetime.fromisoformat(moment)
+
+
+def _foreign(values: Iterable[Any], *kinds: type) -> set[str]:
+    """The names of the types of some values that are none of these."""
+    return {kind.__name__ for kind in {*map(type, values)}.difference(kinds)}
 
 
 def record_bytes(statement: Statement) -> bytes:

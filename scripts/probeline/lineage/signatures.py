@@ -4,8 +4,8 @@ https://github.com/secure-systems-lab/dsse defines the envelope and what is sign
 """
 
 import base64
-import binascii
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,25 +89,31 @@ def signed_records(envelope: Path, key_file: Path) -> tuple[dict[str, str], str]
     """
     public = _load(key_file, Ed25519PublicKey)
     remedy = (
-        f"Make it with `probeline audit root --sign KEY --envelope {envelope}`, or take it from git again."
+        f"Make it with `probeline audit root --sign KEY --envelope {shlex.quote(str(envelope))}`, or take it "
+        "from git again."
     )
     content = read_json(envelope, remedy)
     try:
         payload = base64.b64decode(content["payload"], validate=True)
         signatures = [base64.b64decode(given["sig"], validate=True) for given in content["signatures"]]
         signed = _signed_bytes(content["payloadType"], payload)
-    except (KeyError, TypeError, AttributeError, binascii.Error) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ProbelineError(f"{envelope} is no DSSE envelope. {remedy}") from error
     if not any(_is_signature(public, signature, signed) for signature in signatures):
         raise ProbelineError(
             f"{envelope} was not signed with the key of {key_file} ({_key_id(public)}), or was edited since."
         )
     # From here on it is what the owner of the key signed, be it of another program.
-    statement = orjson.loads(payload) if content["payloadType"] == PAYLOAD else {}
-    if statement.get("predicateType") != PREDICATE:
+    try:
+        statement = orjson.loads(payload)
+        is_ours = content["payloadType"] == PAYLOAD and statement["predicateType"] == PREDICATE
+        records = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+        fits = directory_digest(records) == statement["predicate"]["root"]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        is_ours = fits = False
+    if not is_ours:
         raise ProbelineError(f"{envelope} is a signature of something else than records of Probeline.")
-    records = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-    if directory_digest(records) != statement["predicate"]["root"]:
+    if not fits:
         raise ProbelineError(f"{envelope} contradicts itself: its records do not make up its root.")
     return records, _key_id(public)
 

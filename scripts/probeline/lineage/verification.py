@@ -1,14 +1,15 @@
 """Every hash up the chain: what `probeline audit verify` does."""
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from probeline.lineage import checks
 from probeline.lineage.findings import EDITED, FAULTS, MISSING, Finding, Report, take_back
-from probeline.lineage.graph import PLACES, Lineage, parent_names
+from probeline.lineage.graph import PLACES, RAW, Lineage, parent_names
 from probeline.lineage.hashing import STAT_CACHE, digests_of
 from probeline.lineage.raw_inputs import check_raw_inputs, homes_of, raw_inputs
 from probeline.lineage.records import SUFFIX, Record
@@ -32,7 +33,7 @@ def verify(
         threads: files that are read at a time.
 
     Raises:
-        ProbelineError: there is no such target.
+        ProbelineError: there is no such target, or nothing at all to be checked.
     """
     chosen = _choose(lineage, targets)
     findings, homes = list(chosen.findings), homes_of(config)
@@ -52,7 +53,9 @@ def verify(
         findings += checks.check_manifest(record, digests)
     findings += chosen.concerning(checks.check_chain(lineage))
     findings += check_raw_inputs(inputs, homes, digests)
-    findings += checks.unrecorded(lineage, chosen.places, [checks.RAW, *homes])
+    findings += checks.unrecorded(lineage, chosen.places, [RAW, *homes])
+    if not (findings or chosen.records):
+        lineage.require_records()
     order = {state: position for position, state in enumerate(FAULTS)}
     findings.sort(key=lambda finding: (order.get(finding.state, len(FAULTS)), finding.state, finding.path))
     return Report(lineage, chosen.records, findings, len(paths), read)
@@ -96,27 +99,40 @@ def _choose(lineage: Lineage, targets: Sequence[str]) -> _Chosen:
         findings = [_no_record(lineage, path) for path in lineage.faults]
         return _Chosen(list(lineage.records.values()), set(), list(PLACES), findings)
     names: set[str] = set()
+    folders = []
     for target in targets:
         path = os.path.relpath(target).removesuffix(SUFFIX)
         below = {name for name in [*lineage.records, *broken] if f"{name}/".startswith(f"{path}/")}
+        if below and path not in below:
+            folders.append(path)
         called = {name for name in broken if Path(name).name == path}
         names |= below or called or _without_record(lineage, path) or {lineage.find(target).name}
     records = lineage.ancestors([lineage.records[name] for name in sorted(names) if name in lineage.records])
     above = {parent for record in records for parent in parent_names(record)}
-    findings = [_no_record(lineage, broken[name]) for name in broken if name in names | above]
+    around = names | above | {record.name for record in records}
+    findings = [_no_record(lineage, path) for name, path in broken.items() if _is_in(name, around)]
     places = [record.name for record in records]
-    return _Chosen(records, names, [*places, *sorted(names.difference(lineage.records))], findings)
+    return _Chosen(records, names, [*places, *folders, *sorted(names.difference(lineage.records))], findings)
+
+
+def _is_in(name: str, artifacts: set[str]) -> bool:
+    """Whether this is one of some artifacts, or lies in one."""
+    return any(str(path) in artifacts for path in (name, *PurePosixPath(name).parents))
 
 
 def _without_record(lineage: Lineage, path: str) -> set[str]:
     """An artifact that has no record, but is there, or something was made from it."""
-    found = {finding.path for finding in checks.unrecorded(lineage, [path], [])}
+    found = {finding.path for finding in checks.unrecorded(lineage, [path], [RAW])}
     return found.difference(lineage.records) | ({path} if path in lineage.children else set())
 
 
 def _no_record(lineage: Lineage, path: str) -> Finding:
     readers = tuple(child.name for child in lineage.children.get(path.removesuffix(SUFFIX), []))
-    return Finding(EDITED, path, lineage.faults[path].replace(path, "It", 1), take_back(path), readers)
+    says = lineage.faults[path].replace(path, "It", 1)
+    if not path.endswith(SUFFIX):
+        remedy = f"Make it readable (`chmod u+rx {shlex.quote(path)}`, perhaps), or delete it."
+        return Finding(MISSING, path, says, remedy, readers)
+    return Finding(EDITED, path, says, take_back(path), readers)
 
 
 def _digests(paths: list[str], rehash: bool, threads: int) -> tuple[dict[str, str | None], int]:
