@@ -324,7 +324,11 @@ def test_where_there_is_nothing_to_verify_nothing_is_called_fine(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["audit", "verify"]) == 1
-    assert "There are no records" in capsys.readouterr().err
+    assert "There is no Snakefile here" in capsys.readouterr().err
+    Path("results").mkdir()
+    for query in ("verify", "root"):
+        assert main(["audit", query]) == 1
+        assert "There are no records" in capsys.readouterr().err
 
 
 def reissue(artifact: str, moment: str = "2027-01-01T00:00:00.000Z") -> None:

@@ -69,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{options.new_key} is the key: keep it secret. {public} is for those who verify.")
         return 0
     lineage = read_lineage()
+    lineage.require_records()
     if lineage.faults:
         reasons = [*lineage.faults.values(), "There is no root of records that are not valid."]
         raise ProbelineError("\n".join(reasons))
