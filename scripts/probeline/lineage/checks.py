@@ -12,6 +12,7 @@ from probeline.lineage.findings import (
     CHANGED,
     EDITED,
     MISSING,
+    OUTDATED,
     REISSUED,
     UNRECORDED,
     Finding,
@@ -115,13 +116,21 @@ def check_chain(lineage: Lineage) -> Iterator[Finding]:
     """Whether the records that records were made from are those that are there now."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in lineage.records.values():
+        earlier: list[str] = []
         for dependency in record.dependencies:
             if dependency.record is None:
                 continue
             state, path = _link(lineage, record, dependency)
+            if state == OUTDATED:
+                earlier += [path] * (path not in earlier)
+                continue
             readers = found.setdefault((state, path), [])
             if state and record.name not in readers:
                 readers.append(record.name)
+        if earlier:
+            says = f"It was made from earlier versions of {some(earlier)}."
+            remedy = f"Make it anew: snakemake --cores 4 {shlex.quote(record.subjects[0].name)}"
+            yield Finding(OUTDATED, record.name, says, remedy, (record.name,))
     for (state, path), readers in found.items():
         was = "was" if len(readers) == 1 else "were"
         made = f"{counted(len(readers), 'artifact')} {was} made from it"
@@ -131,9 +140,6 @@ def check_chain(lineage: Lineage) -> Iterator[Finding]:
         elif state == EDITED:
             says = f"This is not the record that was here when {some(readers)} {was} made, nor a newer one."
             yield Finding(EDITED, path, says, take_back(path), tuple(readers))
-        elif state == CHANGED:
-            says = f"{some(readers)} {was} made from an earlier version of it, and it is no longer the same."
-            yield Finding(CHANGED, path, says, "Run the same snakemake command again.", tuple(readers))
         elif state == REISSUED:
             yield Finding(
                 REISSUED, path, f"Made again with the same content since {made}.", "", tuple(readers)
@@ -153,7 +159,7 @@ def _link(lineage: Lineage, record: Record, dependency: Dependency) -> tuple[str
         return ("", path) if same else (EDITED, record.path.as_posix())
     if upstream.metadata["startedOn"] <= record.metadata["finishedOn"]:
         return EDITED, path
-    return (REISSUED if same else CHANGED), upstream.name
+    return (REISSUED if same else OUTDATED), upstream.name
 
 
 def unrecorded(lineage: Lineage, places: Iterable[str], skipped: Iterable[str]) -> Iterator[Finding]:

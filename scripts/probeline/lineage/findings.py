@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OK, CHANGED, MISSING, UNRECORDED, EDITED = "ok", "changed", "missing", "unrecorded", "edited"
-REISSUED, NOT_HERE = "re-issued", "not here"
-FAULTS = (EDITED, CHANGED, MISSING, UNRECORDED)
+OUTDATED, REISSUED, NOT_HERE = "outdated", "re-issued", "not here"
+FAULTS = (EDITED, CHANGED, MISSING, UNRECORDED, OUTDATED)
 """The worst first. What else is found is said, and no fault."""
 COLOURS = {REISSUED: "cyan", NOT_HERE: "yellow"}
 NAMED = 3
