@@ -220,7 +220,7 @@ def test_edited_inputs_are_seen_whatever_their_mtimes(pulled: Project) -> None:
 
 @pytest.mark.parametrize(
     ("edit", "when"),
-    [(change_a_log, "before"), (change_a_parameter, "before"), (change_a_log, "after")],
+    [(change_a_log, "before"), (change_a_parameter, "before"), (change_a_function, "after")],
 )
 def test_edits_are_seen_through_artifacts_that_were_not_pulled(
     pulled: Project, edit: Callable[[Project], None], when: str
