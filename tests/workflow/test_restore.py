@@ -325,7 +325,7 @@ def test_branches_switch_both_ways(pulled: Project, tmp_path: Path) -> None:
     pulled.run(PROBE, config=OWN)
     pulled.git("commit", "--quiet", "--all", "--message=Another setting")
     second = pulled.copy(tmp_path / "second")
-    for branch, artifacts_there in (("main", first), ("other", second), ("main", first)):
+    for branch, artifacts_there in (("main", first), ("other", second)):
         pulled.git("switch", "--quiet", branch)
         assert list(restore(pulled, status=1)["refused"]) == [PROBE]
         pull(artifacts_there, pulled, seed=3)
