@@ -1,5 +1,6 @@
 """Artifacts travel: clone, pull, restore, nothing to be done; and every edit is seen all the same."""
 
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from probeline.lineage.code import code_digest
+from probeline.lineage.hashing import directory_digest
+from probeline.lineage.records import record_bytes
 from probeline.logs.simulate_werewolf import simulate_games
 from tests.workflow.conftest import PROBE, REPOSITORY, TINY, Project, artifacts, fresh_project
 
@@ -20,23 +24,25 @@ pytestmark = pytest.mark.workflow
 
 OWN = (TINY, "own.yaml")
 PLACES = ("data/models", "data/processed", "results")
+OWN_CONFIG = """\
+shards: 2
+corpora:
+  werewolf:
+    root: {}
+"""
+RECORDS = 9
 TRAINING = Counter(train_probe=1)
+FROM_DIALOGUES = Counter(build_dialogues=2, extract_activations=2, train_probe=1)
 ONE_SHARD = Counter(
     ingest_werewolf=1, collect_corpus=1, build_dialogues=1, extract_activations=1, train_probe=1
 )
-EVERY_RULE = Counter(
-    fetch_model=1,
-    ingest_werewolf=3,
-    collect_corpus=1,
-    build_dialogues=3,
-    extract_activations=3,
-    train_probe=1,
-)
+EVERY_RULE = FROM_DIALOGUES + Counter(fetch_model=1, ingest_werewolf=2, collect_corpus=1)
 
 
 def restore(project: Project, *words: str, status: int = 0) -> dict:
-    """Run the command; what it says as JSON."""
+    """Run the project's own command; what it says as JSON."""
     done = project.command(
+        *("env", f"PYTHONPATH={project.folder / 'scripts'}"),
         *(sys.executable, "-c", "import sys; from probeline.cli import main; sys.exit(main())", "restore"),
         *words,
         *("--json", "--configfile", *OWN),
@@ -84,15 +90,12 @@ def forget_artifacts(project: Project, keep: str = "") -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run on a corpus outside the repository, its records in git. Not to be edited."""
     top = tmp_path_factory.mktemp("restore")
-    simulate_games(7, range(24), top / "games")
+    simulate_games(7, range(12), top / "games")
     (top / "games/manifest.json").unlink()
     project = fresh_project(top / "project")
-    shutil.copy2(REPOSITORY / ".gitignore", project.folder / ".gitignore")
-    project.write("own.yaml", f"corpora:\n  werewolf:\n    root: {top / 'games'}\n")
+    project.write("own.yaml", OWN_CONFIG.format(top / "games"))
     project.run(PROBE, config=OWN)
-    project.git("init", "--quiet", "--initial-branch=main")
-    project.git("add", "--all")
-    project.git("commit", "--quiet", "--message=A probe and its records")
+    project.commit("A probe and its records")
     return project
 
 
@@ -104,7 +107,7 @@ def pulled(made: Project, tmp_path: Path) -> Project:
     pull(made, clone)
     shutil.copytree(made.folder.parent / "games", tmp_path / "games")
     scramble(tmp_path / "games", 1)
-    clone.write("own.yaml", f"corpora:\n  werewolf:\n    root: {tmp_path / 'games'}\n")
+    clone.write("own.yaml", OWN_CONFIG.format(tmp_path / "games"))
     return clone
 
 
@@ -126,23 +129,23 @@ def change_a_function(project: Project) -> None:
     module.write_text(module.read_text() + "\n\ndef _unused() -> None:\n    pass\n")
 
 
-FROM_DIALOGUES = Counter(build_dialogues=3, extract_activations=3, train_probe=1)
-EDITS = [
-    (change_a_log, ONE_SHARD),
-    (change_a_parameter, TRAINING),
-    (change_a_function, FROM_DIALOGUES),
-]
+def refit(record: Path, change: Callable[[dict], None]) -> None:
+    """Edit a record as somebody does who knows how its identity is made."""
+    statement = json.loads(record.read_text())
+    change(statement)
+    record.write_bytes(record_bytes(statement))
 
 
 def test_a_clone_with_its_artifacts_has_nothing_to_do(pulled: Project) -> None:
     found = restore(pulled)
-    assert len(found["restored"]) == 12
+    assert len(found["restored"]) == RECORDS
     assert found["refused"] == found["outdated"] == {}
-    assert pulled.planned(PROBE, config=OWN) == Counter()
-    assert len(restore(pulled)["fine"]) == 12
+    assert found["future"]
+    assert all(name.startswith("raw/werewolf/") for name in found["future"])
     for path in sorted(pulled.folder.rglob("*")):
         os.utime(path)
     assert pulled.planned(PROBE, config=OWN) == Counter()
+    assert len(restore(pulled)["fine"]) == RECORDS
     for place in (*PLACES, "config"):
         scramble(pulled.folder / place, 2)
     restore(pulled)
@@ -173,41 +176,52 @@ def test_what_dvc_pulls_is_restored(made: Project, tmp_path: Path) -> None:
     origin.git("clone", "--quiet", str(top), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     dvc(clone, "pull", "--quiet")
-    assert len(restore(clone)["restored"]) == 12
+    assert len(restore(clone)["restored"]) == RECORDS
     assert clone.planned(PROBE, config=OWN) == Counter()
-    dvc(clone, "status", "--quiet")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("edit", "jobs"), EDITS)
-def test_an_edit_before_or_after_reruns_what_it_affects(
-    pulled: Project, edit: Callable[[Project], None], jobs: Counter[str], when: str
-) -> None:
-    if when == "before":
-        edit(pulled)
+def test_an_edit_before_or_after_reruns_what_it_affects(pulled: Project, when: str) -> None:
+    for shard in range(2):
+        benchmark = f"benchmarks/ingest_werewolf/werewolf/shard-{shard}-of-2.tsv"
+        pulled.write(benchmark, "s\n1.0\n")
+        os.utime(pulled.folder / benchmark, (0, 0))
     restore(pulled)
-    if when == "after":
+    edits = [
+        (change_a_parameter, TRAINING),
+        (change_a_log, ONE_SHARD),
+        (change_a_function, ONE_SHARD | FROM_DIALOGUES),
+    ]
+    for edit, jobs in edits:
         edit(pulled)
-    assert pulled.planned(PROBE, config=OWN) == jobs
+        if when == "before":
+            shutil.rmtree(pulled.folder / ".snakemake")
+            restore(pulled)
+        assert pulled.planned(PROBE, config=OWN) == jobs
 
 
-def test_an_edited_template_is_seen(pulled: Project) -> None:
-    pulled.edit("config/templates/werewolf.yaml", "Transcript", "The transcript")
-    assert len(restore(pulled)["outdated"]) == 3
-    assert pulled.planned(PROBE, config=OWN) == FROM_DIALOGUES
-
-
-def test_an_edit_with_its_mtime_put_back_is_seen_where_it_came_before(pulled: Project) -> None:
+def test_edited_inputs_are_seen_whatever_their_mtimes(pulled: Project) -> None:
     file = sorted((pulled.folder.parent / "games").rglob("game_stats.json"))[0]
     change_a_log(pulled)
     os.utime(file, (1, 1))
     (outdated,) = restore(pulled)["outdated"]
     assert outdated.startswith("data/processed/werewolf/shards/")
     assert pulled.planned(PROBE, config=OWN) == ONE_SHARD
+    template = pulled.folder / "config/templates/werewolf.yaml"
+    pulled.edit("config/templates/werewolf.yaml", "Transcript", "The transcript")
+    os.utime(template, (time.time() + 1e7,) * 2)
+    found = restore(pulled)
+    assert len(found["outdated"]) == 3
+    assert "config/templates/werewolf.yaml" in found["future"]
+    assert pulled.planned(PROBE, config=OWN) == ONE_SHARD | FROM_DIALOGUES
+    stamped = [path for place in PLACES for path in (pulled.folder / place).rglob("manifest.json")]
+    assert all(path.stat().st_mtime <= time.time() for path in stamped)
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("edit", [change_a_log, change_a_function])
+@pytest.mark.parametrize(
+    ("edit", "when"),
+    [(change_a_log, "before"), (change_a_parameter, "before"), (change_a_function, "after")],
+)
 def test_edits_are_seen_through_artifacts_that_were_not_pulled(
     pulled: Project, edit: Callable[[Project], None], when: str
 ) -> None:
@@ -216,7 +230,7 @@ def test_edits_are_seen_through_artifacts_that_were_not_pulled(
         edit(pulled)
     found = restore(pulled)
     assert found["restored"] == [PROBE]
-    assert len(found["absent"]) == 11
+    assert len(found["absent"]) == RECORDS - 1
     if when == "after":
         assert pulled.planned(PROBE, config=OWN) == Counter()
         edit(pulled)
@@ -227,37 +241,78 @@ def test_what_comes_after_a_restore_is_not_taken_on_trust(made: Project, pulled:
     forget_artifacts(pulled, keep=PROBE)
     restore(pulled)
     pull(made, pulled)
-    (pulled.folder / "results/activations/collusion/shard-1-of-3/index.parquet").unlink()
-    done = pulled.snakemake("--dry-run", PROBE, config=OWN)
-    assert "shard-1-of-3/index.parquet is missing; it counts as not made" in done.stdout
-    assert "10 artifacts were neither made nor restored here" in done.stdout
+    index = pulled.folder / "results/activations/collusion/shard-1-of-2/index.parquet"
+    data = index.read_bytes()
+    index.unlink()
+    said = pulled.snakemake("--dry-run", PROBE, config=OWN).stdout
+    assert (
+        "shard-1-of-2/index.parquet is missing; it counts as not made until `probeline restore` finds" in said
+    )
+    assert f"{RECORDS - 2} artifacts were neither made nor restored here" in said
+    index.write_bytes(data)
+    said = pulled.snakemake("--dry-run", PROBE, config=OWN).stdout
+    assert "counts as not made" not in said
+    assert f"{RECORDS - 1} artifacts were neither made nor restored here" in said
 
 
 def test_what_is_not_what_its_record_says_is_named_and_made_again(made: Project, pulled: Project) -> None:
-    shard = pulled.folder / "results/activations/collusion/shard-1-of-3"
-    (shard / "index.parquet").unlink()
+    shard = "results/activations/collusion/shard-1-of-2"
+    (pulled.folder / shard / "index.parquet").unlink()
     scores = pulled.folder / PROBE / "scores.parquet"
     info, data = scores.stat(), scores.read_bytes()
     scores.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     os.utime(scores, ns=(info.st_mtime_ns, info.st_mtime_ns))
-    found = restore(pulled, status=1)
-    assert found["refused"] == {
-        "results/activations/collusion/shard-1-of-3": "results/activations/collusion/shard-1-of-3/"
-        "index.parquet is missing",
+    refused = restore(pulled, status=1)["refused"]
+    assert refused == {
+        shard: f"{shard}/index.parquet is missing",
         PROBE: f"{PROBE}/scores.parquet was changed",
     }
+    for file in (pulled.folder.parent / "games").rglob("*"):
+        os.utime(file)  # Snakemake refuses to run a job on inputs of the future.
     assert pulled.planned(PROBE, config=OWN) == Counter(extract_activations=1, train_probe=1)
-    pull(made, pulled)
-    assert len(restore(pulled)["restored"]) >= 2
-    assert pulled.planned(PROBE, config=OWN) == Counter()
+    pulled.run(PROBE, config=OWN)
+    assert artifacts(pulled.folder) == artifacts(made.folder)
+
+
+def test_an_edited_record_restores_nothing(pulled: Project) -> None:
+    """Each has an identity that fits; what was made from it, its files or its manifest contradict it."""
+    change_a_function(pulled)
+    module = "scripts/probeline/datasets/contexts.py"
+    new = code_digest(pulled.folder / module)
+
+    def launder(statement: dict) -> None:
+        statement["predicate"]["buildDefinition"]["externalParameters"]["params"]["code"][module] = new
+
+    def forget_a_file(statement: dict) -> None:
+        del statement["subject"][0]["annotations"]["files"]["config.json"]
+
+    def exchange(statement: dict) -> None:
+        (subject,) = statement["subject"]
+        files = subject["annotations"]["files"]
+        files["scores.parquet"] = hashlib.sha256(b"better").hexdigest()
+        subject["digest"]["dirHash"] = directory_digest(files)
+
+    (pulled.folder / PROBE / "scores.parquet").write_bytes(b"better")
+    refit(pulled.folder / f"{PROBE}.lineage.json", exchange)
+    refit(pulled.folder / "data/models/tiny.lineage.json", forget_a_file)
+    shards = [f"data/processed/dialogues/collusion/shard-{shard}-of-2" for shard in range(2)]
+    for shard in shards:
+        refit(pulled.folder / f"{shard}.lineage.json", launder)
+    refused = restore(pulled, status=1)["refused"]
+    assert refused.keys() == {PROBE, "data/models/tiny", *shards}
+    assert "the digests of the files do not make up" in refused["data/models/tiny"].lower()
+    assert "manifest.json disagree about scores.parquet" in refused[PROBE]
+    for shard in shards:
+        assert "not the record that was here when results/activations/collusion/shard-" in refused[shard]
+    assert pulled.planned(PROBE, config=OWN) == FROM_DIALOGUES + Counter(fetch_model=1)
 
 
 def test_a_probe_made_of_other_activations_than_are_recorded_is_not_restored(pulled: Project) -> None:
     """Its own upstream is not here, and the record there now speaks of something else."""
     forget_artifacts(pulled, keep=PROBE)
-    (pulled.folder / "results/activations/collusion/shard-1-of-3.lineage.json").unlink()
+    (pulled.folder / "results/activations/collusion/shard-1-of-2.lineage.json").unlink()
     found = restore(pulled, status=1)
-    assert "shard-1-of-3, which is not here and has no valid record" in found["refused"][PROBE]
+    assert "shard-1-of-2, which is not here and has no valid record" in found["refused"][PROBE]
     assert pulled.planned(PROBE, config=OWN) == EVERY_RULE
 
 
@@ -270,28 +325,12 @@ def test_branches_switch_both_ways(pulled: Project, tmp_path: Path) -> None:
     pulled.run(PROBE, config=OWN)
     pulled.git("commit", "--quiet", "--all", "--message=Another setting")
     second = pulled.copy(tmp_path / "second")
-    for branch, artifacts_there in (("main", first), ("other", second), ("main", first)):
+    for branch, artifacts_there in (("main", first), ("other", second)):
         pulled.git("switch", "--quiet", branch)
         assert list(restore(pulled, status=1)["refused"]) == [PROBE]
         pull(artifacts_there, pulled, seed=3)
         assert restore(pulled)["refused"] == {}
         assert pulled.planned(PROBE, config=OWN) == Counter()
-
-
-def test_what_is_rerun_equals_a_run_from_scratch(pulled: Project, tmp_path: Path) -> None:
-    for file in (tmp_path / "games").rglob("*"):
-        os.utime(file)  # Snakemake refuses to run a job on inputs of the future.
-    change_a_log(pulled)
-    restore(pulled)
-    pulled.run(PROBE, config=OWN)
-    scratch = fresh_project(tmp_path / "scratch")
-    shutil.copy2(pulled.folder / "own.yaml", scratch.folder / "own.yaml")
-    scratch.run(PROBE, config=OWN)
-    here, there = (
-        {name: data for name, data in artifacts(p.folder).items() if not name.endswith(".lineage.json")}
-        for p in (pulled, scratch)
-    )
-    assert here == there
 
 
 def test_the_metadata_are_those_that_snakemake_wrote(
@@ -305,7 +344,7 @@ def test_the_metadata_are_those_that_snakemake_wrote(
     monkeypatch.chdir(copy.folder)
     outputs = [output for record in read_lineage().records.values() for output in record.outputs]
     written = {output: SnakemakeMetadata()._store._read_record(output) for output in outputs}
-    assert len(outputs) == 43
+    assert len(outputs) > 3 * RECORDS
     shutil.rmtree(".snakemake")
     restore(copy)
     for output, theirs in written.items():
@@ -350,7 +389,20 @@ def test_a_record_of_something_else_is_refused(pulled: Project) -> None:
     )
     edited = pulled.folder / "data/models/tiny.lineage.json"
     edited.write_text(edited.read_text().replace('"seed": 0', '"seed": 1'))
-    found = restore(pulled, status=1)
-    assert found["refused"].keys() == {"results/probes/trust_mms_l2", "data/models/tiny"}
-    assert "its record is that of results/probes/collusion_mms_l2" in found["refused"].values()
+    stray = os.fsencode(pulled.folder / "results/activations/collusion/shard-0-of-2") + b"/\xff"
+    Path(os.fsdecode(stray)).touch()
+    hostile = "data/processed/dialogues/collusion/shard-0-of-2"
+
+    def speak_to_the_terminal(statement: dict) -> None:
+        statement["subject"][0]["name"] = "\x1b]0;title\x07"
+
+    refit(pulled.folder / f"{hostile}.lineage.json", speak_to_the_terminal)
+    said = pulled.snakemake("--dry-run", PROBE, config=OWN).stdout
+    assert f"{hostile}.lineage.json: its record is that of ?]0;title?; it counts as not made" in said
+    assert not {"\x1b", "\x07"} & {*said}
+    refused = restore(pulled, status=1)["refused"]
+    names = {"results/probes/trust_mms_l2", "data/models/tiny", hostile}
+    assert refused.keys() == {*names, "results/activations/collusion/shard-0-of-2"}
+    assert "its record is that of results/probes/collusion_mms_l2" in refused.values()
+    assert "does not belong to it" in refused["results/activations/collusion/shard-0-of-2"]
     assert pulled.planned(PROBE, config=OWN)["fetch_model"] == 1

@@ -2,17 +2,21 @@
 
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
+from probeline.lineage.checks import check_manifest, check_record
 from probeline.lineage.hashing import files_of
 from probeline.lineage.records import Record, Subject
 
 
 def artifact_files(record: Record) -> dict[str, Path]:
-    """Name → file, for all that lies where an artifact should; what is no regular file counts, too."""
+    """Name → file, for all that lies where an artifact should; what is no regular file counts, too.
+
+    Args:
+        record: one that is fit for use, see `unfit`.
+    """
     found: dict[str, Path] = {}
-    if foreign(record):
-        return {record.name: Path(record.name)} if os.path.lexists(record.name) else found
     for subject in record.subjects:
         path = Path(subject.name)
         if path.is_dir():
@@ -21,6 +25,11 @@ def artifact_files(record: Record) -> dict[str, Path]:
         elif os.path.lexists(path):
             found[subject.name] = path
     return found
+
+
+def expected_files(record: Record) -> dict[str, str]:
+    """Name → digest of the files that an artifact should have."""
+    return {name: digest for subject in record.subjects for name, digest in _expected(subject).items()}
 
 
 def _expected(subject: Subject) -> dict[str, str]:
@@ -38,8 +47,28 @@ def recorded_digest(record: Record, name: str) -> str | None:
     return None
 
 
+def unfit(record: Record) -> str | None:
+    """Why nothing that a record says may be used, whatever lies beside it."""
+    if fault := foreign(record):
+        return fault
+    try:
+        for key in ("startedOn", "finishedOn"):
+            datetime.fromisoformat(record.metadata[key])
+    except ValueError:
+        return f"its record gives no moment as {key}"
+    finding = check_record(record)
+    return None if finding is None else edited(finding.says)
+
+
+def edited(says: str) -> str:
+    """What `audit verify` finds in a record, as the reason of a refusal."""
+    return f"its record was edited. {says.removesuffix('.')}"
+
+
 def foreign(record: Record) -> str | None:
     """Whether a record speaks of files elsewhere: one that was copied or forged must not touch them."""
+    if not isinstance(record.outputs, list) or not all(isinstance(name, str) for name in record.outputs):
+        return "its record names no outputs"
     if any(PurePosixPath(dependency.name).is_absolute() for dependency in record.dependencies):
         return "its record names inputs by absolute paths"
     own = PurePosixPath(record.name)
@@ -60,7 +89,7 @@ def mismatch(record: Record, files: Mapping[str, Path], digests: Mapping[Path, s
         files: of `artifact_files`.
         digests: file → hex SHA-256; what is no regular file has none.
     """
-    expected = {name: digest for subject in record.subjects for name, digest in _expected(subject).items()}
+    expected = expected_files(record)
     outputs = set(record.outputs) - {subject.name for subject in record.subjects} - expected.keys()
     if outputs != {record.path.as_posix()}:
         return "its record and the outputs that it names do not fit together"
@@ -71,7 +100,10 @@ def mismatch(record: Record, files: Mapping[str, Path], digests: Mapping[Path, s
     if extra:
         return f"{extra[0]} does not belong to it" + _and_more(extra)
     changed = sorted(name for name, path in files.items() if digests.get(path) != expected[name])
-    return f"{changed[0]} was changed" + _and_more(changed) if changed else None
+    if changed:
+        return f"{changed[0]} was changed" + _and_more(changed)
+    found = check_manifest(record, {name: digests[path] for name, path in files.items()})
+    return next((edited(finding.says) for finding in found), None)
 
 
 def _and_more(names: list[str]) -> str:

@@ -13,9 +13,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from probeline.lineage.checks import check_chain
+from probeline.lineage.findings import EDITED
 from probeline.lineage.graph import Lineage
 from probeline.lineage.hashing import CACHE_PURPOSE, STAT_CACHE, TIMESTAMP, digests_of
-from probeline.lineage.matching import artifact_files, foreign, mismatch, recorded_digest
+from probeline.lineage.matching import (
+    artifact_files,
+    edited,
+    expected_files,
+    mismatch,
+    recorded_digest,
+    unfit,
+)
 from probeline.lineage.places import local, local_values
 from probeline.lineage.records import Dependency, Record, artifact_of
 from probeline.lineage.snakemake_metadata import SnakemakeMetadata, metadata
@@ -23,6 +32,8 @@ from probeline.lineage.unfinished import NOT_HERE
 from probeline.stat_cache import StatCache
 
 SECOND = 10**9
+BENCHMARKS = Path("benchmarks")
+"""What the rules note about times; no artifact, but Snakemake compares its mtimes, too."""
 
 
 @dataclass
@@ -35,6 +46,7 @@ class Restored:
         absent: there is a record, but no artifact.
         refused: artifact → why it is not what its record says; it will be made again.
         outdated: artifact, restored or fine → inputs that are not what it was made from: it runs again.
+        future: inputs that no rule makes whose mtime lies in the future: Snakemake fails jobs that read them.
     """
 
     restored: list[str] = field(default_factory=list)
@@ -42,6 +54,7 @@ class Restored:
     absent: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     outdated: dict[str, list[str]] = field(default_factory=dict)
+    future: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -90,8 +103,12 @@ class _Restoration:
         self._found = Restored()
         self._now = time.time_ns()
         self._inputs: dict[str, _Inputs] = {}
-        self._files = {record.name: artifact_files(record) for record in records}
+        self._faults = _faults(lineage, records)
+        self._files = {
+            record.name: artifact_files(record) for record in records if record.name not in self._faults
+        }
         self._digests, self._ctimes = self._read()
+        self._stamped: list[Path] = []
 
     def run(self) -> Restored:
         for path, fault in self._lineage.faults.items():
@@ -100,27 +117,31 @@ class _Restoration:
                 self._refuse(artifact.as_posix(), path, fault)
         for record in self._records:
             self._one(record)
+        self._remember()
+        _stamp_benchmarks()
+        self._found.future = sorted(set(self._found.future))
         return self._found
 
     def _read(self) -> tuple[dict[Path, str | None], dict[Path, int]]:
         """Digests of all files in question, by one look into the cache; and their ctimes before."""
-        paths = {path for files in self._files.values() for path in files.values()}
-        paths |= {
-            local(dependency.name, self._roots)
-            for record in self._records
-            if not foreign(record)
-            for dependency in record.dependencies
-        }
+        paths = set()
+        for record in self._records:
+            if record.name in self._faults:
+                continue
+            # Only what it names: a stray file is refused by its name alone.
+            files = self._files[record.name]
+            paths |= {files[name] for name in expected_files(record) if name in files}
+            paths |= {local(dependency.name, self._roots) for dependency in record.dependencies}
         ordered = sorted(path for path in paths if path.is_file())
         ctimes = {path: path.stat().st_ctime_ns for path in ordered}
         return dict(zip(ordered, digests_of(ordered, self._cache), strict=True)), ctimes
 
     def _one(self, record: Record) -> None:
-        inputs = self._inputs[record.name] = self._inputs_of(record)
-        fault = foreign(record)
-        here = bool(self._files[record.name])
-        if here:
-            fault = fault or mismatch(record, self._files[record.name], self._digests) or inputs.unknown
+        fault = self._faults.get(record.name)
+        inputs = self._inputs[record.name] = _Inputs() if fault else self._inputs_of(record)
+        here = os.path.lexists(record.name) if fault else bool(self._files[record.name])
+        if here and not fault:
+            fault = mismatch(record, self._files[record.name], self._digests) or inputs.unknown
         if fault:
             if here:
                 self._refuse(record.name, record.path.as_posix(), fault)
@@ -150,13 +171,18 @@ class _Restoration:
         )
         if inputs.changed:
             self._found.outdated[record.name] = sorted(inputs.changed)
+            # Through what is not here Snakemake compares mtimes in some graphs, and not in others.
+            far = sorted(inputs.changed.keys() - {dependency.name for dependency in record.dependencies})
+            if far:
+                why = f"{far[0]} is not what it was made from"
+                self._metadata.mark(record.path.as_posix(), why, read=True)
         # What was made from it meets its own files, not what it was made from.
         self._inputs[record.name] = _Inputs()
 
     def _refuse(self, name: str, record: str, why: str) -> None:
         self._found.refused[name] = why
         self._metadata.unmark([record])
-        self._metadata.mark(record, why)
+        self._metadata.mark(record, why, read=True)
 
     def _inputs_of(self, record: Record) -> _Inputs:
         inputs = _Inputs()
@@ -166,6 +192,8 @@ class _Restoration:
                 inputs.add(self._absent_input(record, dependency))
                 continue
             mtime = path.stat().st_mtime_ns
+            if mtime > self._now and dependency.record is None:
+                self._found.future.append(dependency.name)
             if self._digests[path] != dependency.sha256:
                 inputs.changed[dependency.name] = mtime
             elif mtime <= self._now:
@@ -203,7 +231,7 @@ class _Restoration:
         mtimes = [path.lstat().st_mtime_ns for path in outputs]
         if inputs.changed:
             # Older than what has changed: Snakemake compares contents of newer inputs only.
-            moment = min(inputs.changed.values()) - SECOND
+            moment = min(*inputs.changed.values(), self._now) - SECOND
             right = max(mtimes) <= moment
         else:
             finished = int(datetime.fromisoformat(record.metadata["finishedOn"]).timestamp()) * SECOND
@@ -219,13 +247,30 @@ class _Restoration:
             if before not in (None, path.stat().st_ctime_ns):
                 return None
             os.utime(path, ns=(moment, moment), follow_symlinks=False)
-        self._remember(outputs)
+        self._stamped += outputs
         return True
 
-    def _remember(self, stamped: list[Path]) -> None:
-        """Their contents are known: another mtime is no reason to read them again."""
-        known = {path: digest for path in stamped if (digest := self._digests.get(path)) is not None}
+    def _remember(self) -> None:
+        """The contents of what was stamped are known: another mtime is no reason to read them again."""
+        known = {path: digest for path in self._stamped if (digest := self._digests.get(path)) is not None}
         self._cache.values(CACHE_PURPOSE, list(known), known.__getitem__)
+
+
+def _faults(lineage: Lineage, records: list[Record]) -> dict[str, str]:
+    """Artifact → why its record may not be used: `audit verify` would call it edited, or a copy."""
+    found = {record.name: fault for record in records if (fault := unfit(record))}
+    for finding in check_chain(lineage):
+        if finding.state == EDITED:
+            found.setdefault(artifact_of(Path(finding.path)).as_posix(), edited(finding.says))
+    return found
+
+
+def _stamp_benchmarks() -> None:
+    """Snakemake never reruns a job of whose benchmark the mtime is 0, as it takes that for none."""
+    for folder, _, names in os.walk(BENCHMARKS):
+        for path in (Path(folder, name) for name in names):
+            if path.lstat().st_mtime_ns == 0:
+                os.utime(path, follow_symlinks=False)
 
 
 def _carrier(output: Path) -> Path:

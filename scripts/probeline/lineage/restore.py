@@ -71,11 +71,12 @@ def _restore(options: argparse.Namespace) -> int:
 
 def _show(found: "Restored") -> None:
     """Counts, then by name what will be made again, and why."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(soft_wrap=True, highlight=False)
+    from probeline.lineage.commands import make_console
+
+    console = make_console()
     counts = Table.grid(padding=(0, 2))
     counts.add_column(justify="right")
     rows = {
@@ -90,12 +91,17 @@ def _show(found: "Restored") -> None:
     if counts.row_count:
         console.print(counts)
     else:
-        console.print("There are no records under data/ and results/: nothing to restore.")
+        console.print("There are no records under data/ and results/: nothing to restore.", soft_wrap=True)
     for name, why in found.refused.items():
-        console.print(Text.assemble(("refused ", "bold red"), plain_text(f"{name}: {why}")))
+        console.print(Text.assemble(("refused ", "bold red"), plain_text(f"{name}: {why}")), soft_wrap=True)
     for name, inputs in found.outdated.items():
         more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
         line = plain_text(f"{name}: {inputs[0]}{more} changed since")
-        console.print(Text.assemble(("outdated ", "bold yellow"), line))
+        console.print(Text.assemble(("outdated ", "bold yellow"), line), soft_wrap=True)
+    if found.future:
+        more = f" and {len(found.future) - 1} more" if len(found.future) > 1 else ""
+        says = f"{found.future[0]}{more}: modified in the future, says the file system. Snakemake fails jobs"
+        line = plain_text(f"{says} that read what is: `touch` it.")
+        console.print(Text.assemble(("future ", "bold yellow"), line), soft_wrap=True)
     if found.refused or found.outdated:
         console.print("Snakemake will make these again, and what was made from them.")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 from snakemake.persistence.file import FilePersistence
@@ -23,6 +23,18 @@ DECISIVE = ("record_format_version", "input", "params", "input_checksums", "soft
 NO_SOFTWARE_STACK = "d41d8cd98f00b204e9800998ecf8427e"
 """Snakemake's digest of no conda environment and no container: jobs run in its own environment."""
 OURS = "probeline"
+
+
+class Mark(NamedTuple):
+    """Why an output was marked here.
+
+    Attributes:
+        why: in words.
+        read: its content was read: another look at names and sizes does not do.
+    """
+
+    why: str
+    read: bool
 
 
 def metadata(
@@ -91,10 +103,10 @@ class SnakemakeMetadata:
             self._store._delete_record(output)
         self._store._clear_cache()
 
-    def mark(self, output: str, why: str) -> None:
+    def mark(self, output: str, why: str, read: bool = False) -> None:
         """Mark an output as unfinished: where it exists, Snakemake makes it again, or stops and names it."""
         if not self.is_marked(output):
-            mark = {"external_jobid": None, OURS: {"output": output, "why": why}}
+            mark = {"external_jobid": None, OURS: {"output": output, "why": why, "read": read}}
             self._store._io_write(self._unfinished, mark, output)
 
     def is_marked(self, output: str) -> bool:
@@ -106,14 +118,14 @@ class SnakemakeMetadata:
         for output in outputs:
             self._store._unmark_incomplete(output)
 
-    def marks(self) -> dict[str, str]:
-        """Output → why it was marked here; Snakemake's own marks are left out."""
+    def marks(self) -> dict[str, Mark]:
+        """The marks that were made here, by output; Snakemake's own are left out."""
         found = {}
         for folder, _, names in os.walk(self._unfinished):
             for name in names:
                 try:
                     mark = json.loads(Path(folder, name).read_bytes())[OURS]
-                    found[mark["output"]] = mark["why"]
+                    found[mark["output"]] = Mark(mark["why"], mark["read"])
                 except (OSError, ValueError, KeyError, TypeError):
                     continue  # Snakemake's own, or half-written while a run goes on.
         return dict(sorted(found.items()))

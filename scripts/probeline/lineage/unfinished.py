@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
-from probeline.lineage.snakemake_metadata import SnakemakeMetadata
+from probeline.lineage.snakemake_metadata import Mark, SnakemakeMetadata
+from probeline.text import plain_text
 
 UNRECORDED = "it has no record, so it was not finished"
 NOT_HERE = "it was not here at the last `probeline restore`"
@@ -36,9 +37,10 @@ def mark_unfinished(rules: Iterable[Any]) -> list[str]:
             for output in outputs:
                 metadata.mark(output, UNRECORDED)
             continue
-        ours = [output for output in outputs if marks.get(output) in (UNRECORDED, NOT_HERE)]
-        metadata.unmark(ours)
-        came_later = any(marks[output] == NOT_HERE for output in ours)
+        # Files come and go: what was marked by names and sizes is looked at again.
+        again = [name for name in (record, *outputs) if name in marks and not marks[name].read]
+        metadata.unmark(again)
+        came_later = any(marks[name].why != UNRECORDED for name in again)
         known = metadata.knows(record) and not came_later
         if not known and not any(map(metadata.is_marked, [record, *outputs])):
             fault = _fault(Path(record), metadata, came_later)
@@ -77,12 +79,15 @@ def _shell_pattern(pattern: str) -> str:
 def _fault(path: Path, metadata: SnakemakeMetadata, came_later: bool) -> str | None:
     """Why an artifact that nobody has verified cannot be whole, from names and sizes alone."""
     # Only where something came from elsewhere: the workflow is parsed often.
+    from probeline.lineage.matching import foreign
     from probeline.lineage.records import read_record
 
     try:
         record = read_record(path)
     except ProbelineError as error:
-        return str(error)
+        return str(error).removesuffix(".")
+    if fault := foreign(record):
+        return fault
     if came_later:
         metadata.forget(record.outputs)
     for subject in record.subjects:
@@ -95,11 +100,9 @@ def _fault(path: Path, metadata: SnakemakeMetadata, came_later: bool) -> str | N
     return None
 
 
-def _lines(marks: dict[str, str], unverified: list[str]) -> list[str]:
+def _lines(marks: dict[str, Mark], unverified: list[str]) -> list[str]:
     """A line for each output that is marked and here, and one for all that nobody has verified."""
-    here = [
-        f"{output}: {why}; it counts as not made." for output, why in marks.items() if Path(output).exists()
-    ]
+    here = [_line(output, mark.why) for output, mark in marks.items() if Path(output).exists()]
     lines = here[:MOST_NAMED]
     if len(here) > MOST_NAMED:
         lines.append(f"… and {len(here) - MOST_NAMED} more; `probeline restore` names all.")
@@ -109,4 +112,10 @@ def _lines(marks: dict[str, str], unverified: list[str]) -> list[str]:
             f"{unverified[0].removesuffix('.lineage.json')}. Snakemake cannot see what has changed since "
             "then. Run `probeline restore` first."
         )
-    return lines
+    # Records may come from anybody.
+    return list(map(plain_text, lines))
+
+
+def _line(output: str, why: str) -> str:
+    until = "" if why == UNRECORDED else " until `probeline restore` finds it whole"
+    return f"{output}: {why}; it counts as not made{until}."
