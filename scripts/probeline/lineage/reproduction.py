@@ -19,7 +19,7 @@ from probeline.lineage.graph import Lineage
 from probeline.lineage.hashing import STAT_CACHE, digests_of
 from probeline.lineage.places import local_values, roots_of
 from probeline.lineage.records import Record, record_path
-from probeline.lineage.reproducible import require_code, require_inputs, require_own_files, require_records
+from probeline.lineage.preconditions import require_code, require_inputs, require_own_files, require_records
 from probeline.stat_cache import StatCache
 
 WORK = Path(".probeline/reproduce")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from probeline.lineage.differences import first_difference
+from probeline.lineage.file_differences import first_difference
 
 
 @pytest.mark.parametrize(
