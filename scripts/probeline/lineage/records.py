@@ -5,6 +5,7 @@ environment. A dependency names the digest of its own record too, so that record
 upstream contradicts every record below. docs/lineage.md explains the fields.
 """
 
+import re
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -262,6 +263,13 @@ def _check_types(record: Record) -> None:
         texts += (dependency.name, dependency.sha256, dependency.role)
         if dependency.record is not None:
             texts += (dependency.record, dependency.record_sha256 or "")
+    source = record.other_dependency("source")
+    if source is not None:
+        # It goes to git as an argument.
+        commit = source["digest"]["gitCommit"]
+        if not re.fullmatch("[0-9a-f]{40,64}", commit):
+            raise TypeError(f"{commit!r} is no commit")
+        texts += source["annotations"].get("dirty", [])
     found = {*map(type, texts)} - {str} | {*map(type, tables)} - {dict}
     found |= {type(subject.bytes) for subject in record.subjects} - {int}
     if found:
@@ -354,8 +362,8 @@ class Recorder:
                     },
                     "metadata": {
                         "invocationId": "",
-                        "startedOn": _moment(self._started),
-                        "finishedOn": _moment(datetime.now(UTC)),
+                        "startedOn": moment_text(self._started),
+                        "finishedOn": moment_text(datetime.now(UTC)),
                     },
                     "byproducts": [{"name": "cost", "annotations": self._cost()}],
                 },
@@ -446,5 +454,6 @@ def _stat(path: Path) -> tuple[int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ino
 
 
-def _moment(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
+    """A moment as records say it: the later one sorts later."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

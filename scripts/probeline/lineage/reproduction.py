@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from probeline.lineage.environment import SOURCES
 from probeline.lineage.graph import Lineage
 from probeline.lineage.hashing import STAT_CACHE, digests_of
 from probeline.lineage.places import local_values, roots_of
-from probeline.lineage.records import Record, record_path
+from probeline.lineage.records import Record, moment_text, record_path
 from probeline.lineage.preconditions import require_code, require_inputs, require_own_files, require_records
 from probeline.stat_cache import StatCache
 
@@ -35,9 +36,9 @@ class Reproduction:
         target: its path.
         sources: where the sources came from, in words.
         seconds: the run took.
-        models: model → how it came into the checkout.
+        models: model → how it came into the checkout; one that was brought there is not compared.
         environment: what differs from the recorded environment, in words.
-        artifacts: one comparison per artifact on the way, what is made first standing first.
+        artifacts: one comparison per artifact that was made again, what is made first standing first.
     """
 
     target: str
@@ -82,14 +83,32 @@ def reproduce(
     require_inputs(steps, roots)
     with _checkout(target, dirty, keep) as (folder, sources):
         require_code(steps, folder)
+        _remove_artifacts(steps, folder)
         _link_inputs(config, folder)
-        models = {step.name: _bring_model(step, folder) for step in steps if step.rule == "fetch_model"}
-        started = time.perf_counter()
+        fetched = [step for step in steps if step.rule == "fetch_model"]
+        brought = {step.name for step in fetched if step is not target and _bring_model(step, folder)}
+        models = {step.name: _origin(step, step.name in brought) for step in fetched}
+        started, since = time.perf_counter(), moment_text(datetime.now(UTC))
         _snakemake(target, config, folder, cores)
         seconds = time.perf_counter() - started
-        artifacts = [compare(step, folder) for step in steps]
+        artifacts = [compare(step, folder, since) for step in steps if step.name not in brought]
         environment = environment_differences(target, folder)
     return Reproduction(target.name, sources, round(seconds, 1), models, environment, artifacts)
+
+
+def _remove_artifacts(steps: list[Record], folder: Path) -> None:
+    """Take out of the checkout what is to be made: git may hold artifacts, and holds records."""
+    for step in steps:
+        for path in (*(folder / subject.name for subject in step.subjects), folder / step.path):
+            if not path.parent.resolve().is_relative_to(folder.resolve()):
+                raise ProbelineError(
+                    f"{path.relative_to(folder).parent} is a link out of the checkout: what lies there would be "
+                    "made again in place. Take the link out of git."
+                )
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _config_of(
@@ -124,9 +143,9 @@ def _config_of(
 def _checkout(target: Record, dirty: bool, keep: Path | None) -> Iterator[tuple[Path, str]]:
     """A folder with the sources, and where they are from; removed at the end."""
     source = target.other_dependency("source")
-    changed = [
-        file for file in (source or {"annotations": {"dirty": []}})["annotations"]["dirty"] if _matters(file)
-    ]
+    prefix = _git("rev-parse", "--show-prefix", fault="no git repository").rstrip("\n") if source else ""
+    dirty_files = source["annotations"].get("dirty", []) if source else []
+    changed = [file for file in dirty_files if _matters(file.removeprefix(prefix))]
     if keep is not None and keep.exists():
         raise ProbelineError(f"{keep} exists; name a folder that does not.")
     if not dirty and source is None:
@@ -158,7 +177,8 @@ def _checkout(target: Record, dirty: bool, keep: Path | None) -> Iterator[tuple[
             fault=f"the recorded commit {commit} cannot be checked out; fetch it, or use --dirty",
         )
         try:
-            yield folder, f"at commit {commit[:12]}"
+            # The folder of the Snakefile may lie deeper in the repository.
+            yield folder / prefix, f"at commit {commit[:12]}"
         finally:
             if keep is None:
                 _git("worktree", "remove", "--force", "--force", str(folder), fault="the checkout stays")
@@ -169,12 +189,13 @@ def _matters(file: str) -> bool:
     return not file.startswith("config/") or file.startswith(("config/templates/", "config/retracted.yaml"))
 
 
-def _git(*arguments: str, fault: str) -> None:
+def _git(*arguments: str, fault: str) -> str:
     # No hooks: DVC's would check out the very artifacts that are to be made.
     command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ProbelineError(f"{fault}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _link_inputs(config: dict[str, Any], folder: Path) -> None:
@@ -197,26 +218,33 @@ def _is_made(name: str) -> bool:
     return Path(name).parts[:2] == ("data", "simulated")
 
 
-def _bring_model(step: Record, folder: Path) -> str:
-    """Spare the download of a model that lies here and is what its record says."""
-    source = step.params["source"]
-    if "random" in source or "path" in source:
-        return "made again"
+def _bring_model(step: Record, folder: Path) -> bool:
+    """Spare the download of a model that lies here and is what its record says; whether it was spared."""
+    if _is_local(step):
+        return False
     subject = step.subjects[0]
     files = [Path(subject.name, name) for name in subject.files]
     cache = StatCache(STAT_CACHE)
     found = digests_of(files, cache)
     cache.close()
     if found != list(subject.files.values()):
-        return "fetched again"
-    for file in files:
+        return False
+    for file in (*files, step.path):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, folder / file)
-        except OSError:  # on another filesystem
-            shutil.copy2(file, folder / file)
-    shutil.copy2(step.path, folder / step.path)
-    return f"taken from {subject.name}, where it is what its record says"
+        # No hard link: a job that wrote into it would change the model here.
+        shutil.copy2(file, folder / file)
+    return True
+
+
+def _is_local(step: Record) -> bool:
+    """Whether a model is made from what lies here, not fetched from a hub."""
+    return "random" in step.params["source"] or "path" in step.params["source"]
+
+
+def _origin(step: Record, brought: bool) -> str:
+    if brought:
+        return f"taken from {step.name}, where it is what its record says; not made again"
+    return "made again" if _is_local(step) else "fetched again"
 
 
 def _snakemake(target: Record, config: dict[str, Any], folder: Path, cores: int) -> None:
