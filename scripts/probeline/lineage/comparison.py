@@ -6,8 +6,8 @@ from typing import Any
 
 from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
-from probeline.lineage.file_differences import first_difference
 from probeline.lineage.environment import LOCK
+from probeline.lineage.file_differences import first_difference
 from probeline.lineage.hashing import files_of
 from probeline.lineage.records import Record, Subject, read_record
 

@@ -71,8 +71,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ProbelineError("say which game: probeline audit retract game:ID --reason TEXT; or --check.")
     game = options.game.removeprefix("game:").strip("/")
     if options.undo:
-        if options.reason or options.configfile:
-            raise ProbelineError("--undo needs neither --reason nor --configfile: leave them out.")
+        if options.reason:
+            raise ProbelineError("--undo keeps no reason: leave --reason out.")
         return _undo(game, options.corpus, options.json)
     if not (options.reason or "").strip():
         raise ProbelineError(

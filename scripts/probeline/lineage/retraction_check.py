@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from probeline.files import open_parquet
 from probeline.config import load_config
+from probeline.files import open_parquet
 from probeline.lineage.commands import make_console
 from probeline.lineage.games import DIGITS
 from probeline.lineage.graph import Lineage, read_lineage
