@@ -20,18 +20,10 @@ WORK = Path(".probeline/reproduce")
 def checkout(target: Record, dirty: bool, keep: Path | None) -> Iterator[tuple[Path, str]]:
     """A folder with the sources, and where they are from; removed at the end."""
     source = target.other_dependency("source")
-    prefix = _git("rev-parse", "--show-prefix", fault="no git repository").rstrip("\n") if source else ""
-    dirty_files = source["annotations"].get("dirty", []) if source else []
-    changed = [file for file in dirty_files if _matters(file.removeprefix(prefix))]
     if keep is not None and keep.exists():
         raise ProbelineError(f"{keep} exists; name a folder that does not.")
     if not dirty and source is None:
         raise ProbelineError(f"{target.name} was made outside git. --dirty takes the sources that lie here.")
-    if not dirty and changed:
-        raise ProbelineError(
-            f"{target.name} was made with sources that were not committed: {', '.join(changed)}. --dirty "
-            "takes the sources as they lie here, if they are still those that ran."
-        )
     WORK.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WORK, ignore_cleanup_errors=True) as temporary:
         folder = (keep or Path(temporary) / "checkout").absolute()
@@ -43,6 +35,9 @@ def checkout(target: Record, dirty: bool, keep: Path | None) -> Iterator[tuple[P
                     copy(name, folder / name)
             yield folder, "with the sources that lie here"
             return
+        # The folder of the Snakefile may lie deeper in the repository.
+        prefix = _git("rev-parse", "--show-prefix", fault="there is no git repository here").rstrip("\n")
+        _require_committed(target, source["annotations"].get("dirty", []), prefix)
         commit = source["digest"]["gitCommit"]
         _git(
             "worktree",
@@ -54,11 +49,20 @@ def checkout(target: Record, dirty: bool, keep: Path | None) -> Iterator[tuple[P
             fault=f"the recorded commit {commit} cannot be checked out; fetch it, or use --dirty",
         )
         try:
-            # The folder of the Snakefile may lie deeper in the repository.
             yield folder / prefix, f"at commit {commit[:12]}"
         finally:
             if keep is None:
                 _git("worktree", "remove", "--force", "--force", str(folder), fault="the checkout stays")
+
+
+def _require_committed(target: Record, dirty: list[str], prefix: str) -> None:
+    """Refuse where the commit is not what ran; git names files from the top of the repository."""
+    changed = [file for name in dirty if _matters(file := name.removeprefix(prefix))]
+    if changed:
+        raise ProbelineError(
+            f"{target.name} was made with sources that were not committed: {', '.join(changed)}. --dirty "
+            "takes the sources as they lie here, if they are still those that ran."
+        )
 
 
 def _matters(file: str) -> bool:

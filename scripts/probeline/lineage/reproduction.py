@@ -81,15 +81,16 @@ def reproduce(
         require_code(steps, folder)
         remove_artifacts(steps, folder)
         _link_inputs(config, folder)
-        fetched = [step for step in steps if step.rule == "fetch_model"]
-        brought = {step.name for step in fetched if step is not target and _bring_model(step, folder)}
-        models = {step.name: _origin(step, step.name in brought) for step in fetched}
+        models = [step for step in steps if step.rule == "fetch_model"]
+        # The target itself is fetched: compared with what was brought, it would always be the same.
+        brought = {step.name for step in models if step is not target and bring_model(step, folder)}
         started, since = time.perf_counter(), moment_text(datetime.now(UTC))
         _snakemake(target, config, folder, cores)
         seconds = time.perf_counter() - started
         artifacts = [compare(step, folder, since) for step in steps if step.name not in brought]
         environment = environment_differences(target, folder)
-    return Reproduction(target.name, sources, round(seconds, 1), models, environment, artifacts)
+    origins = {step.name: _origin(step, step.name in brought) for step in models}
+    return Reproduction(target.name, sources, round(seconds, 1), origins, environment, artifacts)
 
 
 def _config_of(
@@ -140,7 +141,7 @@ def _is_made(name: str) -> bool:
     return Path(name).parts[:2] == ("data", "simulated")
 
 
-def _bring_model(step: Record, folder: Path) -> bool:
+def bring_model(step: Record, folder: Path) -> bool:
     """Spare the download of a model that lies here and is what its record says; whether it was spared."""
     if _is_local(step):
         return False
