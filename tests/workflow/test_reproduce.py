@@ -15,7 +15,7 @@ pytestmark = pytest.mark.workflow
 
 DIALOGUES = "data/processed/dialogues/collusion/shard-0-of-1"
 MODEL = "data/models/tiny"
-GAMES = 12
+GAMES = 8
 OWN_SETTINGS = f"shards: 1\n{OWN_LOGS}"
 
 
@@ -26,19 +26,11 @@ def reproduce(project: Project, *words: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A run on logs that git does not hold, with settings from a file that is gone.
-
-    The project lies inside a larger git repository, which holds a model as an artifact, too: not the one that
-    is made.
-    """
+    """A run inside a larger repository; git does not hold its logs, and its settings are from a file now gone."""
     project = fresh_project(tmp_path_factory.mktemp("reproduce") / "repository" / "project")
     Project(project.folder.parent).git("init", "--quiet")
-    for name in (f"{MODEL}/config.json", f"{MODEL}/manifest.json", f"{MODEL}.lineage.json"):
-        project.write(name, "{}")
     project.git("add", "--all")
-    project.git("add", "--force", "data")
     project.git("commit", "--quiet", "--message", "sources")
-    shutil.rmtree(project.folder / "data")
     simulate_games(7, range(GAMES), project.folder / "data/raw/games")
     project.write("own.yaml", OWN_SETTINGS)
     project.run(PROBE, config=(TINY, "own.yaml"))
@@ -68,6 +60,17 @@ def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Pro
     assert finished.git("status", "--porcelain") == before
     assert finished.git("worktree", "list").count("\n") == 1
     assert not list((finished.folder / ".probeline/reproduce").iterdir())
+
+
+def test_what_git_holds_is_made_again_all_the_same(project: Project) -> None:
+    project.git("add", "--force", "data/models")
+    project.git("commit", "--quiet", "--message", "a model")
+    shutil.rmtree(project.folder / MODEL)
+    project.write("own.yaml", OWN_SETTINGS)
+    project.run(MODEL, config=(TINY, "own.yaml"))
+    status, said = reproduce(project, MODEL)
+    assert status == 0, said
+    assert "Bit-identical: 1 artifact made again" in said
 
 
 def test_what_differs_first_is_named(project: Project) -> None:

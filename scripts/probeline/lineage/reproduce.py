@@ -92,7 +92,7 @@ def _print(result: Any) -> None:
         say(f"Bit-identical: {number_of(len(same), 'artifact')} made again, the target among them.", "green")
         return
     say(
-        f"Not the same: bit-identical are {len(same):,} of {number_of(len(result.artifacts), 'artifact')}.",
+        f"Not the same: {len(same)} of {len(result.artifacts)} made again bit-identical.",
         "red",
     )
     first, *others = [comparison for comparison in result.artifacts if comparison.differences]
