@@ -26,7 +26,7 @@ def reproduce(project: Project, *words: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A run inside a larger repository; git does not hold its logs, and its settings are from a file now gone."""
+    """A run inside a larger repository; git lacks its logs, and its settings are from a file that is gone."""
     project = fresh_project(tmp_path_factory.mktemp("reproduce") / "repository" / "project")
     Project(project.folder.parent).git("init", "--quiet")
     project.git("add", "--all")
