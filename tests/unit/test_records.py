@@ -19,7 +19,7 @@ from probeline.lineage.code import code_digest
 from probeline.lineage.games import games_in
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.places import local, local_values, portable, portable_values
-from probeline.lineage.records import Recorder, read_record, record_of
+from probeline.lineage.records import Recorder, read_record, record_bytes, record_of
 from probeline.lineage.running_code import ROOT, RunningCode
 
 
@@ -162,6 +162,22 @@ def test_an_edited_record_is_refused_by_name(word: str) -> None:
     assert word in text
     path.write_text(text.replace(word, f"{word}9", 1))
     with pytest.raises(ProbelineError, match=r"results/a\.lineage\.json was edited"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("commit", ["--force", "HEAD", "0" * 39, 7])
+def test_a_commit_that_git_could_take_for_something_else_is_no_record(commit: Any) -> None:
+    make("results/a", {})
+    path = Path("results/a.lineage.json")
+    statement = orjson.loads(path.read_bytes())
+    dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    dependencies[:] = [one for one in dependencies if one["annotations"]["role"] != "source"]
+    source = {"name": "repository", "digest": {"gitCommit": commit}, "annotations": {"role": "source"}}
+    path.write_bytes(record_bytes(statement))
+    read_record(path)
+    dependencies.append(source)
+    path.write_bytes(record_bytes(statement))
+    with pytest.raises(ProbelineError, match=r"results/a\.lineage\.json is no record"):
         read_record(path)
 
 

@@ -1,5 +1,6 @@
 """Taking games out: the list, which games it means, and where they are still found."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ from probeline.logs.retracted import (
     write_retractions,
 )
 from probeline.logs.simulate_werewolf import simulate_game, simulate_games
+from tests.unit.lineage_records import write_record
 
 REPOSITORY = Path(__file__).parents[2]
 A, B = "a" * 64, "b" * 64
@@ -99,7 +101,9 @@ def test_a_simulated_game_is_named_like_any_other(project: Path) -> None:
         (["game:simulated_baseline/game0", "--reason", "x", "--corpus", "onw"], "Did you mean own"),
         (["game:elsewhere/game77"], "--reason TEXT"),
         (["game:elsewhere/game77", "--undo"], "is not retracted"),
+        (["game:elsewhere/game77", "--undo", "--reason", "x"], "--undo keeps no reason"),
         (["--check", "game:elsewhere/game77"], "give nothing beside it"),
+        (["--check", "--corpus", "own"], "give nothing beside it"),
         ([], "say which game"),
     ],
 )
@@ -141,3 +145,50 @@ def test_a_game_is_found_in_tables_and_texts_that_no_record_covers(
     shutil.rmtree(table)
     (project / "results/note.json").unlink()
     assert main(["audit", "retract", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("page.html", "<td>R&amp;D/gamé8</td>"),
+        ("page.html", "<a href='R%26D/gam%C3%A98'>"),
+        ("a.json", '{"log": "logs/R&D/gamé8/llm_log.txt"}'),
+        ("a.json", '["R&D/gam\\u00e98"]'),
+        ("a.json", '["R\\u0026D\\/gam\\u00e98"]'),
+        ("a.yaml", '- "R&D/gam\\xE98"'),
+        ("a.yml", "- ./R&D/gamé8"),
+        ("a.xml", "<game>R&#38;D/gamé8</game>"),
+        ("a.log", "Read /home/someone/logs/R&D/gamé8."),
+    ],
+)
+def test_a_name_is_found_as_texts_write_it(project: Path, file: str, text: str) -> None:
+    entry = Retraction("own", "R&D/gamé8", A, "why")
+    (project / "results").mkdir()
+    (project / "results" / file).write_text(text)
+    assert [found.artifact for found in in_files(read_lineage(), [entry], ["logs"])] == [f"results/{file}"]
+    # Another game's name that ends so, or goes on.
+    (project / "results" / file).write_text(text.replace("8", "88").replace("é8", "é88"))
+    assert not list(in_files(read_lineage(), [entry], ["logs"]))
+    (project / "results" / file).write_text("old/R&D/gamé8")
+    assert not list(in_files(read_lineage(), [entry], ["logs"]))
+
+
+def test_names_are_said_where_the_terminal_lacks_their_letters(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    assert retract("game:elsewhere/game77", "--reason", "naïve") == 0
+    (project / "results").mkdir()
+    (project / "results/é.txt").write_text("elsewhere/game77")
+    assert main(["audit", "retract", "--check"]) == 1
+    said = raw.getvalue().decode("ascii")
+    assert "na\\xefve" in said
+    assert "results/\\xe9.txt" in said
+
+
+def test_counts_of_one_are_said_in_the_singular(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_retractions([Retraction("own", "x/game1", A, "why")])
+    write_record("data/models/tiny", "fetch_model")
+    assert main(["audit", "retract", "--check"]) == 0
+    assert "1 retracted game: in none of 1 record, nor" in capsys.readouterr().out

@@ -1,17 +1,19 @@
 """What is versioned, what is left and why; with DVC itself, without a run."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from probeline.lineage import dvc_repository
+from probeline.errors import ProbelineError
+from probeline.lineage import dvc_repository, versions
 from probeline.lineage.dvc_repository import make_repository, repository_root
 from probeline.lineage.headlines import keep_headlines
 from probeline.lineage.pointers import pointer_path, read_pointer
 from probeline.lineage.records import PREDICATE, STATEMENT, read_record, record_bytes
-from probeline.lineage.versions import track, track_after_run
+from probeline.lineage.versions import is_ignored_by_git, track, track_after_run
 
 
 @pytest.fixture
@@ -28,8 +30,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-def write_artifact(name: str, rule: str = "fetch_model", root: str | None = None, logs: str = "") -> Path:
-    """A file as an artifact, with its record; made from raw logs if `root` names them."""
+def write_artifact(
+    name: str,
+    rule: str = "fetch_model",
+    root: str | None = None,
+    logs: str = "",
+    forged: dict[str, Any] | None = None,
+) -> Path:
+    """A file as an artifact, with its record; made from raw logs if `root` names them.
+
+    `forged` is laid over what the record says of its subject.
+    """
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"content of {name}")
@@ -37,7 +48,9 @@ def write_artifact(name: str, rule: str = "fetch_model", root: str | None = None
     raw = {"name": logs, "digest": {"sha256": "0" * 64}, "annotations": {"input": True, "role": "logs"}}
     statement: dict[str, Any] = {
         "_type": STATEMENT,
-        "subject": [{"name": name, "digest": {"sha256": digest}, "annotations": {"bytes": 1}}],
+        "subject": [
+            {"name": name, "digest": {"sha256": digest}, "annotations": {"bytes": 1}} | (forged or {})
+        ],
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
@@ -45,6 +58,7 @@ def write_artifact(name: str, rule: str = "fetch_model", root: str | None = None
                     "rule": rule,
                     "wildcards": {"corpus": path.stem},
                     "params": {"root": root} if root else {},
+                    "outputs": [name, f"{name}.lineage.json"],
                 },
                 "internalParameters": {
                     "python": "3.11",
@@ -176,3 +190,51 @@ def test_entries_of_others_in_dvc_yaml_stay(folder: Path) -> None:
     assert "cmd: ls" in text
     assert "gone" not in text
     assert [path.name for path in Path("metrics/probes").iterdir()] == ["theirs.json"]
+
+
+def test_records_that_speak_of_other_files_are_refused(folder: Path) -> None:
+    secret = folder.parent / "secret"
+    secret.write_text("content of results/forged")
+    write_artifact("results/a")
+    write_artifact("results/forged", forged={"name": "../secret"})
+    shutil.copy2("results/a.lineage.json", "results/copied.lineage.json")
+    write_artifact("results/outside", root="..", logs="../secret")
+    make_repository()
+    tracked = track()
+    assert tracked.new == ["results/a", "results/outside"]
+    assert tracked.refused.keys() == {"results/forged", "results/copied"}
+    assert "its record is that of ../secret" in tracked.refused["results/forged"]
+    assert "its record is that of results/a" in tracked.refused["results/copied"]
+    assert "outside this folder" in tracked.left["outside"]
+    assert not (folder.parent / "secret.dvc").exists()
+
+
+def test_figures_that_cannot_be_read_are_a_refusal(folder: Path) -> None:
+    for name, text in (("one", "{"), ("two", "[]"), ("three", '{"rows": [], "choice": []}')):
+        path = Path("results", name, "manifest.json" if name == "one" else "sweep.json")
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    rules = {"one": "train_probe", "two": "sweep_probes", "three": "sweep_probes"}
+    for name, rule in rules.items():
+        write_artifact(f"results/{name}.file", rule)
+        Path(f"results/{name}.file.lineage.json").rename(f"results/{name}.lineage.json")
+    records = [read_record(Path(f"results/{name}.lineage.json")) for name in rules]
+    refused = keep_headlines(records, {record.name for record in records})
+    # The second is of another version, which says its figures elsewhere.
+    assert refused.keys() == {"results/one", "results/three"}
+    assert "results/one/manifest.json" in refused["results/one"]
+
+
+def test_nothing_of_git_or_an_error_reaches_the_terminal_raw(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_repository()
+
+    def fail() -> None:
+        raise ProbelineError("a\x1b[2Jb")
+
+    monkeypatch.setattr(versions, "track", fail)
+    assert track_after_run({"auto": True}).endswith("a?[2Jb")
+    monkeypatch.chdir(folder.parent)
+    assert not is_ignored_by_git("any")
+    assert capfd.readouterr().err == ""

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from probeline.logs.simulate_werewolf import simulate_games
-from tests.workflow.conftest import OWN_LOGS, PROBE, REPOSITORY, TINY, Project, fresh_project
+from tests.workflow.conftest import OWN_LOGS, PROBE, TINY, Project, fresh_project
 
 pytestmark = pytest.mark.workflow
 
-DIALOGUES = "data/processed/dialogues/collusion/shard-0-of-3"
+DIALOGUES = "data/processed/dialogues/collusion/shard-0-of-1"
+MODEL = "data/models/tiny"
+GAMES = 8
+OWN_SETTINGS = f"shards: 1\n{OWN_LOGS}"
 
 
 def reproduce(project: Project, *words: str) -> tuple[int, str]:
@@ -23,14 +26,13 @@ def reproduce(project: Project, *words: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A run in a git repository, on logs that git does not hold, with settings from a file that is gone."""
-    project = fresh_project(tmp_path_factory.mktemp("reproduce") / "project")
-    shutil.copy2(REPOSITORY / ".gitignore", project.folder / ".gitignore")
-    project.git("init", "--quiet")
+    """A run inside a larger repository; git lacks its logs, and its settings are from a file that is gone."""
+    project = fresh_project(tmp_path_factory.mktemp("reproduce") / "repository" / "project")
+    Project(project.folder.parent).git("init", "--quiet")
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message", "sources")
-    simulate_games(7, range(12), project.folder / "data/raw/games")
-    project.write("own.yaml", OWN_LOGS)
+    simulate_games(7, range(GAMES), project.folder / "data/raw/games")
+    project.write("own.yaml", OWN_SETTINGS)
     project.run(PROBE, config=(TINY, "own.yaml"))
     (project.folder / "own.yaml").unlink()
     return project
@@ -38,8 +40,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def project(finished: Project, tmp_path: Path) -> Iterator[Project]:
-    yield finished.copy(tmp_path / "project")
-    shutil.rmtree(tmp_path / "project")
+    Project(finished.folder.parent).copy(tmp_path / "repository")
+    yield Project(tmp_path / "repository/project")
+    shutil.rmtree(tmp_path / "repository")
 
 
 def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Project) -> None:
@@ -52,11 +55,22 @@ def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Pro
     assert result["identical"]
     assert result["models"] == {"data/models/tiny": "made again"}
     assert [one["artifact"] for one in result["artifacts"]][-1] == PROBE
-    # The model, 3 shards of the corpus, the corpus, 3 of dialogues, 3 of activations, the probe.
-    assert len(result["artifacts"]) == 12
+    # The model, the shard of the corpus, the corpus, dialogues, activations, the probe.
+    assert len(result["artifacts"]) == 6
     assert finished.git("status", "--porcelain") == before
     assert finished.git("worktree", "list").count("\n") == 1
     assert not list((finished.folder / ".probeline/reproduce").iterdir())
+
+
+def test_what_git_holds_is_made_again_all_the_same(project: Project) -> None:
+    project.git("add", "--force", "data/models")
+    project.git("commit", "--quiet", "--message", "a model")
+    shutil.rmtree(project.folder / MODEL)
+    project.write("own.yaml", OWN_SETTINGS)
+    project.run(MODEL, config=(TINY, "own.yaml"))
+    status, said = reproduce(project, MODEL)
+    assert status == 0, said
+    assert "Bit-identical: 1 artifact made again" in said
 
 
 def test_what_differs_first_is_named(project: Project) -> None:
@@ -89,7 +103,7 @@ def test_a_raw_log_that_was_changed_is_named(project: Project) -> None:
 def test_a_run_of_uncommitted_sources_is_not_taken_for_one_of_its_commit(project: Project) -> None:
     project.edit("rules/probes.smk", "Fit a", "Now fit a")
     shutil.rmtree(project.folder / DIALOGUES)
-    project.write("own.yaml", OWN_LOGS)
+    project.write("own.yaml", OWN_SETTINGS)
     project.run(DIALOGUES, config=(TINY, "own.yaml"))
     status, said = reproduce(project, DIALOGUES)
     assert status == 1

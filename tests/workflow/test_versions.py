@@ -172,7 +172,7 @@ def test_what_is_not_as_its_record_says_is_refused_by_name(project: Versioned) -
     before = project.pointers()
     said = project.probeline("track", status=1)
     assert "data/models/tiny.lineage.json was edited after it was written" in said
-    assert f"refused: {PROBE}: detector.pt was changed since" in said
+    assert f"refused: {PROBE}: {PROBE}/detector.pt was changed since" in said
     assert said.count("refused:") == 2
     after = project.pointers()
     assert {path for path in after if after[path] != before.get(path)} == {f"{shard}.dvc"}

@@ -6,8 +6,8 @@ from typing import Any
 
 from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
-from probeline.lineage.differences import first_difference
 from probeline.lineage.environment import LOCK
+from probeline.lineage.file_differences import first_difference
 from probeline.lineage.hashing import files_of
 from probeline.lineage.records import Record, Subject, read_record
 
@@ -30,17 +30,20 @@ class Comparison:
     differences: list[str]
 
 
-def compare(record: Record, folder: Path) -> Comparison:
+def compare(record: Record, folder: Path, since: str) -> Comparison:
     """Compare what was made again in a folder with what the record says, by the bytes that lie there.
 
     Args:
         record: of the artifact as it was made before.
         folder: the other working directory.
+        since: when the other run started, as records say it; what is older was not made by it.
     """
     try:
         again = read_record(folder / record.path)
     except ProbelineError as error:
         return Comparison(record.name, record.rule, False, [f"it was not made: {error}"])
+    if again.metadata["startedOn"] < since:
+        return Comparison(record.name, record.rule, False, ["it was not made: what lies there is older"])
     differences = [
         f"parameter {name}: {record.params.get(name)!r}, now {again.params.get(name)!r}"
         for name in sorted(record.params.keys() | again.params.keys())

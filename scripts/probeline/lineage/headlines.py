@@ -27,19 +27,29 @@ def headline_path(artifact: str) -> Path:
     return FOLDER.joinpath(*Path(artifact).parts[1:]).with_name(f"{Path(artifact).name}.json")
 
 
-def keep_headlines(records: Iterable[Record], sound: Collection[str]) -> None:
+def keep_headlines(records: Iterable[Record], sound: Collection[str]) -> dict[str, str]:
     """Bring `metrics/` and `dvc.yaml` up to date; files whose content stays are not touched.
 
     Args:
         records: all records.
         sound: paths of the artifacts that are here and are what their records say; figures of others stay.
+
+    Returns:
+        Path → why its figures could not be read.
     """
+    refused = {}
     told = [record for record in records if record.rule in HEADLINES]
     for record in told:
         if record.name in sound:
-            for path, value in _figures_of(record).items():
+            try:
+                figures = _figures_of(record)
+            except (ProbelineError, AttributeError) as error:
+                refused[record.name] = f"its figures cannot be read: {error}"
+                continue
+            for path, value in figures.items():
                 _keep(path, json_bytes(value))
     _keep_pipeline({path: record for record in told if (path := headline_path(record.name)).exists()})
+    return refused
 
 
 def _figures_of(record: Record) -> dict[Path, Any]:

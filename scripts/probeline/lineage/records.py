@@ -287,6 +287,13 @@ def _check_types(record: Record) -> None:
         texts.append(dependency.sha256)
         if dependency.record is not None:
             texts += (dependency.record, dependency.record_sha256 or "")
+    source = record.other_dependency("source")
+    if source is not None:
+        # It goes to git as an argument.
+        commit = source["digest"]["gitCommit"]
+        if not re.fullmatch("[0-9a-f]{40,64}", commit):
+            raise TypeError(f"{commit!r} is no commit")
+        texts += source["annotations"].get("dirty", [])
     found = _foreign(tables, dict) | _foreign(lists, list) | _foreign(numbers, int, float)
     if not found:
         texts += [*record.outputs, *hardware["gpus"], *record.wildcards.values(), *record.code.values()]
@@ -396,8 +403,8 @@ class Recorder:
                     },
                     "metadata": {
                         "invocationId": "",
-                        "startedOn": _moment(self._started),
-                        "finishedOn": _moment(datetime.now(UTC)),
+                        "startedOn": moment_text(self._started),
+                        "finishedOn": moment_text(datetime.now(UTC)),
                     },
                     "byproducts": [{"name": "cost", "annotations": self._cost()}],
                 },
@@ -493,5 +500,6 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
     return info.st_size, info.st_mtime_ns, info.st_ino
 
 
-def _moment(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
+    """A moment as records say it: the later one sorts later."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

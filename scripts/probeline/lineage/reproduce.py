@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from probeline.lineage.commands import add_json
+from probeline.lineage.commands import add_json, make_console
 
 EXAMPLES = """\
 examples:
@@ -72,12 +72,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print(result: Any) -> None:
-    from rich.console import Console
     from rich.text import Text
 
+    from probeline.lineage.terminal import number_of
     from probeline.text import plain_text
 
-    console = Console(highlight=False)
+    console = make_console()
 
     def say(words: str, style: str = "") -> None:
         console.print(Text(plain_text(words), style), soft_wrap=True)
@@ -89,9 +89,12 @@ def _print(result: Any) -> None:
         say(f"  other than recorded: {words}")
     same = [comparison for comparison in result.artifacts if not comparison.differences]
     if result.identical:
-        say(f"Bit-identical: all {len(same)} artifacts on the way, the target among them.", "green")
+        say(f"Bit-identical: {number_of(len(same), 'artifact')} made again, the target among them.", "green")
         return
-    say(f"Not the same: {len(same)} of {len(result.artifacts)} artifacts are bit-identical.", "red")
+    say(
+        f"Not the same: {len(same)} of {len(result.artifacts)} made again bit-identical.",
+        "red",
+    )
     first, *others = [comparison for comparison in result.artifacts if comparison.differences]
     say(f"First: {first.artifact} ({first.rule}{', on a GPU' if first.gpu else ''})")
     for words in first.differences:

@@ -4,26 +4,23 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
+from probeline.lineage.checkout import checkout, remove_artifacts
 from probeline.lineage.comparison import Comparison, compare, environment_differences
-from probeline.lineage.environment import SOURCES
 from probeline.lineage.graph import Lineage
 from probeline.lineage.hashing import STAT_CACHE, digests_of
 from probeline.lineage.places import local_values, roots_of
-from probeline.lineage.records import Record, record_path
-from probeline.lineage.reproducible import require_code, require_inputs, require_own_files, require_records
+from probeline.lineage.preconditions import require_code, require_inputs, require_own_files, require_records
+from probeline.lineage.records import Record, moment_text, record_path
 from probeline.stat_cache import StatCache
 
-WORK = Path(".probeline/reproduce")
-"""Checkouts lie here: on the disk of the artifacts, and ignored by git."""
 RECORDED_CONFIG = "recorded-config.json"
 
 
@@ -35,9 +32,9 @@ class Reproduction:
         target: its path.
         sources: where the sources came from, in words.
         seconds: the run took.
-        models: model → how it came into the checkout.
+        models: model → how it came into the checkout; one that was brought there is not compared.
         environment: what differs from the recorded environment, in words.
-        artifacts: one comparison per artifact on the way, what is made first standing first.
+        artifacts: one comparison per artifact that was made again, what is made first standing first.
     """
 
     target: str
@@ -80,16 +77,20 @@ def reproduce(
     require_own_files(target)
     config, roots = _config_of(steps, target, configfiles)
     require_inputs(steps, roots)
-    with _checkout(target, dirty, keep) as (folder, sources):
+    with checkout(target, dirty, keep) as (folder, sources):
         require_code(steps, folder)
+        remove_artifacts(steps, folder)
         _link_inputs(config, folder)
-        models = {step.name: _bring_model(step, folder) for step in steps if step.rule == "fetch_model"}
-        started = time.perf_counter()
+        models = [step for step in steps if step.rule == "fetch_model"]
+        # The target itself is fetched: compared with what was brought, it would always be the same.
+        brought = {step.name for step in models if step is not target and bring_model(step, folder)}
+        started, since = time.perf_counter(), moment_text(datetime.now(UTC))
         _snakemake(target, config, folder, cores)
         seconds = time.perf_counter() - started
-        artifacts = [compare(step, folder) for step in steps]
+        artifacts = [compare(step, folder, since) for step in steps if step.name not in brought]
         environment = environment_differences(target, folder)
-    return Reproduction(target.name, sources, round(seconds, 1), models, environment, artifacts)
+    origins = {step.name: _origin(step, step.name in brought) for step in models}
+    return Reproduction(target.name, sources, round(seconds, 1), origins, environment, artifacts)
 
 
 def _config_of(
@@ -120,63 +121,6 @@ def _config_of(
     return config, roots
 
 
-@contextmanager
-def _checkout(target: Record, dirty: bool, keep: Path | None) -> Iterator[tuple[Path, str]]:
-    """A folder with the sources, and where they are from; removed at the end."""
-    source = target.other_dependency("source")
-    changed = [
-        file for file in (source or {"annotations": {"dirty": []}})["annotations"]["dirty"] if _matters(file)
-    ]
-    if keep is not None and keep.exists():
-        raise ProbelineError(f"{keep} exists; name a folder that does not.")
-    if not dirty and source is None:
-        raise ProbelineError(f"{target.name} was made outside git. --dirty takes the sources that lie here.")
-    if not dirty and changed:
-        raise ProbelineError(
-            f"{target.name} was made with sources that were not committed: {', '.join(changed)}. --dirty "
-            "takes the sources as they lie here, if they are still those that ran."
-        )
-    WORK.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=WORK, ignore_cleanup_errors=True) as temporary:
-        folder = (keep or Path(temporary) / "checkout").absolute()
-        if dirty or source is None:
-            folder.mkdir(parents=True)
-            for name in (*SOURCES, "profiles", "constraints.txt"):
-                copy = shutil.copytree if Path(name).is_dir() else shutil.copy2
-                if Path(name).exists():
-                    copy(name, folder / name)
-            yield folder, "with the sources that lie here"
-            return
-        commit = source["digest"]["gitCommit"]
-        _git(
-            "worktree",
-            "add",
-            "--quiet",
-            "--detach",
-            str(folder),
-            commit,
-            fault=f"the recorded commit {commit} cannot be checked out; fetch it, or use --dirty",
-        )
-        try:
-            yield folder, f"at commit {commit[:12]}"
-        finally:
-            if keep is None:
-                _git("worktree", "remove", "--force", "--force", str(folder), fault="the checkout stays")
-
-
-def _matters(file: str) -> bool:
-    """Whether an uncommitted source can change a result; the settings are in the record."""
-    return not file.startswith("config/") or file.startswith(("config/templates/", "config/retracted.yaml"))
-
-
-def _git(*arguments: str, fault: str) -> None:
-    # No hooks: DVC's would check out the very artifacts that are to be made.
-    command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ProbelineError(f"{fault}: {done.stderr.strip()}")
-
-
 def _link_inputs(config: dict[str, Any], folder: Path) -> None:
     """Let the checkout see the user's own folders that lie in this one and not in git."""
     named = [corpus["root"] for name, corpus in config["corpora"].items()]
@@ -197,26 +141,33 @@ def _is_made(name: str) -> bool:
     return Path(name).parts[:2] == ("data", "simulated")
 
 
-def _bring_model(step: Record, folder: Path) -> str:
-    """Spare the download of a model that lies here and is what its record says."""
-    source = step.params["source"]
-    if "random" in source or "path" in source:
-        return "made again"
+def bring_model(step: Record, folder: Path) -> bool:
+    """Spare the download of a model that lies here and is what its record says; whether it was spared."""
+    if _is_local(step):
+        return False
     subject = step.subjects[0]
     files = [Path(subject.name, name) for name in subject.files]
     cache = StatCache(STAT_CACHE)
     found = digests_of(files, cache)
     cache.close()
     if found != list(subject.files.values()):
-        return "fetched again"
-    for file in files:
+        return False
+    for file in (*files, step.path):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, folder / file)
-        except OSError:  # on another filesystem
-            shutil.copy2(file, folder / file)
-    shutil.copy2(step.path, folder / step.path)
-    return f"taken from {subject.name}, where it is what its record says"
+        # No hard link: a job that wrote into it would change the model here.
+        shutil.copy2(file, folder / file)
+    return True
+
+
+def _is_local(step: Record) -> bool:
+    """Whether a model is made from what lies here, not fetched from a hub."""
+    return "random" in step.params["source"] or "path" in step.params["source"]
+
+
+def _origin(step: Record, brought: bool) -> str:
+    if brought:
+        return f"taken from {step.name}, where it is what its record says; not made again"
+    return "made again" if _is_local(step) else "fetched again"
 
 
 def _snakemake(target: Record, config: dict[str, Any], folder: Path, cores: int) -> None:

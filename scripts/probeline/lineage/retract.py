@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError, near_misses
-from probeline.lineage.commands import add_json
+from probeline.lineage.commands import add_json, make_console
 
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
@@ -49,7 +49,7 @@ def add_command(queries: Any) -> None:
     parser.add_argument("--corpus", metavar="NAME", help="its corpus, where several have a game of that name")
     parser.add_argument("--undo", action="store_true", help="put the game and its copies back")
     parser.add_argument(
-        "--check", action="store_true", help="look for every retracted game in the records and in the tables"
+        "--check", action="store_true", help="look for every retracted game in the records, tables and texts"
     )
     parser.add_argument(
         "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
@@ -60,15 +60,19 @@ def add_command(queries: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if options.check:
-        if options.game or options.reason or options.undo:
-            raise ProbelineError("--check looks for all retracted games: give nothing beside it.")
+        if options.game or options.reason or options.undo or options.corpus:
+            raise ProbelineError(
+                "--check looks for all retracted games: give nothing beside it but --configfile and --json."
+            )
         from probeline.lineage.retraction_check import check_retractions
 
-        return check_retractions(options.json)
+        return check_retractions(options.configfile, options.json)
     if not options.game:
         raise ProbelineError("say which game: probeline audit retract game:ID --reason TEXT; or --check.")
     game = options.game.removeprefix("game:").strip("/")
     if options.undo:
+        if options.reason:
+            raise ProbelineError("--undo keeps no reason: leave --reason out.")
         return _undo(game, options.corpus, options.json)
     if not (options.reason or "").strip():
         raise ProbelineError(
@@ -205,10 +209,10 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.text import Text
 
     from probeline.lineage.graph import read_lineage
+    from probeline.lineage.terminal import number_of
     from probeline.text import plain_text
 
     lineage = read_lineage()
@@ -220,7 +224,7 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
         facts = {"games": [asdict(entry) for entry in entries], "affected": rows, "seconds": seconds}
         print(json.dumps(facts, indent=2))
         return
-    console = Console(highlight=False)
+    console = make_console()
     for entry in entries:
         said = plain_text(f"{entry.game} of {entry.corpus} is {what}: {entry.reason}")
         console.print(Text(said), soft_wrap=True)
@@ -228,7 +232,9 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
         console.print("No record knows of it: the next run makes nothing anew because of it.")
         return
     console.print(
-        f"The next run makes {len(records)} artifacts anew; the last time that took {seconds:.0f} s:"
+        f"The next run makes {number_of(len(records), 'artifact')} anew; the last time that took "
+        f"{seconds:.0f} s:",
+        soft_wrap=True,
     )
     for name, splits in held.items():
         holds = f" (it is in {' and '.join(splits)})" if splits else ""

@@ -1,18 +1,23 @@
 """The proof that no artifact contains a retracted game: by the records, and by reading the artifacts."""
 
+import html
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from probeline.config import load_config
 from probeline.files import open_parquet
+from probeline.lineage.commands import make_console
 from probeline.lineage.games import DIGITS
 from probeline.lineage.graph import Lineage, read_lineage
 from probeline.lineage.hashing import TIMESTAMP
 from probeline.lineage.records import SUFFIX, Record, record_of
+from probeline.lineage.terminal import number_of
 from probeline.logs.retracted import RETRACTED, Retraction, read_retractions
 from probeline.text import plain_text
 
@@ -20,7 +25,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PLACES = ("data/simulated", "data/processed", "results")
-TEXTS = (".json", ".jsonl", ".csv", ".html", ".svg", ".md", ".txt")
+TEXTS = (
+    *(".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".svg", ".md", ".txt", ".log"),
+    ".dvc",
+)
 """Files in which a game would be named; activations and weights name none."""
 
 
@@ -41,14 +49,19 @@ class Found:
     where: str
 
 
-def check_retractions(as_json: bool) -> int:
-    """Print where retracted games still are; the exit status is 1 if they are anywhere."""
-    from rich.console import Console
+def check_retractions(configfiles: Sequence[Path], as_json: bool) -> int:
+    """Print where retracted games still are; the exit status is 1 if they are anywhere.
+
+    Args:
+        configfiles: laid over the present config, which says where the logs lie.
+        as_json: print one JSON value.
+    """
     from rich.text import Text
 
     retractions = read_retractions()
     lineage = read_lineage()
-    found = list(dict.fromkeys([*in_records(lineage, retractions), *in_files(lineage, retractions)]))
+    roots = [str(corpus["root"]) for corpus in load_config(configfiles)["corpora"].values()]
+    found = list(dict.fromkeys([*in_records(lineage, retractions), *in_files(lineage, retractions, roots)]))
     if as_json:
         facts = {
             "retracted": [asdict(entry) for entry in retractions],
@@ -58,15 +71,15 @@ def check_retractions(as_json: bool) -> int:
         }
         print(json.dumps(facts, indent=2))
         return 1 if found or lineage.faults else 0
-    console = Console(highlight=False)
+    console = make_console()
     for fault in lineage.faults.values():
         console.print(Text(plain_text(fault)), style="red", soft_wrap=True)
     if not retractions:
         console.print(f"No game is retracted: there is no {RETRACTED}.")
     elif not found and not lineage.faults:
         console.print(
-            f"None of the {len(retractions)} retracted games is in any of the {len(lineage.records)} "
-            f"records, nor in a file under {', '.join(PLACES)}.",
+            f"{number_of(len(retractions), 'retracted game')}: in none of "
+            f"{number_of(len(lineage.records), 'record')}, nor in a file under {', '.join(PLACES)}.",
             soft_wrap=True,
         )
     if found:
@@ -119,10 +132,17 @@ def _names(lineage: Lineage, record: Record, retractions: list[Retraction]) -> l
     return [entry for entry in retractions if entry.corpus in corpora and entry.game not in others]
 
 
-def in_files(lineage: Lineage, retractions: list[Retraction]) -> Iterator[Found]:
-    """Where a file of an artifact, recorded or not, holds a retracted game."""
+def in_files(lineage: Lineage, retractions: list[Retraction], roots: Sequence[str] = ()) -> Iterator[Found]:
+    """Where a file of an artifact, recorded or not, holds a retracted game.
+
+    Args:
+        lineage: all records.
+        retractions: the games.
+        roots: folders of raw logs, as the config writes them; the records name more.
+    """
     if not retractions:
         return
+    written = _written_games(lineage, retractions, roots)
     named: dict[str, list[Retraction]] = {}
     for path in _files():
         covering = record_of(path)
@@ -130,7 +150,7 @@ def in_files(lineage: Lineage, retractions: list[Retraction]) -> Iterator[Found]
         if artifact not in named:
             record = lineage.records.get(artifact)
             named[artifact] = retractions if record is None else _names(lineage, record, retractions)
-        for entry, where in _in_file(path, artifact, retractions, named[artifact]):
+        for entry, where in _in_file(path, artifact, retractions, named[artifact], written):
             yield Found(entry.game, entry.corpus, artifact, where)
 
 
@@ -143,7 +163,11 @@ def _files() -> Iterator[Path]:
 
 
 def _in_file(
-    path: Path, artifact: str, retractions: list[Retraction], named: list[Retraction]
+    path: Path,
+    artifact: str,
+    retractions: list[Retraction],
+    named: list[Retraction],
+    written: dict[str, re.Pattern[str]],
 ) -> Iterator[tuple[Retraction, str]]:
     inside = path.relative_to(artifact).as_posix() if path.is_relative_to(artifact) else path.name
     for entry in named:
@@ -152,13 +176,44 @@ def _in_file(
     if path.suffix == ".parquet":
         yield from _in_table(path, retractions, named)
     elif path.suffix in TEXTS:
-        data = path.read_bytes()
+        forms = _forms(path.read_text(encoding="utf-8", errors="replace"))
         for entry in retractions:
-            wanted = [entry.content.encode()]
-            if entry in named:
-                wanted.append(entry.game.encode())
-            if any(re.search(rb"(?<![\w./-])" + re.escape(name) + rb"(?![\w-])", data) for name in wanted):
+            if any(entry.content in text for text in forms) or (
+                entry in named and any(written[entry.game].search(text) for text in forms)
+            ):
                 yield entry, path.name
+
+
+def _written_games(
+    lineage: Lineage, retractions: list[Retraction], roots: Sequence[str]
+) -> dict[str, re.Pattern[str]]:
+    """Game → what finds its name alone, or below a root; not as the end of another game's name."""
+    recorded = [record.params.get("root") for record in lineage.records.values()]
+    folders = {str(Path(root).expanduser()) for root in (*roots, *recorded) if isinstance(root, str)}
+    folders |= {*roots, *(root for root in recorded if isinstance(root, str)), "."}
+    below = "|".join(f"(?<={re.escape(folder)}/)" for folder in sorted(folders) if folder)
+    return {
+        entry.game: re.compile(rf"(?:(?<![\w./-])|{below}){re.escape(entry.game)}(?![\w-])")
+        for entry in retractions
+    }
+
+
+def _forms(text: str) -> list[str]:
+    """A text as it is written, and with the escapes of JSON, of HTML and of URLs undone one after another."""
+    forms = [text]
+    for undo in (_without_escapes, html.unescape, unquote):
+        if (undone := undo(forms[-1])) != forms[-1]:
+            forms.append(undone)
+    return forms
+
+
+def _without_escapes(text: str) -> str:
+    r"""`\u00e9` and `\xe9` as the letter, `\/` as `/`; what JSON and YAML may write."""
+    plain = re.sub(
+        r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2}))", lambda found: chr(int(found[1] or found[2], 16)), text
+    )
+    # Letters beyond 16 bits are written as two.
+    return plain.replace("\\/", "/").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _in_table(

@@ -15,6 +15,7 @@ from probeline.lineage import dvc_repository
 from probeline.lineage.graph import Lineage, read_lineage
 from probeline.lineage.hashing import STAT_CACHE, digests_of, directory_digest, files_of
 from probeline.lineage.headlines import keep_headlines
+from probeline.lineage.matching import artifact_files, foreign, mismatch
 from probeline.lineage.pointers import (
     Version,
     annotate,
@@ -27,8 +28,7 @@ from probeline.lineage.pointers import (
 )
 from probeline.lineage.records import Record, Subject
 from probeline.stat_cache import StatCache
-
-Files = Mapping[str, str]
+from probeline.text import plain_text
 
 
 @dataclass
@@ -102,30 +102,32 @@ def track(prune: bool = False) -> Tracked:
     _find_orphans(lineage, tracked, prune)
     # While a record cannot be read, its artifact's figures stay as they are.
     if not lineage.faults:
-        keep_headlines(lineage.records.values(), {version.path for version in versions})
+        sound = {version.path for version in versions}
+        tracked.refused |= keep_headlines(lineage.records.values(), sound)
     return tracked
 
 
 def _sound_artifacts(lineage: Lineage, tracked: Tracked) -> list[Version]:
     """The artifacts that are here and are what their records say; the others go into the report."""
-    present = []
+    present: dict[str, dict[str, Path]] = {}
     for record in lineage.records.values():
-        for subject in record.subjects:
-            if os.path.lexists(subject.name):
-                present.append((record, subject))
-            else:
-                tracked.absent += 1
-    contents = _contents([subject.name for _, subject in present])
+        if fault := foreign(record):
+            tracked.refused[record.name] = f"{fault}. Delete {record.path}, or take it from git again."
+            continue
+        absent = [subject for subject in record.subjects if not os.path.lexists(subject.name)]
+        tracked.absent += len(absent)
+        if len(absent) < len(record.subjects):
+            present[record.name] = artifact_files(record)
+    digests = _digests([path for files in present.values() for path in files.values()])
     sound = []
-    for (record, subject), files in zip(present, contents, strict=True):
-        fault = _difference(subject, files)
-        if fault:
-            tracked.refused[subject.name] = (
-                f"{fault} since {record.path} was written. Have snakemake make it again."
-            )
+    for name, files in present.items():
+        record = lineage.records[name]
+        if fault := mismatch(record, files, digests):
+            tracked.refused[name] = f"{fault} since {record.path} was written. Have snakemake make it again."
             continue
         named = (record.path.as_posix(), record.sha256)
-        sound.append(Version(subject.name, subject.sha256, _description(record, subject), named))
+        for subject in record.subjects:
+            sound.append(Version(subject.name, subject.sha256, _description(record, subject), named))
     return sound
 
 
@@ -133,28 +135,20 @@ def _description(record: Record, subject: Subject) -> str:
     return f"{Path(subject.name).name}, made by the rule {record.rule}; its record is {record.path}"
 
 
-def _contents(paths: list[str]) -> list[Files]:
-    """Relative path → digest of the files of each artifact; one of itself, by its name, for a file."""
-    files = [files_of(Path(path)) if Path(path).is_dir() else {Path(path).name: Path(path)} for path in paths]
+def _digests(files: list[Path]) -> dict[Path, str | None]:
+    """File → hex SHA-256; None where it cannot be read."""
     cache = StatCache(STAT_CACHE)
     try:
-        digests = iter(digests_of([file for found in files for file in found.values()], cache))
+        return dict(zip(files, digests_of(files, cache), strict=True))
     finally:
         cache.close()
-    return [{name: next(digests) or "unreadable" for name in found} for found in files]
 
 
-def _difference(subject: Subject, files: Files) -> str:
-    """What is not as recorded, in words; empty where all is."""
-    if not subject.files:
-        return "" if list(files.values()) == [subject.sha256] else "it was changed"
-    for name in sorted({*files, *subject.files}):
-        if files.get(name) != subject.files.get(name):
-            how = (
-                "is missing" if name not in files else "was changed" if name in subject.files else "was added"
-            )
-            return f"{name} {how}"
-    return ""
+def _contents(root: str) -> dict[str, str]:
+    """Relative path → digest of the files of a folder."""
+    files = files_of(Path(root))
+    digests = _digests(list(files.values()))
+    return {name: digests[path] or "unreadable" for name, path in files.items()}
 
 
 def _corpora(lineage: Lineage, tracked: Tracked) -> list[Version]:
@@ -173,14 +167,14 @@ def _corpora(lineage: Lineage, tracked: Tracked) -> list[Version]:
         else:
             inside.append((root, corpus))
     return [
-        Version(root, directory_digest(files), f"raw logs of the corpus {corpus}", None)
-        for (root, corpus), files in zip(inside, _contents([root for root, _ in inside]), strict=True)
+        Version(root, directory_digest(_contents(root)), f"raw logs of the corpus {corpus}", None)
+        for root, corpus in inside
     ]
 
 
 def _unfit(root: str, lineage: Lineage) -> str:
     """Why a folder of raw logs cannot be versioned here; empty if it can be."""
-    if not Path(root).is_dir():
+    if not Path(root).is_dir() or Path(root).is_absolute() or ".." in Path(root).parts:
         return "its logs lie outside this folder, where DVC does not version them"
     if any(name == root or name.startswith(f"{root}/") for name in lineage.records) or root == ".":
         return (
@@ -194,9 +188,10 @@ def _unfit(root: str, lineage: Lineage) -> str:
 def is_ignored_by_git(path: str) -> bool:
     """Whether git leaves a path out; False where git cannot be asked."""
     try:
-        return subprocess.run(["git", "check-ignore", "-q", "--", path], timeout=60).returncode == 0
+        asked = subprocess.run(["git", "check-ignore", "-q", "--", path], capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return False
+    return asked.returncode == 0
 
 
 def _find_orphans(lineage: Lineage, tracked: Tracked, prune: bool) -> None:
@@ -229,9 +224,9 @@ def track_after_run(settings: Mapping[str, Any]) -> str:
     try:
         tracked = track()
     except ProbelineError as error:
-        return f"versions: nothing was tracked. {error}"
+        return plain_text(f"versions: nothing was tracked. {error}")
     except Exception as error:  # The run has succeeded, whatever DVC says.
-        return f"versions: nothing was tracked. {type(error).__name__}: {error}"
+        return plain_text(f"versions: nothing was tracked. {type(error).__name__}: {error}")
     handed = len(tracked.new) + len(tracked.changed) + len(tracked.renoted)
     lines = []
     if handed:

@@ -71,8 +71,11 @@ def _in_table(recorded: Path, made: Path) -> str:
     for name in old.column_names:
         if not old[name].equals(new[name]):
             pairs = zip(old[name].to_pylist(), new[name].to_pylist(), strict=True)
-            row, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-            return f"column {name}, row {row:,}: {str(a)[:LONGEST]}, now {str(b)[:LONGEST]}"
+            # As text, for NaN does not equal NaN, be it in a list.
+            found = next(((i, a, b) for i, (a, b) in enumerate(pairs) if repr(a) != repr(b)), None)
+            if found:
+                row, a, b = found
+                return f"column {name}, row {row:,}: {str(a)[:LONGEST]}, now {str(b)[:LONGEST]}"
     return ""
 
 

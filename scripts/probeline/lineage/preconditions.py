@@ -7,13 +7,17 @@ from probeline.errors import ProbelineError
 from probeline.lineage.code import code_closure
 from probeline.lineage.graph import Lineage, parent_names
 from probeline.lineage.hashing import STAT_CACHE, digests_of
+from probeline.lineage.matching import foreign
 from probeline.lineage.places import local
 from probeline.lineage.records import Record, record_path
 from probeline.stat_cache import StatCache
 
 
 def require_records(lineage: Lineage, steps: list[Record]) -> None:
-    """Refuse where a record on the way is missing: its artifact would go without comparison."""
+    """Refuse where a record on the way is missing, or of files elsewhere: nothing would be compared."""
+    for step in steps:
+        if fault := foreign(step):
+            raise ProbelineError(f"{step.path}: {fault}. Take it from git again.")
     named = {name for step in steps for name in parent_names(step)}
     missing = sorted(str(record_path(Path(name))) for name in named - lineage.records.keys())
     if missing:

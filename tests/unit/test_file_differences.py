@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from probeline.lineage.differences import first_difference
+from probeline.lineage.file_differences import first_difference
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,16 @@ def test_a_file_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_text("{}")
     assert "cannot be read" in first_difference(tmp_path / "a.json", tmp_path / "b.json")
+
+
+def test_not_a_number_is_no_difference(tmp_path: Path) -> None:
+    nan = float("nan")
+    pq.write_table(pa.table({"x": [nan, 1.0], "y": [[nan], [2.0]], "z": ["a", "b"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"x": [nan, 1.0], "y": [[nan], [2.0]], "z": ["a", "c"]}), tmp_path / "b.parquet")
+    assert first_difference(tmp_path / "a.parquet", tmp_path / "b.parquet") == "column z, row 1: b, now c"
+    pq.write_table(
+        pa.table({"x": [nan, 1.0], "y": [[nan], [2.0]], "z": ["a", "b"]}),
+        tmp_path / "c.parquet",
+        compression="gzip",
+    )
+    assert first_difference(tmp_path / "a.parquet", tmp_path / "c.parquet").startswith("byte ")
