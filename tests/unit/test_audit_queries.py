@@ -243,6 +243,44 @@ def test_a_target_without_a_name_is_none(store: Path, capsys: Any) -> None:
     assert "The target has no name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["trust_lr_l2", "results/probes/trust_lr_l2/manifest.json"])
+def test_an_edited_record_is_named_under_each_name_of_its_artifact(
+    store: Path, capsys: Any, target: str
+) -> None:
+    record = store / "results/probes/trust_lr_l2.lineage.json"
+    record.write_bytes(record.read_bytes().replace(b"100", b"101", 1))
+    for query in ("trace", "cost"):
+        assert main(["audit", query, target]) == 1
+        assert "trust_lr_l2.lineage.json" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_file_that_is_not_in_the_artifact_is_refused(store: Path, capsys: Any) -> None:
+    assert main(["audit", "trace", "results/probes/trust_lr_l2/manifests.json"]) == 1
+    fault = capsys.readouterr().err
+    assert "lists no file manifests.json" in fault and "manifest.json" in fault.partition("manifests.json")[2]
+
+
+def test_get_copies_nothing_that_is_not_what_its_record_says(store: Path, capsys: Any) -> None:
+    probe, record = store / "results/probes/p", store / "results/probes/p.lineage.json"
+    write_record("results/probes/p", "train_probe")
+    probe.mkdir()
+    (probe / "manifest.json").write_text('{"files": {}}')
+    assert main(["get", "p", "--output", "copy"]) == 1
+    assert "not what its record says" in capsys.readouterr().err
+    record.write_bytes(record.read_bytes().replace(b"train_probe", b"other_probe"))
+    assert main(["get", "p", "--output", "copy"]) == 1
+    assert "p.lineage.json" in capsys.readouterr().err and not Path("copy").exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_what_is_piped_breaks_no_name(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.delenv("COLUMNS")
+    name = f"results/probes/{'long' * 30}"
+    write_record(name, "train_probe", {"results/activations/trust/shard-0-of-2": "activations"})
+    assert main(["audit", "impact", "results/activations/trust/shard-0-of-2"]) == 0
+    assert name in capsys.readouterr().out
+
+
 def test_trace_shows_no_digest_of_another_manifest(store: Path, capsys: Any) -> None:
     Path("data/models/tiny").mkdir()
     manifest = Path("data/models/tiny/manifest.json")

@@ -52,6 +52,7 @@ def add_configfile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--configfile",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="FILE",
