@@ -415,8 +415,8 @@ def _require_as_recorded(artifact: Path) -> None:
     fault = foreign(record) or mismatch(record, files, digests)
     if fault:
         raise ProbelineError(
-            f"{artifact} is not what its record says: {fault}. `probeline audit verify {artifact}` says more; "
-            f"or delete it and run snakemake --cores 4 {artifact}"
+            f"{artifact} is not what its record says: {fault}. `probeline audit verify {artifact}` says "
+            f"more; or delete it and run snakemake --cores 4 {artifact}"
         )
 
 

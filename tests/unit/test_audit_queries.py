@@ -257,7 +257,8 @@ def test_an_edited_record_is_named_under_each_name_of_its_artifact(
 def test_a_file_that_is_not_in_the_artifact_is_refused(store: Path, capsys: Any) -> None:
     assert main(["audit", "trace", "results/probes/trust_lr_l2/manifests.json"]) == 1
     fault = capsys.readouterr().err
-    assert "lists no file manifests.json" in fault and "manifest.json" in fault.partition("manifests.json")[2]
+    assert "lists no file manifests.json" in fault
+    assert "manifest.json" in fault.partition("manifests.json")[2]
 
 
 def test_get_copies_nothing_that_is_not_what_its_record_says(store: Path, capsys: Any) -> None:
@@ -269,7 +270,8 @@ def test_get_copies_nothing_that_is_not_what_its_record_says(store: Path, capsys
     assert "not what its record says" in capsys.readouterr().err
     record.write_bytes(record.read_bytes().replace(b"train_probe", b"other_probe"))
     assert main(["get", "p", "--output", "copy"]) == 1
-    assert "p.lineage.json" in capsys.readouterr().err and not Path("copy").exists()
+    assert "p.lineage.json" in capsys.readouterr().err
+    assert not Path("copy").exists()
 
 
 @pytest.mark.usefixtures("store")
