@@ -11,7 +11,9 @@ from probeline.cli import main
 from probeline.lineage.games import games_in
 from probeline.lineage.git import commit_of
 from probeline.lineage.graph import read_lineage
+from probeline.lineage.inputs_now import input_reasons, other_config
 from probeline.lineage.present import reasons_now
+from probeline.lineage.records import record_bytes
 from probeline.lineage.why_tree import print_why
 from tests.unit.lineage_records import content, digest, write_record
 
@@ -183,6 +185,80 @@ def test_impact_of_files_and_sources(store: Path, capsys: Any) -> None:
         "results/sweeps/trust",
     }
     assert main(["audit", "impact", "no/such/file"]) == 1
+
+
+def test_the_folder_of_a_game_is_the_game_and_a_larger_one_its_files(store: Path, capsys: Any) -> None:
+    folder = "data/raw/own/baseline/game2"
+    assert (
+        ask(capsys, "impact", folder)[1]["contained_in"]
+        == (ask(capsys, "impact", "game:baseline/game2")[1]["contained_in"])
+    )
+    _, facts = ask(capsys, "impact", "data/raw/own/baseline")
+    assert {row["how"] for row in facts["made_from_it"]} >= {"reads files under it as logs"}
+
+
+def test_a_folder_of_a_game_elsewhere_is_found_by_its_content(store: Path, capsys: Any) -> None:
+    there = store.parent / f"{store.name}-logs/baseline/game2"
+    there.mkdir(parents=True)
+    (there / "game_stats.json").write_text(log("baseline/game2"))
+    _, facts = ask(capsys, "impact", str(there))
+    assert facts["game"] == ["baseline/game2"]
+
+
+def test_a_game_without_its_prefix_is_named_with_it(store: Path, capsys: Any) -> None:
+    for name in ("baseline/game2", "game2"):
+        assert main(["audit", "impact", name]) == 1
+        assert "Did you mean game:baseline/game2?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("sources")
+def test_stale_sees_an_edited_input_and_says_what_is_not_here(capsys: Any) -> None:
+    template = Path("config/templates/w.yaml")
+    template.parent.mkdir(parents=True)
+    template.write_text("config/templates/w.yaml")  # what the hand-made records have as its content
+    _, before = ask(capsys, "stale", "--code")
+    template.write_text("other")
+    _, after = ask(capsys, "stale", "--code")
+    dialogues = "data/processed/dialogues/trust/shard-0-of-2"
+    reason = "input changed: config/templates/w.yaml"
+    assert reason not in before["stale"].get(dialogues, [])
+    assert reason in after["stale"][dialogues]
+    absent = input_reasons(read_lineage(), read_lineage().records.values(), None)[1]
+    assert absent[0].startswith("data/raw/own: ")
+
+
+def test_another_config_is_named_by_its_keys(store: Path) -> None:
+    path = write_record("results/probes/p", "train_probe")
+    statement = json.loads(path.read_bytes())
+    external = statement["predicate"]["buildDefinition"]["externalParameters"]
+    external["config"] = {"corpora": {}, "models": {}, "seed": 1}
+    path.write_bytes(record_bytes(statement))
+    records = [read_lineage().find("p")]
+    said = other_config(records, {"corpora": {}, "models": {}, "seed": 2, "activations": {}})
+    assert said is not None
+    assert "(seed, activations)" in said
+    assert other_config(records, {"corpora": {}, "models": {}, "seed": 1}) is None
+
+
+def test_why_counts_games_and_tells_what_is_the_same(store: Path, capsys: Any) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    shard = "results/activations/trust/shard-0-of-2"
+    games = {f"g{index}": content(str(index)) for index in range(12)}
+    split = {"train": dict(list(games.items())[:9]), "test": dict(list(games.items())[9:])}
+    name = "results/probes/p"
+    write_record(name, "train_probe", {shard: "activations", "x/a": "x"}, split, params={"retracted": {}})
+    commit("first")
+    write_record(name, "train_probe", {}, params={"retracted": {"baseline/game2": "c"}})
+    main(["audit", "why", "p"])
+    said = capsys.readouterr().out
+    assert "12 games gone: 9 train, 3 test (--full)" in said
+    assert "input  results/activations/trust/shard-*" in said
+    assert "retracted: was empty" in said
+    assert "{}" not in said
+    main(["audit", "why", "--full", "p"])
+    assert "- g0 (" in capsys.readouterr().out
+    main(["audit", "why", "p", "HEAD", "HEAD"])
+    assert "the same record in both" in capsys.readouterr().out
 
 
 def test_a_file_elsewhere_is_found_by_its_content(store: Path, capsys: Any) -> None:
