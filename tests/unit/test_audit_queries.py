@@ -231,13 +231,15 @@ def test_another_config_is_named_by_its_keys(store: Path) -> None:
     path = write_record("results/probes/p", "train_probe")
     statement = json.loads(path.read_bytes())
     external = statement["predicate"]["buildDefinition"]["externalParameters"]
-    external["config"] = {"corpora": {}, "models": {}, "seed": 1}
+    external["config"] = {"corpora": {}, "models": {"m": {}}, "model": "m", "seed": 1}
     path.write_bytes(record_bytes(statement))
     records = [read_lineage().find("p")]
-    said = other_config(records, {"corpora": {}, "models": {}, "seed": 2, "activations": {}})
+    said = other_config(
+        records, {"corpora": {}, "models": {"m": {}}, "model": "m", "seed": 2, "activations": {}}
+    )
     assert said is not None
     assert "(seed, activations)" in said
-    assert other_config(records, {"corpora": {}, "models": {}, "seed": 1}) is None
+    assert other_config(records, {"corpora": {}, "models": {"m": {}}, "model": "m", "seed": 1}) is None
 
 
 def test_why_counts_games_and_tells_what_is_the_same(store: Path, capsys: Any) -> None:
