@@ -32,6 +32,7 @@ A, B = "a" * 64, "b" * 64
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The config, a corpus of logs with a renamed copy in it, and a simulated one."""
     shutil.copytree(REPOSITORY / "config", tmp_path / "config")
+    (tmp_path / "Snakefile").touch()
     monkeypatch.chdir(tmp_path)
     simulate_games(7, range(4), tmp_path / "logs")
     shutil.copytree(tmp_path / "logs/simulated_baseline/game0", tmp_path / "logs/elsewhere/game77")

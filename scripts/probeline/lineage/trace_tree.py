@@ -62,13 +62,11 @@ def _fill(tree: Tree, lineage: Lineage, records: list[Record], full: bool, shown
         _add_raw(tree, role, dependencies, full)
     for (role, _), named in above.items():
         parents = [lineage.records[name] for name in named if name in lineage.records and name not in other]
-        for name in named.keys() - {parent.name for parent in parents}:
-            why = (
-                "made anew since; its record of then is not here"
-                if name in other
-                else "its record is missing"
-            )
-            tree.add(line((f"{role}  ", "cyan"), name, (f"  {why}", "bold red")))
+        gone = [name for name in named if name not in lineage.records]
+        anew = [name for name in named if name in other]
+        for names, why in ((gone, "its record is missing"), (anew, "made anew since, its record is another")):
+            if names:
+                tree.add(line((f"{role}  ", "cyan"), family_label(names), (f"  {why}", "bold red")))
         if not parents:
             continue
         branch = _title(parents, role)
