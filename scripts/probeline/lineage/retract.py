@@ -52,7 +52,13 @@ def add_command(queries: Any) -> None:
         "--check", action="store_true", help="look for every retracted game in the records, tables and texts"
     )
     parser.add_argument(
-        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
+        "--configfile",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="laid over config/config.yaml",
     )
     add_json(parser)
     parser.set_defaults(run=_run)
