@@ -414,6 +414,13 @@ def test_raw_logs_are_checked_where_their_folder_is_on_this_machine(store: Path,
 
     assert found_with(config) == [("not here", "raw/others")]
     assert found_with(None) == [("not here", "raw/games"), ("not here", "raw/others")]
+    # Only what was asked for is counted, and said how to have it compared.
+    report = verify(read_lineage(), [PROBE])
+    for finding in report.findings:
+        assert "--configfile" in finding.remedy
+        assert set(report.rests(finding)) <= {record.name for record in report.records}
+        assert PROBE in report.rests(finding)
+        assert len(report.rests(finding)) < len(finding.rests(report.lineage))
     (logs / "game0/game_stats.json").write_text("[]")
     assert found_with(config) == [("changed", "raw/games/game0/game_stats.json"), ("not here", "raw/others")]
     (logs / "game0/game_stats.json").unlink()

@@ -154,13 +154,14 @@ def test_a_clone_with_its_artifacts_has_nothing_to_do(pulled: Project) -> None:
 
 def test_logs_that_are_not_where_the_config_says_are_no_success(pulled: Project) -> None:
     """Snakemake would make everything again, from other logs or from none."""
-    pulled.write("elsewhere.yaml", OWN_CONFIG.format("/nowhere/games"))
-    found = restore(pulled, "--configfile", "elsewhere.yaml")
-    assert found["unseen"] == {}  # Files of a second --configfile are laid over those of the first.
+    root = pulled.folder.parent / "games"
     pulled.write("own.yaml", OWN_CONFIG.format("/nowhere/games"))
     assert restore(pulled, status=1)["unseen"].keys() == {"raw/werewolf"}
     pulled.write("own.yaml", "shards: 2\n")
     assert restore(pulled, status=1)["unseen"].keys() == {"raw/werewolf"}
+    # Files of both --configfile count.
+    pulled.write("root.yaml", OWN_CONFIG.format(root))
+    assert restore(pulled, "--configfile", "root.yaml")["unseen"] == {}
 
 
 def test_what_dvc_pulls_is_restored(made: Project, tmp_path: Path) -> None:

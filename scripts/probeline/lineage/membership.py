@@ -83,7 +83,7 @@ def find_game(lineage: Lineage, wanted: str) -> Game:
         if found:
             return _with_copies(Game(set(), found), known, copies)
     every = known.keys() | {copy.name for copy in copies}
-    names = _named(wanted, every)
+    names = names_like(wanted, every)
     if len(names) > 1:
         raise ProbelineError(f"{wanted} names several games: {closest(wanted, names)}")
     if not names:
@@ -100,7 +100,7 @@ def find_game(lineage: Lineage, wanted: str) -> Game:
     return _with_copies(Game({name}, contents), known, copies)
 
 
-def _named(wanted: str, names: Iterable[str]) -> set[str]:
+def names_like(wanted: str, names: Iterable[str]) -> set[str]:
     """The names that equal what is wanted, or else those that end with it."""
     names = set(names)
     return {wanted} if wanted in names else {name for name in names if name.endswith(f"/{wanted}")}

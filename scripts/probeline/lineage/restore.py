@@ -112,8 +112,8 @@ def _show(found: "Restored") -> None:
         console.print(Text.assemble(("outdated ", "bold yellow"), line), soft_wrap=True)
     for home, count in found.unseen.items():
         line = plain_text(f"{home}: {number_of(count, 'file')} not compared; name the run's config with ")
-        says = Text.assemble(("not here ", "bold yellow"), line, "--configfile mine.yaml")
-        console.print(says, soft_wrap=True)
+        words = Text.assemble(("not here ", "bold yellow"), line, "--configfile mine.yaml")
+        console.print(words, soft_wrap=True)
     if found.future:
         more = f" and {len(found.future) - 1} more" if len(found.future) > 1 else ""
         says = f"{found.future[0]}{more}: modified in the future, says the file system. Snakemake fails jobs"
