@@ -88,7 +88,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: probeline check --configfile mine.yaml",
     )
     check.add_argument(
-        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
+        "--configfile",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="laid over config/config.yaml",
     )
     check.add_argument("--cores", type=int, default=2, help="cores for reading the logs (default 2)")
     check.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
@@ -379,6 +385,7 @@ def _get(options: argparse.Namespace) -> None:
         print(f"{probe.name} of {options.rev} ({probe.date}) copied to {options.output}")
         return
     source = _probe(options.name)
+    _require_as_recorded(source)
     with atomic_directory(options.output) as draft:
         shutil.copyfile(source / MANIFEST, draft / MANIFEST)
         for name, facts in read_json(draft / MANIFEST)["files"].items():
@@ -390,6 +397,27 @@ def _get(options: argparse.Namespace) -> None:
                     f"Delete {source} and run snakemake --cores 4 {source}"
                 )
     print(f"{source} copied to {options.output}")
+
+
+def _require_as_recorded(artifact: Path) -> None:
+    """Refuse an artifact that is not what its record says, if it has one: made elsewhere, it has none."""
+    from probeline.lineage.hashing import STAT_CACHE, digests_of
+    from probeline.lineage.matching import artifact_files, foreign, mismatch
+    from probeline.lineage.records import read_record, record_path
+    from probeline.stat_cache import StatCache
+
+    if not record_path(artifact).is_file():
+        return
+    record = read_record(record_path(artifact))
+    files = artifact_files(record)
+    paths = list(files.values())
+    digests = dict(zip(paths, digests_of(paths, StatCache(STAT_CACHE)), strict=True))
+    fault = foreign(record) or mismatch(record, files, digests)
+    if fault:
+        raise ProbelineError(
+            f"{artifact} is not what its record says: {fault}. `probeline audit verify {artifact}` says "
+            f"more; or delete it and run snakemake --cores 4 {artifact}"
+        )
 
 
 def _import_detector(options: argparse.Namespace) -> None:

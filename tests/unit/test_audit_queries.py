@@ -11,7 +11,9 @@ from probeline.cli import main
 from probeline.lineage.games import games_in
 from probeline.lineage.git import commit_of
 from probeline.lineage.graph import read_lineage
+from probeline.lineage.inputs_now import input_reasons, other_config
 from probeline.lineage.present import reasons_now
+from probeline.lineage.records import record_bytes
 from probeline.lineage.why_tree import print_why
 from tests.unit.lineage_records import content, digest, write_record
 
@@ -185,6 +187,82 @@ def test_impact_of_files_and_sources(store: Path, capsys: Any) -> None:
     assert main(["audit", "impact", "no/such/file"]) == 1
 
 
+def test_the_folder_of_a_game_is_the_game_and_a_larger_one_its_files(store: Path, capsys: Any) -> None:
+    folder = "data/raw/own/baseline/game2"
+    assert (
+        ask(capsys, "impact", folder)[1]["contained_in"]
+        == (ask(capsys, "impact", "game:baseline/game2")[1]["contained_in"])
+    )
+    _, facts = ask(capsys, "impact", "data/raw/own/baseline")
+    assert {row["how"] for row in facts["made_from_it"]} >= {"reads files under it as logs"}
+
+
+def test_a_folder_of_a_game_elsewhere_is_found_by_its_content(store: Path, capsys: Any) -> None:
+    there = store.parent / f"{store.name}-logs/baseline/game2"
+    there.mkdir(parents=True)
+    (there / "game_stats.json").write_text(log("baseline/game2"))
+    _, facts = ask(capsys, "impact", str(there))
+    assert facts["game"] == ["baseline/game2"]
+
+
+def test_a_game_without_its_prefix_is_named_with_it(store: Path, capsys: Any) -> None:
+    for name in ("baseline/game2", "game2"):
+        assert main(["audit", "impact", name]) == 1
+        assert "Did you mean game:baseline/game2?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("sources")
+def test_stale_sees_an_edited_input_and_says_what_is_not_here(capsys: Any) -> None:
+    template = Path("config/templates/w.yaml")
+    template.parent.mkdir(parents=True)
+    template.write_text("config/templates/w.yaml")  # what the hand-made records have as its content
+    _, before = ask(capsys, "stale", "--code")
+    template.write_text("other")
+    _, after = ask(capsys, "stale", "--code")
+    dialogues = "data/processed/dialogues/trust/shard-0-of-2"
+    reason = "input changed: config/templates/w.yaml"
+    assert reason not in before["stale"].get(dialogues, [])
+    assert reason in after["stale"][dialogues]
+    absent = input_reasons(read_lineage(), read_lineage().records.values(), None)[1]
+    assert absent[0].startswith("data/raw/own: ")
+
+
+def test_another_config_is_named_by_its_keys(store: Path) -> None:
+    path = write_record("results/probes/p", "train_probe")
+    statement = json.loads(path.read_bytes())
+    external = statement["predicate"]["buildDefinition"]["externalParameters"]
+    external["config"] = {"corpora": {}, "models": {"m": {}}, "model": "m", "seed": 1}
+    path.write_bytes(record_bytes(statement))
+    records = [read_lineage().find("p")]
+    said = other_config(
+        records, {"corpora": {}, "models": {"m": {}}, "model": "m", "seed": 2, "activations": {}}
+    )
+    assert said is not None
+    assert "(seed, activations)" in said
+    assert other_config(records, {"corpora": {}, "models": {"m": {}}, "model": "m", "seed": 1}) is None
+
+
+def test_why_counts_games_and_tells_what_is_the_same(store: Path, capsys: Any) -> None:
+    subprocess.run(["git", "init", "-q"], check=True)
+    shard = "results/activations/trust/shard-0-of-2"
+    games = {f"g{index}": content(str(index)) for index in range(12)}
+    split = {"train": dict(list(games.items())[:9]), "test": dict(list(games.items())[9:])}
+    name = "results/probes/p"
+    write_record(name, "train_probe", {shard: "activations", "x/a": "x"}, split, params={"retracted": {}})
+    commit("first")
+    write_record(name, "train_probe", {}, params={"retracted": {"baseline/game2": "c"}})
+    main(["audit", "why", "p"])
+    said = capsys.readouterr().out
+    assert "12 games gone: 9 train, 3 test (--full)" in said
+    assert "input  results/activations/trust/shard-*" in said
+    assert "retracted: was empty" in said
+    assert "{}" not in said
+    main(["audit", "why", "--full", "p"])
+    assert "- g0 (" in capsys.readouterr().out
+    main(["audit", "why", "p", "HEAD", "HEAD"])
+    assert "the same record in both" in capsys.readouterr().out
+
+
 def test_a_file_elsewhere_is_found_by_its_content(store: Path, capsys: Any) -> None:
     (store / "elsewhere.json").write_text(log("baseline/game2"))  # the record has the digest of this text
     _, facts = ask(capsys, "impact", str(store / "elsewhere.json"))
@@ -241,6 +319,46 @@ def test_nothing_is_vouched_for_without_records(tmp_path: Path, monkeypatch: Any
 def test_a_target_without_a_name_is_none(store: Path, capsys: Any) -> None:
     assert main(["audit", "trace", ""]) == 1
     assert "The target has no name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["trust_lr_l2", "results/probes/trust_lr_l2/manifest.json"])
+def test_an_edited_record_is_named_under_each_name_of_its_artifact(
+    store: Path, capsys: Any, target: str
+) -> None:
+    record = store / "results/probes/trust_lr_l2.lineage.json"
+    record.write_bytes(record.read_bytes().replace(b"100", b"101", 1))
+    for query in ("trace", "cost"):
+        assert main(["audit", query, target]) == 1
+        assert "trust_lr_l2.lineage.json" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_a_file_that_is_not_in_the_artifact_is_refused(store: Path, capsys: Any) -> None:
+    assert main(["audit", "trace", "results/probes/trust_lr_l2/manifests.json"]) == 1
+    fault = capsys.readouterr().err
+    assert "lists no file manifests.json" in fault
+    assert "manifest.json" in fault.partition("manifests.json")[2]
+
+
+def test_get_copies_nothing_that_is_not_what_its_record_says(store: Path, capsys: Any) -> None:
+    probe, record = store / "results/probes/p", store / "results/probes/p.lineage.json"
+    write_record("results/probes/p", "train_probe")
+    probe.mkdir()
+    (probe / "manifest.json").write_text('{"files": {}}')
+    assert main(["get", "p", "--output", "copy"]) == 1
+    assert "not what its record says" in capsys.readouterr().err
+    record.write_bytes(record.read_bytes().replace(b"train_probe", b"other_probe"))
+    assert main(["get", "p", "--output", "copy"]) == 1
+    assert "p.lineage.json" in capsys.readouterr().err
+    assert not Path("copy").exists()
+
+
+@pytest.mark.usefixtures("store")
+def test_what_is_piped_breaks_no_name(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.delenv("COLUMNS")
+    name = f"results/probes/{'long' * 30}"
+    write_record(name, "train_probe", {"results/activations/trust/shard-0-of-2": "activations"})
+    assert main(["audit", "impact", "results/activations/trust/shard-0-of-2"]) == 0
+    assert name in capsys.readouterr().out
 
 
 def test_trace_shows_no_digest_of_another_manifest(store: Path, capsys: Any) -> None:

@@ -1,5 +1,6 @@
 """Which games are in an artifact, and in which split: read from its tables, whatever stage made them."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,8 @@ TABLES = ("scores.parquet", "samples.parquet", "games.parquet", "index.parquet")
 WITHOUT_SPLIT = "all"
 DIGITS = 32
 """Of a content digest, in a record: enough to tell games apart by content, half the bytes."""
+FEWEST_DIGITS = 8
+"""Of a content digest, to find a game by."""
 
 Games = dict[str, dict[str, str | None]]
 """Split → game → the first digits of its content digest (None before the logs were read)."""
@@ -81,3 +84,16 @@ def _sorted(found: Iterable[tuple[str, str, str | None]]) -> Games:
     for split, game, content in sorted(found, key=lambda row: row[:2]):
         games.setdefault(split, {})[game] = content
     return games
+
+
+def names_like(wanted: str, names: Iterable[str]) -> set[str]:
+    """The names that equal what is wanted, or else those that end with it."""
+    names = set(names)
+    return {wanted} if wanted in names else {name for name in names if name.endswith(f"/{wanted}")}
+
+
+def contents_like(wanted: str, contents: Iterable[str]) -> set[str]:
+    """The content digests that begin with what is wanted, where that is digits enough."""
+    if not re.fullmatch(f"[0-9a-f]{{{FEWEST_DIGITS},64}}", wanted):
+        return set()
+    return {content for content in contents if content[:DIGITS].startswith(wanted[:DIGITS])}

@@ -133,12 +133,17 @@ class Lineage:
         path = Path(os.path.relpath(target))
         if path.name.endswith(SUFFIX):
             path = artifact_of(path)
-        for artifact in (path, *path.parents):
-            if artifact.as_posix() in self.records:
-                return self.records[artifact.as_posix()]
-        if path.as_posix() in (fault := {artifact_of(Path(file)).as_posix(): file for file in self.faults}):
-            raise ProbelineError(self.faults[fault[path.as_posix()]])
+        faulty = {artifact_of(Path(file)).as_posix(): fault for file, fault in self.faults.items()}
+        for artifact in map(Path.as_posix, (path, *path.parents)):
+            if artifact in self.records:
+                _require_listed(self.records[artifact], path.as_posix())
+                return self.records[artifact]
+            if artifact in faulty:
+                raise ProbelineError(faulty[artifact])
         called = [record for name, record in self.records.items() if Path(name).name == target]
+        edited = [fault for name, fault in faulty.items() if Path(name).name == target]
+        if edited and not called:
+            raise ProbelineError("\n".join(edited))
         if len(called) == 1:
             return called[0]
         if called:
@@ -148,6 +153,16 @@ class Lineage:
             )
         self.require_records()
         raise ProbelineError(f"No artifact {target} has a record. {closest(target, self.records)}")
+
+
+def _require_listed(record: Record, path: str) -> None:
+    """Refuse a path in an artifact that its record does not list, with the near ones."""
+    listed = {record.name, *record.files, *(subject.name for subject in record.subjects)}
+    if path in listed or any(file.startswith(f"{path}/") for file in listed):
+        return
+    inside = [file.removeprefix(f"{record.name}/") for file in record.files]
+    wanted = path.removeprefix(f"{record.name}/")
+    raise ProbelineError(f"The record of {record.name} lists no file {wanted}. {closest(wanted, inside)}")
 
 
 def closest(wanted: str, names: Iterable[str]) -> str:

@@ -52,6 +52,7 @@ def add_configfile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--configfile",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="FILE",
@@ -140,7 +141,13 @@ def unknown_file(lineage: "Lineage", path: str) -> Exception:
     """The fault that no record names a file, with the near ones, or with what to ask instead."""
     from probeline.errors import ProbelineError
     from probeline.lineage.graph import closest
+    from probeline.lineage.membership import games_called
 
+    games = games_called(lineage, path.strip("/"))
+    if games:
+        return ProbelineError(
+            f"No record names the file {path}. Did you mean {' or '.join(f'game:{name}' for name in games)}?"
+        )
     parts = Path(path).parts
     if parts[-1:] == ("Snakefile",) or parts[:1] == ("rules",):
         return ProbelineError(

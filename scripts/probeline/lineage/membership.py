@@ -1,19 +1,16 @@
 """Which artifacts contain a game, under whatever name: games are told apart by content."""
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from probeline.errors import ProbelineError
-from probeline.lineage.games import DIGITS, name_of
-from probeline.lineage.graph import Lineage, closest
+from probeline.lineage.games import contents_like, name_of, names_like
+from probeline.lineage.graph import MOST_NAMES, Lineage, closest
 from probeline.lineage.records import Record
 from probeline.lineage.terminal import order_of
 
 LOG_FILES = ("game_stats.json", "llm_log.txt")
-FEWEST_DIGITS = 8
-"""Of a content digest, to find a game by."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,11 @@ def find_game(lineage: Lineage, wanted: str) -> Game:
     """
     known = _known_games(lineage)
     copies = _copies(lineage)
-    if re.fullmatch(f"[0-9a-f]{{{FEWEST_DIGITS},64}}", wanted):
-        digests = {content for contents in known.values() for content in contents}
-        found = {content for content in digests if content.startswith(wanted[:DIGITS])}
-        if len(found) > 1:
-            raise ProbelineError(f"{wanted} begins several contents: {', '.join(sorted(found))}.")
-        if found:
-            return _with_copies(Game(set(), found), known, copies)
+    found = contents_like(wanted, {content for contents in known.values() for content in contents})
+    if len(found) > 1:
+        raise ProbelineError(f"{wanted} begins several contents: {', '.join(sorted(found))}.")
+    if found:
+        return _with_copies(Game(set(), found), known, copies)
     every = known.keys() | {copy.name for copy in copies}
     names = names_like(wanted, every)
     if len(names) > 1:
@@ -100,10 +95,9 @@ def find_game(lineage: Lineage, wanted: str) -> Game:
     return _with_copies(Game({name}, contents), known, copies)
 
 
-def names_like(wanted: str, names: Iterable[str]) -> set[str]:
-    """The names that equal what is wanted, or else those that end with it."""
-    names = set(names)
-    return {wanted} if wanted in names else {name for name in names if name.endswith(f"/{wanted}")}
+def games_called(lineage: Lineage, wanted: str) -> list[str]:
+    """The names, a few at most, of the games that a name or its end calls."""
+    return sorted(names_like(wanted, _known_games(lineage)))[:MOST_NAMES]
 
 
 def _known_games(lineage: Lineage) -> dict[str, set[str]]:
@@ -219,11 +213,13 @@ def game_of_file(lineage: Lineage, path: str) -> Game | None:
 
     Args:
         lineage: all records.
-        path: as records name it.
+        path: as records name it; or the folder of the game.
     """
     file = PurePosixPath(path)
     if file.name not in LOG_FILES:
-        return None
+        # Of a folder that has a log, the game is that of the log.
+        games = (game_of_file(lineage, f"{path}/{log}") for log in LOG_FILES)
+        return next((game for game in games if game is not None), None)
     for record in lineage.records.values():
         for root, inside in _roots(record, {dependency.name for dependency in record.dependencies}):
             if path in inside and file.is_relative_to(root):

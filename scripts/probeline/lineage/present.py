@@ -80,6 +80,9 @@ def param_texts(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def change_text(change: Change) -> str:
     """`name: old → new`; digests cut short."""
+    # Empty, it has no names below it: what came or went is one of these.
+    if (change["old"], change["new"]) in (({}, ABSENT), (ABSENT, {})):
+        return f"{change['name']}: {'was empty' if change['new'] == ABSENT else 'empty now'}"
     if change["old"] == ABSENT:
         return f"{change['name']}: {value_text(change['new'])} (new)"
     if change["new"] == ABSENT:
@@ -98,7 +101,7 @@ def input_texts(old: set[str], new: Mapping[str, str]) -> list[str]:
     for verb, names in (("now also reads", new.keys() - old), ("no longer reads", old - new.keys())):
         if names:
             artifacts = fold_shards(sorted({name.removesuffix(f"/{MANIFEST}") for name in names}))
-            texts.append(f"inputs: {verb} {_first(list(artifacts))}")
+            texts.append(f"inputs: {verb} {first_of(list(artifacts))}")
     return texts
 
 
@@ -109,10 +112,10 @@ def _named(changed: list[Change]) -> str:
         + (" (new)" if change["old"] == ABSENT else " (gone)" if change["new"] == ABSENT else "")
         for change in changed
     ]
-    return _first(words)
+    return first_of(words)
 
 
-def _first(names: list[str]) -> str:
+def first_of(names: list[str]) -> str:
     """A few names, and how many more."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")

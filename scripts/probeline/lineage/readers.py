@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -10,9 +11,12 @@ from probeline.config import DEFAULT_CONFIG, load_config
 from probeline.digests import sha256_file
 from probeline.lineage.environment import LOCK
 from probeline.lineage.graph import Lineage, parent_names
+from probeline.lineage.hashing import files_of
 from probeline.lineage.places import portable, roots_of
 from probeline.lineage.records import Record, artifact_of
 
+MOST_READ = 20
+"""Files of a folder that are looked for by content."""
 QUARANTINE = "quarantine.jsonl"
 
 
@@ -32,6 +36,16 @@ def names_of_file(lineage: Lineage, path: str, configfiles: Sequence[Path]) -> I
         yield portable(there, roots_of(load_config(configfiles)))
     if there.is_file():
         yield from _named_by_content(lineage, sha256_file(there))
+    elif there.is_dir():
+        yield from _folders_by_content(lineage, there)
+
+
+def _folders_by_content(lineage: Lineage, folder: Path) -> Iterator[str]:
+    """The folders that records know, of which some of the first files of a folder are a part."""
+    for inside, file in islice(files_of(folder).items(), MOST_READ):
+        if file.is_file():
+            names = _named_by_content(lineage, sha256_file(file))
+            yield from (name.removesuffix(f"/{inside}") for name in names if name.endswith(f"/{inside}"))
 
 
 def _named_by_content(lineage: Lineage, digest: str) -> Iterator[str]:
@@ -57,7 +71,7 @@ def readers(lineage: Lineage, name: str) -> list[tuple[Record, str]] | None:
     if name in lineage.records:
         return [(child, f"reads it as {_role(child, name)}") for child in lineage.children.get(name, [])]
     found = [
-        (record, f"reads it as {dependency.role}")
+        (record, f"reads {'it' if dependency.name == name else 'files under it'} as {dependency.role}")
         for record in records
         for dependency in record.dependencies
         if dependency.name == name or dependency.name.startswith(f"{name}/")
@@ -102,10 +116,9 @@ def quarantined(lineage: Lineage, name: str) -> list[dict[str, str]]:
 
 
 def _holds(record: Record, name: str) -> bool:
-    """Whether a file is an output, or lies in one."""
-    return any(
-        name == subject.name or name.removeprefix(f"{subject.name}/") in subject.files
-        for subject in record.subjects
+    """Whether a file or folder is an output, or lies in one."""
+    return any(file == name or file.startswith(f"{name}/") for file in record.files) or any(
+        name == subject.name for subject in record.subjects
     )
 
 

@@ -121,13 +121,14 @@ def _retract(game: str, options: argparse.Namespace) -> int:
 
 
 def _undo(game: str, corpus: str | None, as_json: bool) -> int:
-    from probeline.lineage.membership import names_like
+    from probeline.lineage.games import contents_like, names_like
     from probeline.logs.retracted import read_retractions, write_retractions
 
     listed = read_retractions()
     among = [entry for entry in listed if corpus in (None, entry.corpus)]
     matching = names_like(game, [entry.game for entry in among])
-    contents = {entry.content for entry in among if entry.game in matching or _begins(game, entry.content)}
+    begun = contents_like(game, [entry.content for entry in among])
+    contents = begun | {entry.content for entry in among if entry.game in matching}
     if not contents:
         names = [f"{entry.game} of {entry.corpus}" for entry in listed]
         raise ProbelineError(f"{game} is not retracted. {near_misses(game, names)}")
@@ -176,15 +177,15 @@ def _corpus_and_game(
     Raises:
         ProbelineError: there is no such corpus, none has the game, or several have it.
     """
-    from probeline.lineage.membership import names_like
+    from probeline.lineage.games import contents_like, names_like
 
     if corpus is not None and corpus not in contents:
         raise ProbelineError(f"there is no corpus {corpus!r}. {near_misses(corpus, contents)}")
     among = [corpus] if corpus is not None else list(contents)
-    having = {
-        name: key for name in among for key, content in contents[name].items() if _begins(game, content)
-    }
-    if len({contents[name][key] for name, key in having.items()}) == 1:
+    digests = {content for name in among for content in contents[name].values() if content}
+    begun = contents_like(game, digests)
+    having = {name: key for name in among for key, content in contents[name].items() if content in begun}
+    if len(begun) == 1:
         # All copies go: which of them is named makes no difference.
         return next(iter(having.items()))
     names = names_like(game, [key for name in among for key in contents[name]])
@@ -200,13 +201,6 @@ def _corpus_and_game(
         games = [key for name in among for key in contents[name]]
         raise ProbelineError(f"no game {game!r} in {' or '.join(among)}. {_near(game, games)}")
     return next(iter(having.items()))
-
-
-def _begins(wanted: str, content: str | None) -> bool:
-    """Whether a name is the beginning of a content's digest, long enough to mean it."""
-    from probeline.lineage.membership import FEWEST_DIGITS
-
-    return content is not None and len(wanted) >= FEWEST_DIGITS and content.startswith(wanted)
 
 
 def _near(game: str, games: list[str]) -> str:

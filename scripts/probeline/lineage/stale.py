@@ -1,4 +1,4 @@
-"""`probeline audit stale`: made with other code, params, lock file or model than the present ones."""
+"""`probeline audit stale`: made with other code, params, lock file, inputs or model than the present ones."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,10 @@ def add_command(queries: Any) -> None:
     """
     parser = queries.add_parser(
         "stale",
-        help="made with other code, params, lock file or model than the present ones",
-        description="Compares each record with what the workflow would use now. Whether files were changed "
-        "since is for `probeline audit verify` to say.",
+        help="made with other code, params, lock file, inputs or model than the present ones",
+        description="Compares each record with what the workflow would use now, and with the templates and "
+        "raw logs that are here. Whether artifacts were changed since is for `probeline audit verify` to "
+        "say.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,6 +45,7 @@ def add_command(queries: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
+    from probeline.lineage.inputs_now import input_reasons, other_config, present_config
     from probeline.lineage.terminal import print_json, warn_of_gaps
     from probeline.lineage.workflow_state import ask
 
@@ -52,7 +54,15 @@ def _run(options: argparse.Namespace) -> int:
     targets = [lineage.find(target) for target in options.target]
     checked = lineage.ancestors(targets or lineage.records.values())
     present = {} if options.code or not checked else ask(checked, options.configfile)["present"]
-    facts = {"checked": len(checked)} | stale(lineage, checked, present)
+    config = None if options.code else present_config(options.configfile)
+    changed, absent = input_reasons(lineage, checked, config)
+    found = stale(lineage, checked, present, changed)
+    facts = {
+        "checked": len(checked),
+        "other_config": other_config(_made_otherwise(checked, found["stale"]), config),
+        **found,
+        "not_compared": [] if options.code else absent,
+    }
     if options.json:
         print_json(facts)
     else:
@@ -61,13 +71,22 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if facts["stale"] else gaps
 
 
-def stale(lineage: "Lineage", checked: "list[Record]", present: dict[str, Any]) -> dict[str, Any]:
+def _made_otherwise(checked: "list[Record]", found: dict[str, list[str]]) -> "list[Record]":
+    """Those that are stale by what a config says."""
+    concerned = ("param ", "inputs: ", "config: ")
+    return [one for one in checked if any(text.startswith(concerned) for text in found.get(one.name, ()))]
+
+
+def stale(
+    lineage: "Lineage", checked: "list[Record]", present: dict[str, Any], changed: dict[str, list[str]]
+) -> dict[str, Any]:
     """Artifacts with the reasons why they are stale, and those that only rest upon such.
 
     Args:
         lineage: all records.
         checked: of what is asked about, each after what it was made from.
         present: artifact → what `workflow_state.ask` says of it; empty without Snakemake.
+        changed: artifact → what `inputs_now.input_reasons` says of it.
     """
     from probeline.lineage.graph import parent_names
     from probeline.lineage.present import reasons_now
@@ -76,6 +95,7 @@ def stale(lineage: "Lineage", checked: "list[Record]", present: dict[str, Any]) 
     below: list[str] = []
     for record in checked:
         reasons = reasons_now(lineage, record, present.get(record.name))
+        reasons += changed.get(record.name, [])
         if reasons:
             found[record.name] = reasons
         elif any(name in found or name in below for name in parent_names(record)):
@@ -94,6 +114,8 @@ def _print(facts: dict[str, Any]) -> None:
     )
 
     console = make_console()
+    if facts["other_config"]:
+        console.print(line((facts["other_config"], "yellow")))
     groups: dict[tuple[str, str], list[str]] = {}
     for name, reasons in facts["stale"].items():
         groups.setdefault((family(name), "\n".join(reasons)), []).append(name)
@@ -109,10 +131,10 @@ def _print(facts: dict[str, Any]) -> None:
     rest = facts["rests_on_stale"]
     if rest:
         console.print(line(f"{number_of(len(rest), 'other artifact')} rest upon these."))
+    for text in facts["not_compared"]:
+        console.print(line(text))
     checked = number_of(facts["checked"], "artifact")
     if groups:
         console.print(line((f"{len(facts['stale']):,} of {checked} stale.", "bold red")))
-        if any(reason.startswith("config: ") for reasons in facts["stale"].values() for reason in reasons):
-            console.print("Where the run had a config of its own, name it: --configfile FILE.")
     else:
-        console.print(f"{checked} checked: made with the present code, params and lock file.")
+        console.print(f"{checked} checked: made with the present code, params, lock file and inputs.")

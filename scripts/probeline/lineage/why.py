@@ -44,6 +44,7 @@ def add_command(queries: Any) -> None:
     parser.add_argument(
         "revision", nargs="*", metavar="REV", help="one or two commits (default: the last two)"
     )
+    parser.add_argument("--full", action="store_true", help="name every game, however many there are")
     parser.add_argument("--now", action="store_true", help="only what would be rerun now")
     add_configfile(parser)
     add_json(parser)
@@ -72,14 +73,34 @@ def _run(options: argparse.Namespace) -> int:
         now = rerun_now(lineage, record, options.configfile)
     except ProbelineError as error:
         now = {"fault": str(error)}
-    facts = {"target": record.name, "between": between, "now": now}
+    facts = {
+        "target": record.name,
+        "between": between,
+        "other_config": _other_config(lineage, record, options.configfile, now),
+        "now": now,
+    }
     if options.json:
         print_json(facts)
     else:
         from probeline.lineage.why_tree import print_why
 
-        print_why(facts)
+        print_why(facts, options.full)
     return 1 if "fault" in now else 0
+
+
+def _other_config(
+    lineage: "Lineage", record: "Record", configfiles: list[Any], now: dict[str, Any]
+) -> str | None:
+    """That it was made with another config, where it is not as it would be made now."""
+    from probeline.errors import ProbelineError
+    from probeline.lineage.inputs_now import other_config, present_config
+
+    if not (now.get("fault") or now.get("reruns") or now.get("differ")):
+        return None
+    try:
+        return other_config(lineage.ancestors([record]), present_config(configfiles))
+    except ProbelineError:
+        return None  # the fault of the workflow says it already
 
 
 def _versions(record: "Record", revisions: list[str]) -> "tuple[Version, Version]":
@@ -101,7 +122,7 @@ def compare(record: "Record", old: "Version", new: "Version") -> dict[str, Any]:
     """
     from pathlib import Path
 
-    from probeline.lineage.record_differences import differences
+    from probeline.lineage.record_differences import ABSENT, differences
     from probeline.lineage.records import SUFFIX
 
     seen: set[str] = set()
@@ -114,9 +135,15 @@ def compare(record: "Record", old: "Version", new: "Version") -> dict[str, Any]:
             missing = " and ".join(v.words for v, r in ((old, before), (new, after)) if r is None)
             return {"artifact": name, "fault": f"no record in {missing}"}
         found = differences(before, after)
-        parents = dict.fromkeys(change["artifact"] for change in found["inputs"] if change["artifact"])
+        # What is no input of both versions says nothing of why they differ but that.
+        parents = dict.fromkeys(
+            change["artifact"]
+            for change in found["inputs"]
+            if change["artifact"] and ABSENT not in (change["old"], change["new"])
+        )
         return {
             "artifact": name,
+            "same_record": before.sha256 == after.sha256,
             "differences": found,
             "above": [node(parent) if parent not in seen else {"artifact": parent} for parent in parents],
         }

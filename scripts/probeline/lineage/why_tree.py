@@ -26,17 +26,24 @@ MOST = 6
 NOT_SHOWN = ("outputs", "games", "inputs", "commit")
 
 
-def print_why(facts: dict[str, Any]) -> None:
-    """Print the facts of `why`."""
+def print_why(facts: dict[str, Any], full: bool = False) -> None:
+    """Print the facts of `why`.
+
+    Args:
+        facts: what to print.
+        full: name every game.
+    """
     console = make_console()
     between, now = facts["between"], facts["now"]
+    if facts.get("other_config"):
+        console.print(line((facts["other_config"], "yellow")))
     if "note" in between:
         console.print(lines(between["note"]))
     elif between:
         console.print(line(("from  ", "cyan"), between["old"]))
         console.print(line(("to    ", "cyan"), between["new"]))
         tree = Tree(_title([between["tree"]]), guide_style="dim")
-        _fill(tree, [between["tree"]])
+        _fill(tree, [between["tree"]], full)
         console.print(tree)
     console.print()
     if "fault" in now:
@@ -49,7 +56,7 @@ def _title(nodes: list[dict[str, Any]]) -> Any:
     return line((family_label([node["artifact"] for node in nodes]), "bold"))
 
 
-def _fill(tree: Tree, nodes: list[dict[str, Any]]) -> None:
+def _fill(tree: Tree, nodes: list[dict[str, Any]], full: bool) -> None:
     """The branches of one artifact, or of shards of one that changed in the same way."""
     first = nodes[0]
     if "fault" in first:
@@ -57,6 +64,9 @@ def _fill(tree: Tree, nodes: list[dict[str, Any]]) -> None:
         return
     if "differences" not in first:
         tree.add(line(("as above", "dim")))
+        return
+    if all(node["same_record"] for node in nodes):
+        tree.add(line("the same record in both"))
         return
     found = first["differences"]
     outputs = {change["name"]: change for node in nodes for change in node["differences"]["outputs"]}
@@ -71,8 +81,8 @@ def _fill(tree: Tree, nodes: list[dict[str, Any]]) -> None:
             tree.add(line((f"{kind}  ", "yellow"), f"{len(changes) - MOST:,} more"))
     games = {change["name"]: change for node in nodes for change in node["differences"]["games"]}
     if games:
-        tree.add(line(("games  ", "cyan"), _games_text(list(games.values()))))
-    _add_inputs(tree, nodes)
+        tree.add(line(("games  ", "cyan"), _games_text(list(games.values()), full)))
+    _add_inputs(tree, nodes, full)
     if not own and not any(node["differences"]["inputs"] for node in nodes):
         commits = found["commit"]
         tree.add(
@@ -80,22 +90,23 @@ def _fill(tree: Tree, nodes: list[dict[str, Any]]) -> None:
         )
 
 
-def _add_inputs(tree: Tree, nodes: list[dict[str, Any]]) -> None:
+def _add_inputs(tree: Tree, nodes: list[dict[str, Any]], full: bool) -> None:
     raw = {
         change["name"]: change
         for node in nodes
         for change in node["differences"]["inputs"]
-        if change["artifact"] is None
+        if change["artifact"] is None or ABSENT in (change["old"], change["new"])
     }
-    for change in list(raw.values())[:MOST]:
-        tree.add(line(("input  ", "yellow"), _file_text(change)))
-    if len(raw) > MOST:
-        tree.add(line(("input  ", "yellow"), f"{number_of(len(raw) - MOST, 'more file')}"))
+    texts = list(dict.fromkeys(map(_input_text, raw.values())))
+    for text in texts[:MOST]:
+        tree.add(line(("input  ", "yellow"), text))
+    if len(texts) > MOST:
+        tree.add(line(("input  ", "yellow"), f"{number_of(len(texts) - MOST, 'more file')}"))
     groups: dict[str, list[dict[str, Any]]] = {}
     for parent in {above["artifact"]: above for node in nodes for above in node["above"]}.values():
         groups.setdefault(f"{family(parent['artifact'])} {_signature(parent)}", []).append(parent)
     for parents in groups.values():
-        _fill(tree.add(_title(parents)), parents)
+        _fill(tree.add(_title(parents)), parents, full)
 
 
 def _signature(node: Mapping[str, Any]) -> str:
@@ -103,7 +114,8 @@ def _signature(node: Mapping[str, Any]) -> str:
     found = node.get("differences", {})
     own = {kind: changes for kind, changes in found.items() if kind not in NOT_SHOWN}
     return json.dumps(
-        [own, node.get("fault"), "differences" in node, len(node.get("above", []))], default=str
+        [own, node.get("fault"), node.get("same_record"), "differences" in node, len(node.get("above", []))],
+        default=str,
     )
 
 
@@ -117,18 +129,46 @@ def _file_text(change: Change) -> str:
     return f"{change['name']} ({'gone' if change['new'] == ABSENT else 'changed'})"
 
 
-def _games_text(changes: list[Change]) -> str:
-    """Games that came, went or moved to another split."""
+def _input_text(change: Change) -> str:
+    """A file that no rule made by its name; an artifact that is no input of both by its family's."""
+    if change["artifact"] is None:
+        return _file_text(change)
+    return _file_text(change | {"name": family(change["artifact"])})
+
+
+def _games_text(changes: list[Change], full: bool) -> str:
+    """Games that came, went or moved to another split; many are counted."""
+    if len(changes) > MOST and not full:
+        return _games_counted(changes)
     words = []
-    for change in changes[:MOST]:
+    for change in changes:
         if change["old"] == ABSENT:
             words.append(f"+ {change['name']} in {change['new']}")
         elif change["new"] == ABSENT:
             words.append(f"- {change['name']} from {change['old']}")
         else:
             words.append(f"{change['name']}: {change['old']} → {change['new']}")
-    more = f" and {len(changes) - MOST:,} more" if len(changes) > MOST else ""
-    return ", ".join(words) + more
+    return ", ".join(words)
+
+
+def _games_counted(changes: list[Change]) -> str:
+    """`12 games gone: 9 train, 2 test, 1 validation; 1 game new: 1 train (--full)`."""
+    counts: dict[str, Counter[str]] = {}
+    for change in changes:
+        if change["old"] == ABSENT:
+            counts.setdefault("new", Counter())[change["new"]] += 1
+        elif change["new"] == ABSENT:
+            counts.setdefault("gone", Counter())[change["old"]] += 1
+        else:
+            counts.setdefault("moved", Counter())[f"{change['old']} → {change['new']}"] += 1
+    return (
+        "; ".join(
+            f"{number_of(splits.total(), 'game')} {verb}: "
+            + ", ".join(f"{count:,} {split}" for split, count in splits.most_common())
+            for verb, splits in counts.items()
+        )
+        + " (--full)"
+    )
 
 
 def _print_now(console: Console, now: dict[str, Any]) -> None:

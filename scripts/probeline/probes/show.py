@@ -24,6 +24,8 @@ STEPS = (0.5, 1.0, 2.0, 3.0)
 # ground are set, so that they can be read on a dark terminal and on a light one.
 BELOW = ("black on #d1e5f0", "black on #92c5de", "black on #4393c3", "white on #2166ac")
 ABOVE = ("black on #fee0b6", "black on #fdb863", "black on #e08214", "white on #b35806")
+WIDTH_OF_FILES = 240
+"""Columns of what goes to a file or program."""
 LINE_BREAK = "⏎"
 SIGNED_BREAK = f"{LINE_BREAK}\n"
 # They join letters and emoji, and choose the form of an emoji: text in many languages is not itself without.
@@ -199,13 +201,18 @@ def in_colour(console: "Console") -> bool:
 
 def make_console(highlight: bool = True) -> "Console":
     """Standard output; a character that its encoding lacks is written as a number, never a crash."""
+    import os
     import sys
 
     from rich.console import Console
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=highlight)
+    console = Console(highlight=highlight)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # Names broken over lines could be neither searched for nor copied.
+        console.width = WIDTH_OF_FILES
+    return console
 
 
 def write_page(path: Path, page: str) -> None:
