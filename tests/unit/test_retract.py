@@ -34,6 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(REPOSITORY / "config", tmp_path / "config")
     (tmp_path / "Snakefile").touch()
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "Snakefile").touch()
     simulate_games(7, range(4), tmp_path / "logs")
     shutil.copytree(tmp_path / "logs/simulated_baseline/game0", tmp_path / "logs/elsewhere/game77")
     own = {"own": {"format": "werewolf", "root": "logs"}, "werewolf": {"simulated_games": 12}}
@@ -92,6 +93,28 @@ def test_a_simulated_game_is_named_like_any_other(project: Path) -> None:
     assert entry == Retraction(
         "werewolf", "simulated_baseline/game10", game_content(json.dumps(stats).encode()), "why"
     )
+
+
+def test_a_game_is_named_by_the_end_of_its_folder_or_by_its_content(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retract("game:game10", "--reason", "why") == 0
+    (entry,) = read_retractions()
+    assert entry.game == "simulated_baseline/game10"
+    assert retract("game:game10", "--reason", "other") == 1
+    assert "is retracted already (why). To change" in capsys.readouterr().err
+    assert retract(f"game:{entry.content[:12]}", "--undo") == 0
+    assert not RETRACTED.exists()
+    assert retract(f"game:{entry.content[:12]}", "--reason", "why") == 0
+    assert read_retractions() == [entry]
+    capsys.readouterr()
+    assert retract("game:game10", "--undo") == 0
+    assert "is back among the inputs. It was out for: why" in capsys.readouterr().out
+    # A digest means the game with all its copies, in several corpora.
+    content = game_content((project / "logs/elsewhere/game77/game_stats.json").read_bytes())
+    assert retract(f"game:{content[:12]}", "--reason", "why") == 0
+    assert {entry.content for entry in read_retractions()} == {content}
+    assert "elsewhere/game77" in {entry.game for entry in read_retractions()}
 
 
 @pytest.mark.parametrize(

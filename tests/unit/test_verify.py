@@ -420,6 +420,24 @@ def test_raw_logs_are_checked_where_their_folder_is_on_this_machine(store: Path,
     assert found_with(config) == [("missing", "raw/games/game0/game_stats.json"), ("not here", "raw/others")]
 
 
+def test_on_logs_that_are_not_here_only_what_was_asked_for_is_counted(store: Path) -> None:
+    def read_own_logs(statement: Any) -> None:
+        statement["predicate"]["buildDefinition"]["resolvedDependencies"] = [
+            {
+                "name": "raw/games/game0/game_stats.json",
+                "digest": {"sha256": "0" * 64},
+                "annotations": {"input": True, "role": "logs"},
+            }
+        ]
+
+    edit_record(ABOVE, read_own_logs, thoroughly=True)
+    report = verify(read_lineage(), [PROBE])
+    [absent] = [finding for finding in report.findings if finding.state == "not here"]
+    assert "--configfile" in absent.remedy
+    assert sorted(report.rests(absent)) == [ABOVE, SHARD, PROBE]
+    assert "results/probes/concept000_lr_l1" in verify(read_lineage()).rests(absent)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/", "/etc/hostname"])
 def test_a_record_cannot_send_the_reader_elsewhere(store: Path, name: str) -> None:
     def forge(statement: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from probeline.cli import main
 from probeline.errors import ProbelineError
 from probeline.lineage import dvc_repository, versions
 from probeline.lineage.dvc_repository import make_repository, repository_root
@@ -238,3 +239,27 @@ def test_nothing_of_git_or_an_error_reaches_the_terminal_raw(
     monkeypatch.chdir(folder.parent)
     assert not is_ignored_by_git("any")
     assert capfd.readouterr().err == ""
+
+
+def test_what_is_here_and_has_lost_its_record_is_refused_and_never_pruned(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_artifact("results/a")
+    make_repository()
+    track()
+    Path("dvc.yaml").write_text("metrics: [metrics/a.json]\n")
+    Path("metrics").mkdir()
+    Path("metrics/a.json").write_text("{}")
+    Path("results/a.lineage.json").rename("aside")
+    assert main(["track", "--prune"]) == 1
+    said = capsys.readouterr()
+    assert "refused: results/a: no record" in said.err
+    assert "git checkout -- results/a.lineage.json" in said.err
+    assert "removed" not in said.out
+    assert pointer_path("results/a").exists()
+    assert Path("metrics/a.json").exists()
+    assert "metrics/a.json" in Path("dvc.yaml").read_text()
+    Path("results/a").unlink()
+    assert track(prune=True).orphans == ["results/a.dvc"]
+    assert not pointer_path("results/a").exists()
+    assert not Path("metrics/a.json").exists()

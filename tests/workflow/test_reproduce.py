@@ -51,6 +51,8 @@ def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Pro
         *(sys.executable, "-m", "probeline.cli", "audit", "reproduce", "--json", "collusion_mms_l2"),
     )
     assert done.returncode == 0, done.stdout
+    assert "train_probe" in done.stdout
+    assert "Complete log" not in done.stdout
     result = json.loads(done.stdout[done.stdout.rindex('{\n  "target"') :])
     assert result["identical"]
     assert result["models"] == {"data/models/tiny": "made again"}

@@ -152,6 +152,18 @@ def test_a_clone_with_its_artifacts_has_nothing_to_do(pulled: Project) -> None:
     assert pulled.planned(PROBE, config=OWN) == Counter()
 
 
+def test_logs_that_are_not_where_the_config_says_are_no_success(pulled: Project) -> None:
+    """Snakemake would make everything again, from other logs or from none."""
+    root = pulled.folder.parent / "games"
+    pulled.write("own.yaml", OWN_CONFIG.format("/nowhere/games"))
+    assert restore(pulled, status=1)["unseen"].keys() == {"raw/werewolf"}
+    pulled.write("own.yaml", "shards: 2\n")
+    assert restore(pulled, status=1)["unseen"].keys() == {"raw/werewolf"}
+    # Files of both --configfile count.
+    pulled.write("root.yaml", OWN_CONFIG.format(root))
+    assert restore(pulled, "--configfile", "root.yaml")["unseen"] == {}
+
+
 def test_what_dvc_pulls_is_restored(made: Project, tmp_path: Path) -> None:
     """DVC itself, with a folder as its remote."""
     origin = made.copy(tmp_path / "origin")

@@ -71,6 +71,11 @@ class Report:
     files: int
     read: int
 
+    def rests(self, finding: Finding) -> list[str]:
+        """All artifacts that rest on it; on logs that are not here, those among what was checked."""
+        asked = {record.name for record in self.records}
+        return [name for name in finding.rests(self.lineage) if finding.state != NOT_HERE or name in asked]
+
     @property
     def faults(self) -> list[Finding]:
         """The findings that are faults."""
@@ -93,7 +98,7 @@ class Report:
                     "says": finding.says,
                     "remedy": finding.remedy,
                     "files": finding.files,
-                    "rests_on_it": finding.rests(self.lineage),
+                    "rests_on_it": self.rests(finding),
                 }
                 for finding in self.findings
             ],
@@ -112,7 +117,7 @@ def show(report: Report, console: "Console") -> None:
             (f"{finding.state:{width}}", f"bold {colour}"), "  ", (plain_text(finding.path), "bold")
         )
         lines = [finding.says]
-        if rests := finding.rests(report.lineage):
+        if rests := report.rests(finding):
             verb = "rests" if len(rests) == 1 else "rest"
             lines.append(f"{counted(len(rests), 'artifact')} {verb} on it: {some(rests)}.")
         lines += [finding.remedy] if finding.remedy else []

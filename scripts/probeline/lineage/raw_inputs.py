@@ -71,6 +71,19 @@ def raw_inputs(lineage: Lineage, records: Iterable[Record], homes: Mapping[str, 
     return list(found.values())
 
 
+def unseen(inputs: Iterable[RawInput]) -> dict[str, int]:
+    """Folder of the user's → number of its files that were read, for each of which no such file is here."""
+    homes: dict[str, list[RawInput]] = {}
+    for given in inputs:
+        if given.home:
+            homes.setdefault(given.home, []).append(given)
+    return {
+        home: len({given.name for given in among})
+        for home, among in sorted(homes.items())
+        if not any(given.path.is_file() for given in among)
+    }
+
+
 def _home(name: str, homes: Mapping[str, Path]) -> str:
     parts = PurePosixPath(name).parts
     around = [home for home in homes if name == home or name.startswith(f"{home}/")]
@@ -112,13 +125,14 @@ def check_raw_inputs(
             yield Finding(CHANGED, given.name, says, _remedy(given), readers)
     for home, missing in absent.items():
         why = (
-            "the folder that the config names is"
+            "the folder that the config names is not on this machine"
             if home in homes
-            else "the config names no such folder, so they are"
+            else "the config names no such folder"
         )
-        says = f"{counted(len(missing), 'file')} could not be checked: {why} not on this machine."
+        says = f"{counted(len(missing), 'file')} could not be checked: {why}."
+        remedy = "Name the config of the run: --configfile mine.yaml."
         readers = tuple(dict.fromkeys(reader for given in missing for reader in given.readers))
-        yield Finding(NOT_HERE, home, says, "", readers)
+        yield Finding(NOT_HERE, home, says, remedy, readers)
 
 
 def _remedy(given: RawInput) -> str:

@@ -41,6 +41,7 @@ def add_command(queries: Any) -> None:
     parser.add_argument(
         "--configfile",
         nargs="+",
+        action="extend",
         type=Path,
         default=[],
         metavar="FILE",

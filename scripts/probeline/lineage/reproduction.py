@@ -179,6 +179,22 @@ def _snakemake(target: Record, config: dict[str, Any], folder: Path, cores: int)
     command += ["--configfile", RECORDED_CONFIG, "--replace-workflow-config", "--"]
     command += [subject.name for subject in target.subjects]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run(command, cwd=folder, stdout=sys.stderr, env=environment)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as run:
+        try:
+            for line in run.stdout or ():
+                # It lies in the checkout, which is deleted in a moment.
+                if not line.startswith("Complete log"):
+                    print(line, end="", file=sys.stderr, flush=True)
+        except BaseException:
+            run.kill()
+            raise
     if run.returncode:
         raise ProbelineError(f"{target.name} could not be made again; what is wrong stands above.")

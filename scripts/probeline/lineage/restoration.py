@@ -46,6 +46,8 @@ class Restored:
         absent: there is a record, but no artifact.
         refused: artifact → why it is not what its record says; it will be made again.
         outdated: artifact, restored or fine → inputs that are not what it was made from: it runs again.
+        unseen: folder of the user's, by its portable name → number of its files that were read, none of
+            which is here: they were not compared.
         future: inputs that no rule makes whose mtime lies in the future: Snakemake fails jobs that read them.
     """
 
@@ -54,6 +56,7 @@ class Restored:
     absent: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     outdated: dict[str, list[str]] = field(default_factory=dict)
+    unseen: dict[str, int] = field(default_factory=dict)
     future: list[str] = field(default_factory=list)
 
 

@@ -20,7 +20,8 @@ examples:
 
 Every file is read once and compared with its record; then Snakemake is told what the records say. An edit
 that was made before, or is made later, is seen by Snakemake, as if everything had been made here.
-The exit status is 1 where something is not what its record says. Snakemake will make that again.
+The exit status is 1 where something is not what its record says, or the raw logs are not where the config
+says. Snakemake will make that again.
 """
 
 
@@ -42,7 +43,13 @@ def add_command(commands: Any) -> None:
         "targets", nargs="*", metavar="TARGET", help="artifacts, with all above them (default: everything)"
     )
     parser.add_argument(
-        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
+        "--configfile",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="laid over config/config.yaml",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=_restore)
@@ -54,19 +61,23 @@ def _restore(options: argparse.Namespace) -> int:
     from probeline.config import load_config
     from probeline.lineage.graph import read_lineage
     from probeline.lineage.places import written_roots
+    from probeline.lineage.raw_inputs import homes_of, raw_inputs, unseen
     from probeline.lineage.restoration import restore
 
-    roots = written_roots(load_config(options.configfile))
+    config = load_config(options.configfile)
     # What a run is making must not be looked at.
     hold_workflow_lock(Path(".snakemake/probeline.lock"))
     lineage = read_lineage()
     named = [lineage.find(target) for target in options.targets]
-    found = restore(lineage, lineage.ancestors(named or lineage.records.values()), roots)
+    records = lineage.ancestors(named or lineage.records.values())
+    found = restore(lineage, records, written_roots(config))
+    used = [lineage.records[name] for name in (*found.restored, *found.fine)]
+    found.unseen = unseen(raw_inputs(lineage, lineage.ancestors(used), homes_of(config)))
     if options.json:
         print(json.dumps(asdict(found), indent=2))
     else:
         _show(found)
-    return 1 if found.refused else 0
+    return 1 if found.refused or found.unseen else 0
 
 
 def _show(found: "Restored") -> None:
@@ -75,6 +86,7 @@ def _show(found: "Restored") -> None:
     from rich.text import Text
 
     from probeline.lineage.commands import make_console
+    from probeline.lineage.terminal import number_of
 
     console = make_console()
     counts = Table.grid(padding=(0, 2))
@@ -98,6 +110,10 @@ def _show(found: "Restored") -> None:
         more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
         line = plain_text(f"{name}: {inputs[0]}{more} changed since")
         console.print(Text.assemble(("outdated ", "bold yellow"), line), soft_wrap=True)
+    for home, count in found.unseen.items():
+        line = plain_text(f"{home}: {number_of(count, 'file')} not compared; name the run's config with ")
+        words = Text.assemble(("not here ", "bold yellow"), line, "--configfile mine.yaml")
+        console.print(words, soft_wrap=True)
     if found.future:
         more = f" and {len(found.future) - 1} more" if len(found.future) > 1 else ""
         says = f"{found.future[0]}{more}: modified in the future, says the file system. Snakemake fails jobs"

@@ -43,7 +43,10 @@ def add_command(queries: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "game", nargs="?", metavar="game:ID", help="its folder, relative to the root of its corpus"
+        "game",
+        nargs="?",
+        metavar="game:ID",
+        help="its folder in its corpus, the end of that, or its content's digest",
     )
     parser.add_argument("--reason", metavar="TEXT", help="why; it is kept in the list")
     parser.add_argument("--corpus", metavar="NAME", help="its corpus, where several have a game of that name")
@@ -52,7 +55,13 @@ def add_command(queries: Any) -> None:
         "--check", action="store_true", help="look for every retracted game in the records, tables and texts"
     )
     parser.add_argument(
-        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
+        "--configfile",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="laid over config/config.yaml",
     )
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -88,7 +97,7 @@ def _retract(game: str, options: argparse.Namespace) -> int:
     config = load_config(options.configfile)
     listed = read_retractions()
     contents = corpus_contents(config["corpora"], config["seed"])
-    corpus = _corpus_of(game, options.corpus, contents)
+    corpus, game = _corpus_and_game(game, options.corpus, contents)
     content = contents[corpus][game]
     if content is None:
         raise ProbelineError(
@@ -97,7 +106,9 @@ def _retract(game: str, options: argparse.Namespace) -> int:
     before = {(entry.corpus, entry.game): entry for entry in listed}
     if (corpus, game) in before:
         reason = before[corpus, game].reason
-        raise ProbelineError(f"{game} of {corpus} is retracted already: {reason} To change that, --undo it.")
+        raise ProbelineError(
+            f"{game} of {corpus} is retracted already ({reason}). To change that, --undo it."
+        )
     added = [
         Retraction(name, key, content, options.reason.strip())
         for name, games in contents.items()
@@ -105,22 +116,32 @@ def _retract(game: str, options: argparse.Namespace) -> int:
         if found == content and (name, key) not in before
     ]
     write_retractions([*listed, *added])
-    _show(added, "taken out of the inputs", options.json)
+    _show(added, "is taken out of the inputs:", options.json)
     return 0
 
 
 def _undo(game: str, corpus: str | None, as_json: bool) -> int:
+    from probeline.lineage.games import contents_like, names_like
     from probeline.logs.retracted import read_retractions, write_retractions
 
     listed = read_retractions()
-    contents = {entry.content for entry in listed if entry.game == game and corpus in (None, entry.corpus)}
+    among = [entry for entry in listed if corpus in (None, entry.corpus)]
+    matching = names_like(game, [entry.game for entry in among])
+    begun = contents_like(game, [entry.content for entry in among])
+    contents = begun | {entry.content for entry in among if entry.game in matching}
     if not contents:
         names = [f"{entry.game} of {entry.corpus}" for entry in listed]
         raise ProbelineError(f"{game} is not retracted. {near_misses(game, names)}")
+    if len(matching) > 1 and len(contents) > 1:
+        raise ProbelineError(f"{game} names several games: {', '.join(sorted(matching))}.")
     if len(contents) > 1:
         raise ProbelineError(f"{game} is retracted from several corpora: say which with --corpus NAME.")
     write_retractions(entry for entry in listed if entry.content not in contents)
-    _show([entry for entry in listed if entry.content in contents], "back among the inputs", as_json)
+    _show(
+        [entry for entry in listed if entry.content in contents],
+        "is back among the inputs. It was out for:",
+        as_json,
+    )
     return 0
 
 
@@ -148,22 +169,38 @@ def corpus_contents(corpora: Mapping[str, Any], seed: int) -> dict[str, dict[str
     return found
 
 
-def _corpus_of(game: str, corpus: str | None, contents: Mapping[str, Mapping[str, Any]]) -> str:
-    """The corpus that is meant.
+def _corpus_and_game(
+    game: str, corpus: str | None, contents: Mapping[str, Mapping[str, str | None]]
+) -> tuple[str, str]:
+    """The game that is meant: by its name, the end of it where one game has it, or its content's digest.
 
     Raises:
         ProbelineError: there is no such corpus, none has the game, or several have it.
     """
+    from probeline.lineage.games import contents_like, names_like
+
     if corpus is not None and corpus not in contents:
         raise ProbelineError(f"there is no corpus {corpus!r}. {near_misses(corpus, contents)}")
     among = [corpus] if corpus is not None else list(contents)
-    having = [name for name in among if game in contents[name]]
+    digests = {content for name in among for content in contents[name].values() if content}
+    begun = contents_like(game, digests)
+    having = {name: key for name in among for key, content in contents[name].items() if content in begun}
+    if len(begun) == 1:
+        # All copies go: which of them is named makes no difference.
+        return next(iter(having.items()))
+    names = names_like(game, [key for name in among for key in contents[name]])
+    if len(names) > 1:
+        close = sorted(names)
+        more = f" and {len(close) - SHOWN:,} more" if len(close) > SHOWN else ""
+        raise ProbelineError(f"{game} names several games: {', '.join(close[:SHOWN])}{more}.")
+    game = next(iter(names), game)
+    having = {name: game for name in among if game in contents[name]}
     if len(having) > 1:
         raise ProbelineError(f"{game} is in {' and in '.join(having)}: say which with --corpus NAME.")
     if not having:
         games = [key for name in among for key in contents[name]]
         raise ProbelineError(f"no game {game!r} in {' or '.join(among)}. {_near(game, games)}")
-    return having[0]
+    return next(iter(having.items()))
 
 
 def _near(game: str, games: list[str]) -> str:
@@ -213,6 +250,7 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
 
     from probeline.lineage.graph import read_lineage
     from probeline.lineage.terminal import number_of
+    from probeline.logs.retracted import RETRACTED
     from probeline.text import plain_text
 
     lineage = read_lineage()
@@ -226,20 +264,22 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
         return
     console = make_console()
     for entry in entries:
-        said = plain_text(f"{entry.game} of {entry.corpus} is {what}: {entry.reason}")
+        said = plain_text(f"{entry.game} of {entry.corpus} {what} {entry.reason}")
         console.print(Text(said), soft_wrap=True)
     if not records:
         console.print("No record knows of it: the next run makes nothing anew because of it.")
         return
     console.print(
-        f"The next run makes {number_of(len(records), 'artifact')} anew; the last time that took "
-        f"{seconds:.0f} s:",
+        f"{number_of(len(records), 'artifact')} to be made anew, where the config of the run asks for "
+        f"{'it' if len(records) == 1 else 'them'}; the last time that took {seconds:.0f} s:",
         soft_wrap=True,
     )
     for name, splits in held.items():
-        holds = f" (it is in {' and '.join(splits)})" if splits else ""
+        named = [split for split in splits if split != "all"]
+        holds = f" (holds it in {' and '.join(named)})" if named else " (holds it)" if splits else ""
         console.print(Text(plain_text(f"  {name}{holds}")), soft_wrap=True)
-    console.print(
-        "Commit config/retracted.yaml, run snakemake as before, then: probeline audit retract --check",
-        soft_wrap=True,
-    )
+    if RETRACTED.exists():
+        advice = f"Commit {RETRACTED}, run snakemake as before, then: probeline audit retract --check"
+    else:
+        advice = f"No game is out any more: {RETRACTED} is deleted. Commit that, and run snakemake as before."
+    console.print(advice, soft_wrap=True)

@@ -95,9 +95,9 @@ def _track(options: argparse.Namespace) -> int:
     for corpus, reason in tracked.left.items():
         print(plain_text(f"corpus {corpus} is not versioned: {reason}"))
     if tracked.orphans:
-        _list(
-            "pointers removed" if tracked.pruned else "gone, with a pointer left (--prune)", tracked.orphans
-        )
+        noun = "pointer" if len(tracked.orphans) == 1 else "pointers"
+        title = f"{noun} removed" if tracked.pruned else "gone, with a pointer left (--prune)"
+        _list(title, tracked.orphans)
     for path, reason in tracked.refused.items():
         print(plain_text(f"refused: {path}: {reason}"), file=sys.stderr)
     for name, state in lacking.items():

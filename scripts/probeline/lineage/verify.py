@@ -45,7 +45,13 @@ def add_command(queries: Any) -> None:
     )
     parser.add_argument("--rehash", action="store_true", help="read every file again")
     parser.add_argument(
-        "--configfile", nargs="+", type=Path, default=[], metavar="FILE", help="laid over config/config.yaml"
+        "--configfile",
+        nargs="+",
+        action="extend",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="laid over config/config.yaml",
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="files read at a time (default: one per core)"

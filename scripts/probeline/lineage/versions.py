@@ -4,6 +4,7 @@ Never inside a rule, for parallel jobs fail on DVC's lock: after a run, or by `p
 """
 
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,9 +100,9 @@ def track(prune: bool = False) -> Tracked:
     for version in versions:
         if version.path in touched:
             annotate(version)
-    _find_orphans(lineage, tracked, prune)
-    # While a record cannot be read, its artifact's figures stay as they are.
-    if not lineage.faults:
+    unrecorded = _find_orphans(lineage, tracked, prune)
+    # While a record cannot be read or is lost, its artifact's figures stay as they are.
+    if not (lineage.faults or unrecorded):
         sound = {version.path for version in versions}
         tracked.refused |= keep_headlines(lineage.records.values(), sound)
     return tracked
@@ -194,18 +195,29 @@ def is_ignored_by_git(path: str) -> bool:
     return asked.returncode == 0
 
 
-def _find_orphans(lineage: Lineage, tracked: Tracked, prune: bool) -> None:
-    """Pointers that we have annotated, and whose record is gone."""
+def _find_orphans(lineage: Lineage, tracked: Tracked, prune: bool) -> bool:
+    """Pointers that we have annotated, and whose record is gone; whether an artifact of one is still here."""
+    unrecorded = False
     known = {subject.name for record in lineage.records.values() for subject in record.subjects}
     for path in pointers_under():
         pointer = read_pointer(path)
         record = notes_of(pointer).get("record") if pointer else None
-        if isinstance(record, str) and str(path.with_suffix("")) not in known and not Path(record).exists():
+        artifact = path.with_suffix("").as_posix()
+        if not isinstance(record, str) or artifact in known or Path(record).exists():
+            continue
+        if os.path.lexists(artifact):
+            unrecorded = True
+            tracked.refused[artifact] = (
+                "no record, so it is not tracked. Take that back with "
+                f"`git checkout -- {shlex.quote(record)}`, or delete the artifact."
+            )
+        else:
             tracked.orphans.append(path.as_posix())
     if prune:
         for orphan in tracked.orphans:
             Path(orphan).unlink()
         tracked.pruned = True
+    return unrecorded
 
 
 def track_after_run(settings: Mapping[str, Any]) -> str:
