@@ -36,6 +36,8 @@ QUERIES = {
     "impact of a game": (("audit", "impact", "game:baseline/game7"), 2),
 }
 TRACK = "track, everything new"
+FEW = 20
+TRACK_FEW, TRACK_NONE = f"track, {FEW} new", "track, nothing new"
 TRACK_SECONDS = 15
 RATE = 0.8
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -88,6 +90,10 @@ def _small(folder: Path, rounds: int, seconds: dict[str, list[float]]) -> int:
         for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
             subprocess.run(command, cwd=folder, check=True)
         seconds[TRACK] = [probeline(folder, "track")]
+        for pointer in sorted((folder / "results/probes").glob("*.dvc"))[:FEW]:
+            pointer.unlink()
+        seconds[TRACK_FEW] = [probeline(folder, "track")]
+        seconds[TRACK_NONE] = [probeline(folder, "track") for _ in range(rounds)]
     return len(store.records)
 
 
@@ -143,7 +149,9 @@ def time_table(seconds: dict[str, list[float]], megabytes: float) -> Lines:
 def goal_table(seconds: dict[str, list[float]]) -> Lines:
     """What is asked, and whether it was met."""
     lines = [["what is asked", "goal", "measured", "verdict"]]
-    goals = {name: goal for name, (_, goal) in QUERIES.items()} | {TRACK: TRACK_SECONDS}
+    goals = {name: goal for name, (_, goal) in QUERIES.items()} | dict.fromkeys(
+        (TRACK, TRACK_FEW, TRACK_NONE), TRACK_SECONDS
+    )
     for name, goal in goals.items():
         if name in seconds:
             median = statistics.median(seconds[name])

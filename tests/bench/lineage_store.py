@@ -18,6 +18,7 @@ from probeline.lineage.records import (
     BUILD_TYPE,
     PREDICATE,
     STATEMENT,
+    SUFFIX,
     Statement,
     record_bytes,
     record_path,
@@ -224,6 +225,7 @@ def _statement(
                     "wildcards": wildcards,
                     "params": {"seed": 0, **wildcards, "code": code},
                     "seed": 0,
+                    "outputs": [f"{subject['name']}{SUFFIX}", subject["name"]],
                 },
                 "internalParameters": {
                     "python": "3.11.7",
