@@ -1,4 +1,4 @@
-"""Every command of the README works, as printed, on the embedded default with half of its games."""
+"""Every command of the README works, as printed, on the embedded default."""
 
 import re
 import shutil
@@ -26,8 +26,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh_project(tmp_path_factory.mktemp("readme") / "project")
     shutil.copy2(REPOSITORY / "Makefile", project.folder)
     (project.folder / ".venv").symlink_to(REPOSITORY / ".venv")
-    # Each game goes through the real model twice: 60 of them are a third of all tests' time.
-    project.edit("config/config.yaml", "simulated_games: 60", "simulated_games: 30")
     project.commit("sources")
     return project
 
