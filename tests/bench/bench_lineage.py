@@ -35,7 +35,7 @@ QUERIES = {
     "trace of a probe": (("audit", "trace", "results/probes/concept000_lr_l0"), 2),
     "impact of a game": (("audit", "impact", "game:baseline/game7"), 2),
 }
-TRACK = "track, everything new"
+TRACK = "track, all 5,000 pointers new"
 FEW = 20
 TRACK_FEW, TRACK_NONE = f"track, {FEW} new", "track, nothing new"
 TRACK_SECONDS = 15
