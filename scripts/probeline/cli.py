@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
-from probeline.lineage.commands import LINEAGE, add_lineage_commands, require_project
+from probeline.lineage.commands import (
+    LINEAGE,
+    add_configfile,
+    add_lineage_commands,
+    require_project,
+)
 from probeline.text import plain_text
 
 # More than any processor has, and than torch could start.
@@ -87,15 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "hold: interactions by type and role, and what each concept would get in each split.",
         epilog="example: probeline check --configfile mine.yaml",
     )
-    check.add_argument(
-        "--configfile",
-        nargs="+",
-        action="extend",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="laid over config/config.yaml",
-    )
+    add_configfile(check)
     check.add_argument("--cores", type=int, default=2, help="cores for reading the logs (default 2)")
     check.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     check.set_defaults(run=_check)

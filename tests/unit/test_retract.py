@@ -171,6 +171,18 @@ def test_a_game_is_found_in_tables_and_texts_that_no_record_covers(
     assert main(["audit", "retract", "--check"]) == 0
 
 
+def test_a_game_is_found_in_a_folder_that_lies_on_another_disk(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("scratch")
+    (elsewhere / "note.json").write_text('["elsewhere/game77"]')
+    (project / "results").mkdir()
+    (project / "results/activations").symlink_to(elsewhere)
+    retract("game:elsewhere/game77", "--reason", "x")
+    found = {place.artifact for place in in_files(read_lineage(), read_retractions())}
+    assert found == {"results/activations/note.json"}
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

@@ -6,6 +6,7 @@ it runs. A command returns its exit status: 0, or 1 where it found a fault.
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
@@ -80,6 +81,13 @@ def require_project() -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that all queries share."""
     parser.add_argument("--json", action="store_true", help="print one JSON value instead")
+
+
+def add_configfile(parser: argparse.ArgumentParser, meaning: str = "laid over config/config.yaml") -> None:
+    """The option of the commands that must know the config of the run."""
+    parser.add_argument(
+        "--configfile", nargs="+", action="extend", type=Path, default=[], metavar="FILE", help=meaning
+    )
 
 
 def make_console() -> "Console":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probeline.lineage.commands import add_json
+from probeline.lineage.commands import add_configfile, add_json
 
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
@@ -45,19 +45,6 @@ def add_command(queries: Any) -> None:
     add_configfile(parser)
     add_json(parser)
     parser.set_defaults(run=_run)
-
-
-def add_configfile(parser: argparse.ArgumentParser) -> None:
-    """The option of the queries that must know the present config."""
-    parser.add_argument(
-        "--configfile",
-        nargs="+",
-        action="extend",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="laid over config/config.yaml, as in the run",
-    )
 
 
 def _run(options: argparse.Namespace) -> int:

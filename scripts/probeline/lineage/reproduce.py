@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from probeline.lineage.commands import add_json, make_console
+from probeline.lineage.commands import add_configfile, add_json, make_console
 
 EXAMPLES = """\
 examples:
@@ -38,15 +38,7 @@ def add_command(queries: Any) -> None:
         action="store_true",
         help="take the sources as they lie here instead of the recorded commit; they must be those that ran",
     )
-    parser.add_argument(
-        "--configfile",
-        nargs="+",
-        action="extend",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="says where the folders outside this one are that the records call raw/…",
-    )
+    add_configfile(parser, "says where the folders outside this one are that the records call raw/…")
     parser.add_argument("--keep", metavar="DIR", type=Path, help="a new folder to run in, which is kept")
     add_json(parser)
     parser.set_defaults(run=_run)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probeline.lineage.commands import add_configfile
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.text import plain_text
 
@@ -42,15 +43,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "targets", nargs="*", metavar="TARGET", help="artifacts, with all above them (default: everything)"
     )
-    parser.add_argument(
-        "--configfile",
-        nargs="+",
-        action="extend",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="laid over config/config.yaml",
-    )
+    add_configfile(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=_restore)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError, near_misses
-from probeline.lineage.commands import add_json, make_console
+from probeline.lineage.commands import add_configfile, add_json, make_console
 
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
@@ -54,15 +54,7 @@ def add_command(queries: Any) -> None:
     parser.add_argument(
         "--check", action="store_true", help="look for every retracted game in the records, tables and texts"
     )
-    parser.add_argument(
-        "--configfile",
-        nargs="+",
-        action="extend",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="laid over config/config.yaml",
-    )
+    add_configfile(parser)
     add_json(parser)
     parser.set_defaults(run=_run)
 

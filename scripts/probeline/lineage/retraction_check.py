@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote
 
 from probeline.config import load_config
+from probeline.errors import ProbelineError
 from probeline.files import open_parquet
 from probeline.lineage.commands import make_console
 from probeline.lineage.games import DIGITS
@@ -18,6 +19,7 @@ from probeline.lineage.graph import Lineage, read_lineage
 from probeline.lineage.hashing import TIMESTAMP
 from probeline.lineage.records import SUFFIX, Record, record_of
 from probeline.lineage.terminal import number_of
+from probeline.lineage.walking import walk
 from probeline.logs.retracted import RETRACTED, Retraction, read_retractions
 from probeline.text import plain_text
 
@@ -155,11 +157,16 @@ def in_files(lineage: Lineage, retractions: list[Retraction], roots: Sequence[st
 
 
 def _files() -> Iterator[Path]:
-    for place in PLACES:
-        for folder, _, names in os.walk(place):
+    for place in filter(os.path.isdir, PLACES):
+        for folder, _, names in walk(place, _refuse):
             for name in sorted(names):
-                if name != TIMESTAMP and not name.endswith(SUFFIX):
-                    yield Path(folder, name)
+                path = Path(folder, name)
+                if name != TIMESTAMP and not name.endswith(SUFFIX) and path.is_file():
+                    yield path
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise ProbelineError(f"{error.filename} cannot be looked into ({error.strerror}): nothing is proven.")
 
 
 def _in_file(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
-from probeline.lineage.commands import add_json, make_console
+from probeline.lineage.commands import add_configfile, add_json, make_console
 
 EPILOG = """\
 states:
@@ -44,15 +44,7 @@ def add_command(queries: Any) -> None:
         "target", nargs="*", metavar="TARGET", help="an artifact, a folder of them, or a name (default: all)"
     )
     parser.add_argument("--rehash", action="store_true", help="read every file again")
-    parser.add_argument(
-        "--configfile",
-        nargs="+",
-        action="extend",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="laid over config/config.yaml",
-    )
+    add_configfile(parser)
     parser.add_argument(
         "--threads", type=int, metavar="N", help="files read at a time (default: one per core)"
     )

@@ -3,8 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from probeline.lineage.commands import add_json
-from probeline.lineage.impact import add_configfile
+from probeline.lineage.commands import add_configfile, add_json
 
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage

@@ -80,7 +80,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
             }
             if question["target"]:
                 answer["reruns"] = _reruns(flow, question["target"])
-        except Exception as error:
+        except Exception as error:  # Whatever Snakemake says of the workflow is part of the answer.
             answer["fault"] = str(error).strip() or type(error).__name__
     return answer
 
@@ -100,7 +100,7 @@ def _present(workflow: Any, rule_name: str, wildcards: dict[str, str], path: str
     try:
         spec = dict(rule.params.items())["spec"](Wildcards(fromdict=wildcards))
         given = rule.expand_input(Wildcards(fromdict=wildcards))[0]
-    except Exception as error:
+    except Exception as error:  # An input function may raise anything; the others still answer.
         return {"fault": str(error) or type(error).__name__}
     inputs = {
         portable(str(file), roots): role
