@@ -5,7 +5,6 @@ Never inside a rule, for parallel jobs fail on DVC's lock: after a run, or by `p
 
 import os
 import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from probeline.errors import ProbelineError
 from probeline.lineage import dvc_repository
+from probeline.lineage.git import git
 from probeline.lineage.graph import Lineage, read_lineage
 from probeline.lineage.hashing import STAT_CACHE, digests_of, directory_digest, files_of
 from probeline.lineage.headlines import keep_headlines
@@ -188,11 +188,7 @@ def _unfit(root: str, lineage: Lineage) -> str:
 
 def is_ignored_by_git(path: str) -> bool:
     """Whether git leaves a path out; False where git cannot be asked."""
-    try:
-        asked = subprocess.run(["git", "check-ignore", "-q", "--", path], capture_output=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return asked.returncode == 0
+    return git("check-ignore", "-q", "--", path) is not None
 
 
 def _find_orphans(lineage: Lineage, tracked: Tracked, prune: bool) -> bool:
