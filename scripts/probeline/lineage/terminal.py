@@ -36,11 +36,13 @@ def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]", origins: bool 
     gaps = [f"{path} is left out: {fault.replace(path, 'it', 1)}" for path, fault in lineage.faults.items()]
     faulty = {path.removesuffix(".lineage.json") for path in lineage.faults}
     gaps += [f"{name} has no record." for name in lineage.missing(records) if name not in faulty]
-    for record in lineage.ancestors(records) if origins else ():
-        gaps += [
-            f"{record.name} was made from an earlier version of {name}, whose record is not here."
-            for name in lineage.superseded(record)
-        ]
+    earlier = {
+        f"{family(record.name)} was made from an earlier version of {family(name)}, whose record is not "
+        "here.": None
+        for record in (lineage.ancestors(records) if origins else ())
+        for name in lineage.superseded(record)
+    }
+    gaps += earlier
     for gap in gaps:
         print(f"probeline: {plain_text(gap)}", file=sys.stderr)
     if gaps:
