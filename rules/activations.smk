@@ -13,9 +13,10 @@ rule extract_activations:
         "benchmarks/extract_activations/{concept}/{shard}.tsv"
     wildcard_constraints:
         shard="|".join(ACTIVATION_SHARDS),
-    threads: 1
+    threads: 0 if on_modal("extract_activations") else 1
     resources:
-        gpu=int(may_have_cuda()),
+        gpu=int(may_have_cuda() and not on_modal("extract_activations")),
+        modal=on_modal("extract_activations"),
     params:
         spec=activations_spec,
     message:

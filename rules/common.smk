@@ -15,6 +15,7 @@ SOURCES = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SOURCES))
 
 from probeline.activations.reuse import remove_orphans
+from probeline.compute.remote.settings import runs_on_modal
 from probeline.activations.machine import may_have_cuda, processor_has_bfloat16
 from probeline.config import (
     ROLE_MASKED,
@@ -65,6 +66,11 @@ def in_words(function):
             raise WorkflowError(str(error)) from None
 
     return guarded
+
+
+def on_modal(rule_name):
+    """1 where a rule's body runs on Modal, else 0."""
+    return int(runs_on_modal(rule_name, config))
 
 
 STARTED = time.time()
@@ -251,7 +257,9 @@ def model_spec(wildcards):
         source = {**source, "path": str(Path(source["path"]).expanduser())}
     # The depth is checked against the model, and makes no other model of it.
     return {
-        "source": {key: value for key, value in source.items() if key != "depth"},
+        "source": {
+            key: value for key, value in source.items() if key not in ("depth", "gpu")
+        },
         "code": code_of("fetch_model"),
     }
 
@@ -289,7 +297,11 @@ def activations_spec(wildcards):
     layers = config["activations"]["layers"]
     dtype = config["activations"]["dtype"]
     if dtype == "auto":
-        native = processor_has_bfloat16() or may_have_cuda()
+        native = (
+            processor_has_bfloat16()
+            or may_have_cuda()
+            or on_modal("extract_activations")
+        )
         dtype = "bfloat16" if native else "float32"
     return {
         "layers": None if layers == "all" else layers,

@@ -24,7 +24,9 @@ rule evaluate_transfer:
         "logs/evaluate_transfer/{transfer}.log",
     benchmark:
         "benchmarks/evaluate_transfer/{transfer}.tsv"
-    threads: 1
+    threads: 0 if on_modal("evaluate_transfer") else 1
+    resources:
+        modal=on_modal("evaluate_transfer"),
     params:
         spec=transfer_spec,
     message:

@@ -28,7 +28,9 @@ rule train_probe:
         "benchmarks/train_probe/{concept}_{method}_l{layers}.tsv"
     wildcard_constraints:
         concept="|".join(config["probes"]),
-    threads: 1
+    threads: 0 if on_modal("train_probe") else 1
+    resources:
+        modal=on_modal("train_probe"),
     params:
         spec=probe_spec,
     message:
@@ -65,7 +67,9 @@ rule sweep_probes:
         "benchmarks/sweep_probes/{concept}.tsv"
     wildcard_constraints:
         concept="|".join(config["probes"]),
-    threads: 4
+    threads: 0 if on_modal("sweep_probes") else 4
+    resources:
+        modal=on_modal("sweep_probes"),
     params:
         spec=sweep_spec,
     message:

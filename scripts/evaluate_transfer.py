@@ -1,16 +1,7 @@
 """Train probes on some games and test them on games of another kind."""
 
-from pathlib import Path
-
+from probeline.bodies.evaluate_transfer import evaluate_transfer
 from probeline.compute.jobs import job
 
-with job(snakemake):
-    # Imported here: the job has set the number of threads by now.
-    from probeline.probes.transfer import by_concept, evaluate_transfer
-
-    evaluate_transfer(
-        activations=by_concept(snakemake.input.activations),
-        dialogues=by_concept(snakemake.input.dialogues),
-        output=Path(snakemake.output.evaluation),
-        spec=snakemake.params.spec,
-    )
+with job(snakemake) as run:
+    run(evaluate_transfer)

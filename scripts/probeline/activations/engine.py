@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probeline.activations.memory import is_out_of_memory
 from probeline.activations.packing import Limits, Pack, Tokens, packs
 from probeline.errors import ProbelineError
 
@@ -193,6 +194,76 @@ class RunningGame:
         return stored
 
 
+class HeldDecoder:
+    """A model in memory, where it can stay while engines of several settings take turns with it.
+
+    Attributes:
+        model: the decoder.
+        device: `cpu` or `cuda`.
+        device_name: `cpu`, or what the CUDA device calls itself.
+        hooks: those of the engine that has it now.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        dtype: str,
+        threads: int,
+        device: str = "auto",
+        *,
+        adapter: Path | None = None,
+        depth: int | None = None,
+    ) -> None:
+        """Load it and move it to where it computes.
+
+        Args:
+            model: a folder with config and safetensors.
+            dtype: number type of the weights, `float32` or `bfloat16`.
+            threads: processor threads of each operation.
+            device: `cpu`, `cuda`, or `auto`: CUDA where there is a device.
+            adapter: a folder with a PEFT adapter that is put on the model.
+            depth: blocks that are kept; all where it is not given.
+
+        Raises:
+            ProbelineError: weights are missing, or the GPU's memory does not hold them.
+        """
+        import torch
+
+        from probeline.activations import loading
+
+        torch.set_num_threads(threads)
+        self.hooks: list[Any] = []
+        self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.device_name = "cpu"
+        if self.device == "cuda":
+            self.device_name = torch.cuda.get_device_name()
+            # On a processor all of these operations repeat bit for bit at a fixed thread count.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        loaded, spread = loading.load_decoder(model, adapter, getattr(torch, dtype), self.device)
+        self._list = loading.decoder_blocks(loaded)
+        del self._list[len(self._list) if depth is None else depth :]
+        self._blocks = [*self._list]
+        loaded.eval().requires_grad_(False)
+        try:
+            self.model = loaded if spread else loaded.to(self.device)
+        except torch.OutOfMemoryError as error:
+            raise ProbelineError(
+                f"The GPU's memory does not hold the model {model.name} in {dtype}. Use a larger GPU, "
+                "another activations.dtype, or the processor: set CUDA_VISIBLE_DEVICES to nothing."
+            ) from error
+
+    def cut(self, depth: int) -> "torch.nn.ModuleList":
+        """Its first blocks, with nothing of an earlier engine on them; deeper ones are not run."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
+        del self._list[:]
+        self._list.extend(self._blocks[:depth])
+        self.model.config.get_text_config().num_hidden_layers = len(self._list)
+        return self._list
+
+
 class ActivationEngine:
     """A loaded model, and the forward passes through it.
 
@@ -219,6 +290,7 @@ class ActivationEngine:
         token_layers: Sequence[int] = (),
         store_dtype: str = "float32",
         adapter: Path | None = None,
+        held: "HeldDecoder | None" = None,
     ) -> None:
         """Load the blocks that are needed.
 
@@ -232,6 +304,8 @@ class ActivationEngine:
             token_layers: layers to keep token by token, ascending.
             store_dtype: number type of what is returned, `float32` or `float16`.
             adapter: a folder with a PEFT adapter that is put on the model.
+            held: the same model, with its adapter and number type, that is in memory already; engines made
+                of it before are of no use from now on.
         """
         import torch
 
@@ -243,35 +317,21 @@ class ActivationEngine:
         self.tokens = 0
         self._token_budget = self.smallest_token_budget = token_budget
         self._store_dtype = "float32"
-        self.device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.device_name = "cpu"
-        if self.device == "cuda":
-            self.device_name = torch.cuda.get_device_name()
-            # On a processor all of these operations repeat bit for bit at a fixed thread count.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        loaded, spread = loading.load_decoder(model, adapter, getattr(torch, dtype), self.device)
+        # Of its own, the decoder loses the blocks below the deepest layer before anything is moved or run.
+        depth = max(1, *self.layers, *self.token_layers)  # layer 0 is read on entry to the first block
+        if held is None:
+            held = HeldDecoder(model, dtype, threads, device, adapter=adapter, depth=depth)
+        self.device, self.device_name, self._model = held.device, held.device_name, held.model
         self._packed_attention = attention.PackedAttention
-        self._architecture = type(loaded).__name__
-        config, blocks = loaded.config.get_text_config(), loading.decoder_blocks(loaded)
-        # The deeper blocks are gone before anything is moved or run; layer 0 is read on entry to the first.
-        del blocks[max(1, *self.layers, *self.token_layers) :]
-        config.num_hidden_layers = len(blocks)
-        loaded.eval().requires_grad_(False)
-        try:
-            self._model = loaded if spread else loaded.to(self.device)
-        except torch.OutOfMemoryError as error:
-            raise ProbelineError(
-                f"The GPU's memory does not hold the model {model.name} in {dtype}. Use a larger GPU, "
-                "another activations.dtype, or the processor: set CUDA_VISIBLE_DEVICES to nothing."
-            ) from error
-        self._devices = {weight.device for weight in loaded.parameters()}
+        self._architecture = type(held.model).__name__
+        config, blocks = held.model.config.get_text_config(), held.cut(depth)
+        self._devices = {weight.device for weight in held.model.parameters()}
         self._windows = loading.window_layers(config, len(blocks))
         self._blocks = len(blocks)
         self.hidden_size: int = config.hidden_size
         self.linear_weights = sum(weight.numel() for weight in blocks.parameters() if weight.dim() > 1)
         self._openings: OrderedDict[Tokens, Memory] = OrderedDict()
-        self._add_hooks(blocks)
+        held.hooks += self._add_hooks(blocks)
         self._check_separation()
         self._store_dtype = store_dtype
 
@@ -288,8 +348,6 @@ class ActivationEngine:
         Raises:
             ProbelineError: a single sequence does not fit in the memory of the GPU.
         """
-        import torch
-
         # Attention is causal: what comes after the last span changes nothing in it.
         wanted = [
             SpannedSequence(sequence.input_ids[: sequence.stop], sequence.spans, sequence.besides)
@@ -300,29 +358,36 @@ class ActivationEngine:
         buffers, too_large = self._run_all(rows)
         if too_large is not None:
             # Whether a game fits must not depend on what was run before it.
-            torch.cuda.synchronize()
             self._openings.clear()
-            torch.cuda.empty_cache()
+            self._release_memory()
             buffers, too_large = self._run_all(rows)
         while too_large is not None:
             budget = self._smaller_budget(too_large, budget)
-            torch.cuda.empty_cache()
+            self._release_memory()
             rows = list(self._rows(wanted, budget))
             buffers, too_large = self._run_all(rows)
         lengths = [len(span) for sequence in wanted for span in sequence.measured]
         return RunningGame(rows, buffers, lengths, self._events(), self._store_dtype, budget)
 
     def _run_all(self, rows: list[_Row]) -> tuple[list[_Buffers], _Row | None]:
-        """Run a game's rows; the first that the GPU's memory does not hold, if there is one."""
-        import torch
-
+        """Run a game's rows; the first that the memory does not hold, if there is one."""
         buffers: list[_Buffers] = []
         for row in rows:
             try:
                 buffers.append(self._run(row))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 return buffers, row
         return buffers, None
+
+    def _release_memory(self) -> None:
+        """What the allocator of the GPU keeps of freed memory."""
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
 
     def _rows(self, wanted: list[SpannedSequence], budget: int) -> Iterable[_Row]:
         numbered: dict[Tokens, list[tuple[int, range]]] = {}
@@ -353,13 +418,13 @@ class ActivationEngine:
         """The budget that parts a row which did not fit, for this game only."""
         if len(row.pack.paths) == 1:
             raise ProbelineError(
-                f"The GPU's memory does not hold one sequence of {row.pack.tokens} tokens at this "
+                f"The memory does not hold one sequence of {row.pack.tokens} tokens at this "
                 "model's size: use a larger GPU, or leave the deepest layers out of activations.layers."
             )
         while budget >= row.pack.tokens:
             budget //= 2
         self.smallest_token_budget = min(self.smallest_token_budget, budget)
-        log.warning("CUDA is out of memory: trying rows of %d tokens for this game", budget)
+        log.warning("Out of memory: trying rows of %d tokens for this game", budget)
         return budget
 
     def _run(self, row: _Row) -> _Buffers:
@@ -449,12 +514,13 @@ class ActivationEngine:
             events.append(event)
         return events
 
-    def _add_hooks(self, blocks: "torch.nn.ModuleList") -> None:
-        for layer in sorted({*self.layers, *self.token_layers}):
-            if layer == 0:
-                blocks[0].register_forward_pre_hook(partial(self._before_block, layer), with_kwargs=True)
-            else:
-                blocks[layer - 1].register_forward_hook(partial(self._after_block, layer))
+    def _add_hooks(self, blocks: "torch.nn.ModuleList") -> list[Any]:
+        return [
+            blocks[0].register_forward_pre_hook(partial(self._before_block, layer), with_kwargs=True)
+            if layer == 0
+            else blocks[layer - 1].register_forward_hook(partial(self._after_block, layer))
+            for layer in sorted({*self.layers, *self.token_layers})
+        ]
 
     def _before_block(self, layer: int, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._measure(layer, args[0] if args else kwargs["hidden_states"])

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -39,7 +39,12 @@ from probeline.schema import ACTIVATION_INDEX, REVEAL_INDEX, make_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from probeline.activations.engine import ActivationEngine, RunningGame, SpannedSequence
+    from probeline.activations.engine import (
+        ActivationEngine,
+        HeldDecoder,
+        RunningGame,
+        SpannedSequence,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +185,8 @@ def extract_activations(
     adapter: Path | None = None,
     workplace: Workplace | None = None,
     figures: Path | None = None,
+    held: "HeldDecoder | None" = None,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the mean residual stream over each sample's masked tokens, for every layer asked for.
 
@@ -203,6 +210,8 @@ def extract_activations(
         workplace: where to look for results of earlier runs; nothing is reused without.
         figures: a file to write speed and reuse to. They are no part of the artifact, which is the same
             however it came about.
+        held: the model, where it is in memory already.
+        checkpoint: called after each game that went through the model; what is computed is on the disk then.
 
     Raises:
         ProbelineError: the model lacks a layer, the shards contradict themselves, or activations are not
@@ -231,7 +240,7 @@ def extract_activations(
         "token_layers": token_layers,
     }
     config_sha256 = facts["files"]["config.json"]["sha256"]
-    job = _Job(model, adapter, described, facts["max_length"], config_sha256, workplace)
+    job = _Job(model, adapter, described, facts["max_length"], config_sha256, workplace, held, checkpoint)
     with atomic_directory(output) as draft:
         job.run(dialogues, draft)
     job.finish(output, figures)
@@ -248,8 +257,12 @@ class _Job:
         max_length: int,
         config_sha256: str,
         workplace: Workplace | None,
+        held: "HeldDecoder | None",
+        checkpoint: Callable[[], None],
     ) -> None:
         self._model = model
+        self._held = held
+        self._checkpoint = checkpoint
         self._adapter = adapter
         self._described = described
         self._max_length = max_length
@@ -358,6 +371,7 @@ class _Job:
             token_layers=self._described["token_layers"],
             store_dtype=self._described["store_dtype"],
             adapter=self._adapter,
+            held=self._held,
         )
 
     def _write(self, game: _Game, result: "list[bytes] | RunningGame") -> None:
@@ -377,6 +391,7 @@ class _Job:
         whole = isinstance(result, list) or result.token_budget == budget
         if self._past and whole and not isinstance(result, list):
             self._past.keep(game.key, data)
+            self._checkpoint()
         ranges = [
             (name, *file.append(part)) for (name, file), part in zip(self._files.items(), parts, strict=True)
         ]

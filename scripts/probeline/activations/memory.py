@@ -1,12 +1,13 @@
-"""The C library's heap: when it keeps what is freed, and when it gives it back.
+"""The C library's heap, when it keeps what is freed and gives it back; and what a lack of memory looks like.
 
-Of glibc only; other C libraries are left as they are.
+The heap is glibc's only; other C libraries are left as they are.
 """
 
 import ctypes
 
 # Of malloc.h: the parameters of mallopt, and the largest block that glibc takes from its own heap.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
 LARGEST_HEAP_BLOCK = 32 * 2**20
 
 
@@ -30,3 +31,11 @@ def return_freed_memory() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that a GPU's memory, or main memory, is used up."""
+    import torch
+
+    # For main memory torch has no class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)

@@ -11,8 +11,8 @@ from pathlib import Path
 from probeline.digests import sha256_bytes
 
 PACKAGE = "probeline"
-# Editing how lineage is recorded must not rerun the work that is recorded.
-EXCLUDED = f"{PACKAGE}.lineage"
+EXCLUDED = (f"{PACKAGE}.lineage", f"{PACKAGE}.compute.remote")
+"""Editing how lineage is recorded, or how work is carried elsewhere, must not rerun the work."""
 
 
 def run_jobs_from(sources: Path) -> None:
@@ -21,7 +21,7 @@ def run_jobs_from(sources: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(sources), *([others] if others else [])])
 
 
-def code_closure(script: Path, sources: Path) -> dict[str, str]:
+def code_closure(script: Path, sources: Path, excluded: tuple[str, ...] = EXCLUDED) -> dict[str, str]:
     """Digests of a script and of all modules of the package that it imports, directly or not.
 
     Imports inside functions and under TYPE_CHECKING count too: what may run decides.
@@ -29,6 +29,7 @@ def code_closure(script: Path, sources: Path) -> dict[str, str]:
     Args:
         script: the script of a rule.
         sources: the folder that holds the package.
+        excluded: packages that do not count.
 
     Returns:
         Path relative to the folder above `sources` → the first 16 hex digits of a digest of its code
@@ -42,7 +43,11 @@ def code_closure(script: Path, sources: Path) -> dict[str, str]:
             continue
         found.add(file)
         pending += [
-            path for module in _imports(file) for path in _module_files(module, sources) if path not in found
+            path
+            for module in _imports(file)
+            if not any(module == package or module.startswith(f"{package}.") for package in excluded)
+            for path in _module_files(module, sources)
+            if path not in found
         ]
     return {path.relative_to(sources.parent).as_posix(): code_digest(path) for path in sorted(found)}
 
@@ -79,11 +84,7 @@ def _imports(file: Path) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [
-        name
-        for name in names
-        if name.split(".")[0] == PACKAGE and name != EXCLUDED and not name.startswith(f"{EXCLUDED}.")
-    ]
+    return [name for name in names if name.split(".")[0] == PACKAGE]
 
 
 def _module_files(module: str, sources: Path) -> list[Path]:

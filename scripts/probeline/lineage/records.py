@@ -343,6 +343,9 @@ class Recorder:
     Args:
         job: the `snakemake` object of the rule's script.
         threads: of its numeric libraries.
+
+    Attributes:
+        elsewhere: where the body did not run here, `cost` and `environment` of where it did.
     """
 
     def __init__(self, job: Any, threads: int) -> None:
@@ -355,6 +358,7 @@ class Recorder:
         self._stats = [_stat(path) for _, path in self._inputs]
         self._code = RunningCode(job.params.spec["code"])
         self._code.check()
+        self.elsewhere: dict[str, Any] = {}
         self._surroundings = [found for found in (lock_file(), repository()) if found is not None]
 
     def write(self) -> None:
@@ -393,7 +397,9 @@ class Recorder:
                         # Whole, as it was with all --configfile and --config: `audit reproduce` needs it.
                         "config": portable_values(self._job.config, self._roots),
                     },
-                    "internalParameters": environment() | {"hardware": hardware(self._threads)},
+                    "internalParameters": self.elsewhere.get(
+                        "environment", environment() | {"hardware": hardware(self._threads)}
+                    ),
                     "resolvedDependencies": [*dependencies, *_code(spec["code"]), *self._surroundings],
                 },
                 "runDetails": {
@@ -458,6 +464,8 @@ class Recorder:
         return described
 
     def _cost(self) -> dict[str, Any]:
+        if self.elsewhere:
+            return self.elsewhere["cost"]
         own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         notes = {
             "backend": "local",

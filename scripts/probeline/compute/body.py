@@ -1,0 +1,48 @@
+"""What the body of a rule gets to work with, here or elsewhere: plain files, and nothing of Snakemake.
+
+A body is a function of the rule's parameters (`spec`, JSON values) and of one `BodyFiles`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probeline.activations.engine import HeldDecoder
+
+
+@dataclass(frozen=True)
+class BodyFiles:
+    """A body's files.
+
+    Attributes:
+        name: path of the artifact in the project, such as results/activations/trust/shard-0-of-4.
+        inputs: the rule's named inputs: of an artifact its manifest, beside which its other files lie.
+        output: the folder to make.
+        work: where what is worth keeping between runs lies; safe to delete.
+        figures: a file for speeds and counts, which belong to the record and not to the artifact.
+        workers: processes that may work side by side; no bit may depend on them.
+        commit: keeps what was written so far, should this machine be lost; costs nothing where none can be.
+        held: the model of the inputs, where it is in memory already.
+    """
+
+    name: str
+    inputs: Mapping[str, Sequence[Path]]
+    output: Path
+    work: Path
+    figures: Path
+    workers: int = 1
+    commit: Callable[[], None] = lambda: None
+    held: "HeldDecoder | None" = None
+
+    def folder(self, role: str) -> Path:
+        """The folder of an artifact that is one input."""
+        return self.folders(role)[0]
+
+    def folders(self, role: str) -> list[Path]:
+        """The folders of the artifacts of a named input."""
+        return [manifest.parent for manifest in self.inputs[role]]
+
+
+Body = Callable[[Mapping[str, Any], BodyFiles], None]

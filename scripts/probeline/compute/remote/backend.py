@@ -1,0 +1,297 @@
+"""A rule's body on Modal: its inputs go there, it runs there (or has run), and its output comes back."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probeline.compute.body import Body
+from probeline.compute.jobs import artifact_of, named_inputs
+from probeline.compute.prices import read_prices
+from probeline.compute.remote import calls
+from probeline.compute.remote.connection import in_words, require_connection
+from probeline.compute.remote.deploy import find_or_deploy, lock_digest, python_version
+from probeline.compute.remote.layout import (
+    CONTENT,
+    DONE,
+    JOB,
+    LOG,
+    MODELS,
+    WEIGHTS_VOLUME,
+    run_folder,
+)
+from probeline.compute.remote.settings import Settings, settings_of
+from probeline.compute.remote.store import Store
+from probeline.digests import canonical_digest
+from probeline.errors import ProbelineError
+from probeline.files import MANIFEST, json_bytes, read_json
+from probeline.lineage.hashing import STAT_CACHE, digests_of
+from probeline.stat_cache import StatCache
+
+if TYPE_CHECKING:
+    import modal
+
+log = logging.getLogger(__name__)
+
+HELD = ("model", "adapter")
+"""Inputs that lie on the weights volume, and stay in a container's memory."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, as it goes to Modal.
+
+    Attributes:
+        key: names it by all that its result depends on.
+        description: what job.json holds.
+        contents: SHA-256 → file, of the inputs.
+        folders: role → folder on the weights volume, of what a container holds in memory.
+        local_folders: role → the same here.
+    """
+
+    key: str
+    description: dict[str, Any]
+    contents: dict[str, Path]
+    folders: dict[str, str]
+    local_folders: dict[str, Path]
+
+
+def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
+    """Run a rule's body on Modal, and bring what it made to where the rule wants it.
+
+    Args:
+        snakemake: what Snakemake hands to the rule's script.
+        body: a function of a module of the package.
+        threads: of numeric libraries, as in the params.
+
+    Returns:
+        What the record says of it: where it ran, on what, how long, and what it cost.
+
+    Raises:
+        ProbelineError: whatever went wrong on the way or there, in words.
+    """
+    settings = settings_of(snakemake.rule, snakemake.config)
+    job = describe(snakemake, body, threads, settings.gpu)
+    require_connection()
+    with in_words():
+        store = Store()
+        journal = calls.Journal(artifact_of(snakemake))
+        done = store.read_json(f"{run_folder(job.key)}/{DONE}")
+        call_id = journal.read().get("call", "")
+        if done is None:
+            call_id = _run(job, settings, store, journal, threads)
+            done = store.read_json(f"{run_folder(job.key)}/{DONE}")
+            if done is None:
+                raise ProbelineError(
+                    "The job ended without a result on the volume. Run the same command again."
+                )
+        else:
+            log.info("It was run on Modal already: its output comes from the volume.")
+        store.fetch(done["files"], Path(artifact_of(snakemake)))
+        journal.clear()
+    return _facts(done["run"], call_id, settings)
+
+
+def describe(snakemake: Any, body: Body, threads: int, gpu: str | None) -> Job:
+    """The job with the digests of all that it reads."""
+    inputs = named_inputs(snakemake)
+    listed = {path: None for role, paths in inputs.items() if role not in HELD for path in _files(paths)}
+    cache = StatCache(STAT_CACHE)
+    try:
+        found = dict(zip(listed, digests_of([*listed], cache), strict=True))
+        local_folders = {role: inputs[role][0].parent for role in HELD if inputs.get(role)}
+        folders = {
+            role: f"{MODELS}/{digests_of([_index(folder)], cache)[0]}/{folder.name}"
+            for role, folder in local_folders.items()
+        }
+    finally:
+        cache.close()
+    files = {
+        path.as_posix(): {
+            "sha256": digest,
+            "bytes": path.stat().st_size,
+            "at": f"{CONTENT}/{digest}",
+            "volume": "data",
+        }
+        for path, digest in found.items()
+    }
+    for role, folder in local_folders.items():
+        files |= _held_files(folder, folders[role])
+    description = {
+        "name": artifact_of(snakemake),
+        "body": f"{body.__module__}:{body.__name__}",
+        "spec": snakemake.params.spec,
+        "inputs": {role: [path.as_posix() for path in paths] for role, paths in inputs.items()},
+        "files": files,
+        "threads": threads,
+        "gpu": gpu,
+        "lock": lock_digest(),
+        "python": python_version(),
+    }
+    contents = {digest: path for path, digest in found.items() if digest is not None}
+    # Where a file lies on the volume changes nothing.
+    return Job(canonical_digest(description), description, contents, folders, local_folders)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """The files of inputs: of an artifact all, of anything else itself."""
+    found: list[Path] = []
+    for path in paths:
+        found.append(path)
+        if path.name == MANIFEST:
+            found += [path.parent / name for name in read_json(path)["files"]]
+    return found
+
+
+def _index(folder: Path) -> Path:
+    """The file of a model or adapter that stands for all of it."""
+    manifest = folder / MANIFEST
+    return manifest if manifest.is_file() else folder / "adapter_model.safetensors"
+
+
+def _held_files(folder: Path, at: str) -> dict[str, dict[str, Any]]:
+    """The files of a model, as they lie on the weights volume; its weights may be there alone."""
+    if (folder / MANIFEST).is_file():
+        sizes = {name: file["bytes"] for name, file in read_json(folder / MANIFEST)["files"].items()}
+        sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
+    else:
+        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+    return {
+        f"{folder.as_posix()}/{name}": {"bytes": size, "at": f"{at}/{name}", "volume": "weights"}
+        for name, size in sizes.items()
+    }
+
+
+def _run(job: Job, settings: Settings, store: Store, journal: calls.Journal, threads: int) -> str:
+    """Take up the call of an earlier run, or start one; wait for it. Its id."""
+    import modal
+
+    known = journal.read()
+    if known.get("key") not in (None, job.key):
+        log.info("What it reads was changed: the call of the earlier run is cancelled.")
+        calls.cancel(known["call"])
+        journal.clear()
+        known = {}
+    for _ in range(2):
+        if known:
+            log.info("Taking up the call %s of an earlier run.", known["call"])
+            call: modal.FunctionCall[Any] = modal.FunctionCall.from_id(known["call"])
+        else:
+            _send(job, store)
+            call = _start(job, settings, threads)
+            journal.write(call.object_id, job.key)
+        try:
+            answer = calls.wait(
+                call, job.key, settings.timeout, lambda: store.lines(f"{run_folder(job.key)}/{LOG}")
+            )
+        except KeyboardInterrupt:
+            log.warning("Cancelling the call on Modal.")
+            calls.cancel(call.object_id)
+            journal.clear()
+            raise
+        except BaseException:
+            if not known:
+                journal.clear()
+                raise
+            # What became of it while nobody looked is no reason to fail now.
+            log.warning("The call of the earlier run has failed: the job is started anew.")
+            journal.clear()
+            known = {}
+            continue
+        if answer.get("done"):
+            return call.object_id
+        journal.clear()
+        if not answer.get("missing"):
+            raise ProbelineError(_said(answer))
+        log.info("%d files are no longer on the volume: they are sent again.", len(answer["missing"]))
+        known = {}
+    raise ProbelineError("Files that were sent are not on the volume. Run the same command again.")
+
+
+def _send(job: Job, store: Store) -> None:
+    for role, folder in job.local_folders.items():
+        at = job.folders[role]
+        if any(folder.glob("*.safetensors")):
+            store.put_folder(folder, at)
+        elif store.read_json(f"{at}/{MANIFEST}", store.weights) is None:
+            raise ProbelineError(
+                f"The weights of {folder.name} are neither here nor on the volume {WEIGHTS_VOLUME}. Delete "
+                f"{folder} to have them fetched again."
+            )
+    store.send(job.contents)
+    store.put({f"{run_folder(job.key)}/{JOB}": json_bytes(job.description)})
+
+
+def _start(job: Job, settings: Settings, threads: int) -> "modal.FunctionCall[Any]":
+    """Send the job to a container that holds its model, or to one that holds none."""
+    import modal
+
+    options: dict[str, Any] = {
+        "cpu": settings.cpu,
+        "memory": int(settings.memory * 1024),
+        "timeout": settings.timeout,
+        "retries": modal.Retries(max_retries=settings.retries, initial_delay=1.0),
+        "max_containers": settings.containers,
+        "scaledown_window": settings.idle,
+    }
+    if settings.gpu is not None:
+        options["gpu"] = settings.gpu
+    app = find_or_deploy()
+    if job.folders:
+        model = modal.Cls.from_name(app, "Model").with_options(**options)
+        container = model(
+            model=job.folders["model"],
+            adapter=job.folders.get("adapter", ""),
+            dtype=job.description["spec"]["dtype"],
+            threads=threads,
+        )
+    else:
+        container = modal.Cls.from_name(app, "Task").with_options(**options)(threads=threads)
+    return container.run.spawn(
+        {
+            "key": job.key,
+            "lock": job.description["lock"],
+            "python": job.description["python"],
+            "resources": {"gpu": settings.gpu, "cpu": settings.cpu, "memory": settings.memory},
+        }
+    )
+
+
+def _said(answer: Any) -> str:
+    """What a container says that went wrong."""
+    if "skew" in answer:
+        return (
+            f"What runs on Modal is not what is here: {answer['skew']}. Deploy it anew with "
+            "`probeline remote deploy`, and run the same command again."
+        )
+    if "exception" in answer:
+        return (
+            f"On Modal, the job ended with {answer['exception']}\n{answer['traceback']}\nThis is a defect of "
+            "Probeline, not of your data."
+        )
+    return str(answer["fault"])
+
+
+def _facts(run: dict[str, Any], call_id: str, settings: Settings) -> dict[str, Any]:
+    """What the record says of a run there."""
+    prices = read_prices()
+    paid = run["seconds"] + run["startSeconds"]
+    per_second = prices.per_second(run["gpu"], run["cpu"], run["memory"])
+    gpus = int(run["gpu"].partition(":")[2] or 1) if run["gpu"] else 0
+    cost = {
+        "backend": "modal",
+        "seconds": run["seconds"],
+        "startSeconds": run["startSeconds"],
+        "processorSeconds": run["processorSeconds"],
+        "gpuSeconds": round(paid * gpus, 3),
+        "peakBytes": run["peakBytes"],
+        "usd": round(paid * per_second, 6),
+        "priceDate": str(prices.date),
+        "gpu": run["gpu"],
+        "cpu": run["cpu"],
+        "memory": run["memory"],
+        "callId": call_id,
+    }
+    if run["figures"] is not None:
+        cost["figures"] = run["figures"]
+    return {"cost": cost, "environment": run["environment"]}

@@ -1,0 +1,318 @@
+"""What happens inside a container: a job is run as it would be on the caller's machine. No modal here."""
+
+import importlib
+import json
+import logging
+import os
+import platform
+import resource
+import secrets
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+
+from probeline.compute.body import BodyFiles
+from probeline.compute.jobs import OUT_OF_MEMORY_SIGNS, prepare_process
+from probeline.compute.remote.layout import (
+    DATA,
+    DONE,
+    JOB,
+    LOG,
+    MODELS,
+    OUTPUT,
+    SOURCES,
+    WEIGHTS,
+    WORK,
+    artifact_entry,
+    run_folder,
+)
+from probeline.digests import canonical_digest, sha256_file
+from probeline.errors import ProbelineError
+from probeline.files import MANIFEST, read_json, write_json
+from probeline.lineage.code import code_digest
+from probeline.lineage.environment import environment, hardware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from probeline.activations.engine import HeldDecoder
+
+SECONDS_BETWEEN_COMMITS = 120
+"""A container that is lost loses the work of so long at most."""
+
+
+class Volume(Protocol):
+    """What is asked of a volume."""
+
+    def commit(self) -> None:
+        """Make what was written visible to others."""
+
+    def reload(self) -> None:
+        """See what others have written."""
+
+
+class Container:
+    """One container, for all jobs that it runs.
+
+    Args:
+        data: the data volume.
+        threads: of numeric libraries; nothing numeric may have been imported before.
+    """
+
+    def __init__(self, data: Volume, threads: int) -> None:
+        prepare_process(threads)
+        self._data = data
+        self._threads = threads
+        self._held: HeldDecoder | None = None
+        self._fault: dict[str, Any] = {}
+        # What came before the first job is paid with it.
+        self._start_seconds = 0.0
+        self._started = time.monotonic()
+
+    def hold(self, model: Path, adapter: Path | None, dtype: str) -> None:
+        """Load a model for all jobs. A fault is told to the first job: raised here, it would be tried again."""
+        try:
+            from probeline.activations.engine import HeldDecoder
+
+            self._held = HeldDecoder(model, dtype, self._threads, adapter=adapter)
+        except Exception as error:
+            self._fault = fault(error)
+        self._start_seconds = time.monotonic() - self._started
+        print(f"Loaded {model.name} in {self._start_seconds:.1f} s.", flush=True)
+
+    def run(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one job, unless it was run already.
+
+        Args:
+            call: `key` of the job, `lock` and `python` of the caller, and `resources`, which are paid for.
+
+        Returns:
+            `done`: true; or what is wrong: `missing`, paths on the volume that should have been sent;
+            `skew`, in words; `fault`, a fault of the user's in words; `exception` with `traceback`. They are
+            returned because what is raised is tried again, and paid for again.
+        """
+        if self._fault:
+            return self._fault
+        self._data.reload()
+        folder = DATA / run_folder(call["key"])
+        if (folder / DONE).is_file():
+            return {"done": True}
+        job = read_json(folder / JOB)
+        if words := _skew(call, job):
+            return {"skew": words}
+        missing = [file["at"] for file in job["files"].values() if not _is_there(file)]
+        if missing:
+            return {"missing": missing}
+        with _logged(call["key"], folder / LOG):
+            try:
+                self._run_body(call, job, folder)
+            except Exception as error:
+                self._data.commit()  # what was done so far, and the log
+                return fault(error, folder)
+        return {"done": True}
+
+    def _run_body(self, call: Mapping[str, Any], job: Mapping[str, Any], folder: Path) -> None:
+        module, _, name = job["body"].partition(":")
+        body = getattr(importlib.import_module(module), name)
+        output = folder / OUTPUT / Path(job["name"]).name
+        started, processor = time.monotonic(), _processor_seconds()
+        with TemporaryDirectory() as scratch:
+            inputs = _laid_out(job, Path(scratch))
+            figures = Path(scratch) / "figures.json"
+            body(
+                job["spec"],
+                BodyFiles(
+                    name=job["name"],
+                    inputs=inputs,
+                    output=output,
+                    work=DATA / WORK,
+                    figures=figures,
+                    workers=max(1, int(call["resources"]["cpu"])),
+                    commit=_RareCommits(self._data),
+                    held=self._held,
+                ),
+            )
+            measured = read_json(figures) if figures.is_file() else None
+        run = {
+            "seconds": round(time.monotonic() - started, 3),
+            "startSeconds": round(self._start_seconds, 3),
+            "processorSeconds": round(_processor_seconds() - processor, 3),
+            "peakBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "environment": environment() | {"hardware": hardware(self._threads)},
+            "figures": measured,
+            **call["resources"],
+        }
+        self._start_seconds = 0.0
+        done = {"files": _described(output, folder), "run": run}
+        entry = {"name": job["name"], "made": int(time.time()), "files": done["files"]}
+        write_json(DATA / artifact_entry(job["name"]), entry | _headline(output))
+        write_json(folder / DONE, done)
+        self._data.commit()
+
+
+def fault(error: Exception, folder: Path | None = None) -> dict[str, Any]:
+    """What went wrong, as a value: nothing of it is tried again."""
+    text = str(error)
+    if folder is not None:
+        # The caller knows nothing of the volume's folders.
+        text = text.replace(f"{folder}/{OUTPUT}/", "")
+    if isinstance(error, ProbelineError):
+        return {"fault": text}
+    if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY_SIGNS):
+        return {
+            "fault": "The container's memory is used up. Raise modal.memory or use a larger GPU (modal.gpu, "
+            f"or gpu of the model), or raise shards in the config. ({type(error).__name__}: {text[:300]})"
+        }
+    lines = "".join(traceback.format_exception(error))
+    return {"exception": f"{type(error).__name__}: {text[:1000]}", "traceback": lines[-4000:]}
+
+
+def fetch_weights(call: Mapping[str, Any], volume: Volume) -> dict[str, Any]:
+    """Fetch a model onto the weights volume, unless it is there already.
+
+    Args:
+        call: `source` as `fetch_model` takes it, and `name` of the model.
+        volume: the weights volume.
+
+    Returns:
+        `model`, its folder on the volume; or `fault`, or `exception` with `traceback`.
+    """
+    prepare_process(threads=1, hub=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    volume.reload()
+    entry = WEIGHTS / SOURCES / f"{canonical_digest([call['source'], call['name']])}.json"
+    try:
+        if not entry.is_file():
+            from probeline.models.fetch import fetch_model
+
+            draft = WEIGHTS / MODELS / f"fetching-{secrets.token_hex(4)}"
+            try:
+                fetch_model(call["source"], draft / call["name"])
+                target = WEIGHTS / MODELS / sha256_file(draft / call["name"] / MANIFEST)
+                if not target.exists():
+                    draft.rename(target)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+            write_json(entry, {"model": (target / call["name"]).relative_to(WEIGHTS).as_posix()})
+            volume.commit()
+        return read_json(entry)
+    except Exception as error:
+        return fault(error)
+
+
+def _skew(call: Mapping[str, Any], job: Mapping[str, Any]) -> str:
+    """How this container differs from what the caller has; nothing if it does not."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    if call["python"] != python:
+        return f"the container has Python {python}, and here it is {call['python']}"
+    if call["lock"] != os.environ.get("PROBELINE_LOCK"):
+        return "the container's packages are those of another constraints.txt"
+    for name, digest in job["spec"].get("code", {}).items():
+        source = Path(__file__).parents[3] / Path(name).relative_to("scripts")
+        # The script itself is no part of the package.
+        if "/" in name.removeprefix("scripts/") and (not source.is_file() or code_digest(source) != digest):
+            return f"the container's {name} is another one"
+    return ""
+
+
+def _is_there(file: Mapping[str, Any]) -> bool:
+    root = WEIGHTS if file["volume"] == "weights" else DATA
+    path = root / file["at"]
+    return path.is_file() and path.stat().st_size == file["bytes"]
+
+
+def _laid_out(job: Mapping[str, Any], scratch: Path) -> dict[str, list[Path]]:
+    """The job's inputs under their own names, as links into the volumes."""
+    for name, file in job["files"].items():
+        link = scratch / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((WEIGHTS if file["volume"] == "weights" else DATA) / file["at"])
+    return {role: [scratch / name for name in names] for role, names in job["inputs"].items()}
+
+
+def _described(output: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """Size, digest and place on the volume of each file that a job made."""
+    run = folder.relative_to(DATA)
+    return {
+        file.relative_to(output).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": sha256_file(file),
+            "at": (run / file.relative_to(folder)).as_posix(),
+        }
+        for file in sorted(output.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _headline(output: Path) -> dict[str, Any]:
+    """What lists say of an artifact beside its name."""
+    facts = read_json(output / MANIFEST) if (output / MANIFEST).is_file() else {}
+    return {key: facts[key] for key in ("kind", "headline") if key in facts}
+
+
+def _processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+class _RareCommits:
+    """Commits a volume, but not more often than is worth it."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._last > SECONDS_BETWEEN_COMMITS:
+            self._volume.commit()
+            self._last = time.monotonic()
+
+
+@contextmanager
+def _logged(key: str, file: Path) -> "Iterator[None]":
+    """Every log line goes to the caller while the job runs, and into a file, should a line get lost."""
+    handler = _Lines(key, file)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    for name in ("httpx", "transformers", "torch", "matplotlib", "fsspec", "modal", "hpack"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+class _Lines(logging.Handler):
+    """Numbered lines that name their job: those of several jobs share one stream."""
+
+    def __init__(self, key: str, file: Path) -> None:
+        super().__init__()
+        self._key = key
+        self._attempt = secrets.token_hex(4)
+        self._number = 0
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._number += 1
+        line = json.dumps(
+            {
+                "probeline": self._key,
+                "attempt": self._attempt,
+                "number": self._number,
+                "level": record.levelno,
+                "text": self.format(record),
+            }
+        )
+        print(line, flush=True)
+        with self._file.open("a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
