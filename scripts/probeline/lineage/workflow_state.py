@@ -34,14 +34,38 @@ def ask(
     Raises:
         ProbelineError: the workflow cannot be read or planned; in Snakemake's words.
     """
+    return _asked(
+        configfiles,
+        {
+            "records": [[one.name, one.rule, one.wildcards, one.path.as_posix()] for one in records],
+            "target": None if target is None else target.path.as_posix(),
+        },
+    )
+
+
+def ask_plan(targets: Sequence[str], configfiles: Sequence[Path]) -> dict[str, Any]:
+    """What a run would cost on Modal, also where the config lets it run here.
+
+    Args:
+        targets: as Snakemake takes them; none for what a plain run makes.
+        configfiles: laid over config/config.yaml.
+
+    Returns:
+        `jobs`: the plan, see `compute.plan.PlannedJob`; `compute`: where the config lets it run; `budget`.
+
+    Raises:
+        ProbelineError: the workflow cannot be read or planned; in Snakemake's words.
+    """
+    plan: dict[str, Any] = _asked(configfiles, {"records": [], "target": None, "plan": list(targets)})["plan"]
+    return plan
+
+
+def _asked(configfiles: Sequence[Path], question: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a process of its own."""
     for file in configfiles:
         if not file.is_file():
             raise ProbelineError(f"{file} does not exist.")
-    question = {
-        "configfiles": [str(file.absolute()) for file in configfiles],
-        "records": [[one.name, one.rule, one.wildcards, one.path.as_posix()] for one in records],
-        "target": None if target is None else target.path.as_posix(),
-    }
+    question = {"configfiles": [str(file.absolute()) for file in configfiles], **question}
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=orjson.dumps(question),
@@ -51,7 +75,7 @@ def ask(
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
         raise ProbelineError("Snakemake ended with a fault:\n" + "\n".join(lines[-6:]))
-    answer = orjson.loads(done.stdout)
+    answer: dict[str, Any] = orjson.loads(done.stdout)
     if answer["fault"]:
         raise ProbelineError(
             f"Snakemake cannot plan with the workflow as it is now: {answer['fault']}\n"
@@ -65,13 +89,15 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     from snakemake.api import SnakemakeApi
 
     quiet = settings.OutputSettings(dryrun=True, quiet={settings.Quietness.ALL})
-    answer: dict[str, Any] = {"present": {}, "reruns": {}, "fault": None}
+    answer: dict[str, Any] = {"present": {}, "reruns": {}, "plan": None, "fault": None}
+    planned = "plan" in question
     with SnakemakeApi(quiet) as api:
         try:
             flow = api.workflow(
                 resource_settings=settings.ResourceSettings(cores=1),
                 config_settings=settings.ConfigSettings(
-                    configfiles=[Path(file) for file in question["configfiles"]]
+                    configfiles=[Path(file) for file in question["configfiles"]],
+                    config={"compute": "modal"} if planned else {},
                 ),
             )
             answer["present"] = {
@@ -80,6 +106,8 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
             }
             if question["target"]:
                 answer["reruns"] = _reruns(flow, question["target"])
+            if planned:
+                answer["plan"] = _plan(flow, question)
         except Exception as error:  # Whatever Snakemake says of the workflow is part of the answer.
             answer["fault"] = str(error).strip() or type(error).__name__
     return answer
@@ -110,24 +138,46 @@ def _present(workflow: Any, rule_name: str, wildcards: dict[str, str], path: str
     return {"params": portable_values(spec, roots), "inputs": inputs}
 
 
-def _reruns(flow: Any, target: str) -> dict[str, Any]:
-    """Artifact → why it would be made again."""
+def _plan(flow: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """What a run would cost on Modal."""
+    from dataclasses import asdict
+
+    from probeline.config import load_config
+    from probeline.lineage.planned_run import plan_of
+
+    dag = _dry_run(flow, question["plan"])
+    config = flow._workflow.config
+    return {
+        "jobs": [asdict(job) for job in plan_of(dag, config)],
+        "compute": load_config([Path(file) for file in question["configfiles"]])["compute"],
+        "budget": config["modal"]["budget"],
+    }
+
+
+def _dry_run(flow: Any, targets: Iterable[str]) -> Any:
+    """The graph of jobs for some targets, with what would be run."""
     import snakemake.settings.types as settings
     from snakemake.cli import parse_args
-
-    from probeline.lineage.places import portable, roots_of
-    from probeline.lineage.records import SUFFIX
 
     # For the settings of the profile, which decide what counts as changed.
     _, profile = parse_args(["--dry-run", "--quiet", "all"])
     flow.dag(
         settings.DAGSettings(
-            targets={target},
+            targets=set(targets),
             rerun_triggers=profile.rerun_triggers,
             max_checksum_file_size=profile.max_checksum_file_size,
         )
     ).execute_workflow(executor="dryrun", execution_settings=settings.ExecutionSettings(lock=False))
-    dag, roots = flow._workflow.dag, roots_of(flow._workflow.config)
+    return flow._workflow.dag
+
+
+def _reruns(flow: Any, target: str) -> dict[str, Any]:
+    """Artifact → why it would be made again."""
+    from probeline.lineage.places import portable, roots_of
+    from probeline.lineage.records import SUFFIX
+
+    dag = _dry_run(flow, [target])
+    roots = roots_of(flow._workflow.config)
     found: dict[str, Any] = {}
     for level in dag.toposorted():
         for job in sorted(filter(dag.needrun, level), key=lambda job: sorted(map(str, job.output))):
@@ -150,7 +200,7 @@ if __name__ == "__main__":
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     asked = orjson.loads(sys.stdin.buffer.read())
-    sys.argv = ["snakemake"]  # the Snakefile looks at its targets there
+    sys.argv = ["snakemake", *asked.get("plan", [])]  # the Snakefile looks at its targets there
     answered = orjson.dumps(_answer(asked))
     with output:
         output.write(answered)

@@ -1,0 +1,118 @@
+"""The jobs of a run that go to Modal, out of Snakemake's graph of jobs, and their plan."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from probeline.compute.plan import PlannedJob, RemoteJob, keep_plan, plan_jobs, require_budget
+from probeline.compute.prices import read_prices
+from probeline.errors import ProbelineError
+from probeline.files import MANIFEST, read_json
+from probeline.lineage.graph import read_lineage
+from probeline.lineage.records import SUFFIX
+
+
+def check_budget(dag: Any, config: Mapping[str, Any]) -> None:
+    """Refuse a run that would cost more than modal.budget, and keep the plan of one that is not refused.
+
+    Raises:
+        ProbelineError: says what it would cost, and the dearest of it.
+    """
+    plan = plan_of(dag, config)
+    if plan:
+        require_budget(plan, config["modal"]["budget"])
+        keep_plan(plan)
+
+
+def plan_of(dag: Any, config: Mapping[str, Any]) -> list[PlannedJob]:
+    """The plan of a run; empty where nothing of it goes to Modal."""
+    jobs = remote_jobs(dag, config)
+    return plan_jobs(jobs, config, read_lineage(), read_prices()) if jobs else []
+
+
+def remote_jobs(dag: Any, config: Mapping[str, Any]) -> list[RemoteJob]:
+    """The jobs that a run has still to do and that go to Modal, with the sizes of what they read.
+
+    Args:
+        dag: Snakemake's, as `workflow.dag` in `onstart`.
+        config: of the run.
+    """
+    if config["compute"] != "modal":
+        return []
+    chosen = [job for job in dag.jobs if dag.needrun(job) and job.rule.name in config["modal"]["rules"]]
+    logs: dict[Any, tuple[int, int | None]] = {}
+    found = []
+    for job in chosen:
+        games, log_bytes = _games_below(job, dag, logs)
+        record = next(str(file) for file in job.output if str(file).endswith(SUFFIX))
+        found.append(
+            RemoteJob(
+                job.rule.name,
+                record.removesuffix(SUFFIX),
+                dict(job.wildcards.items()),
+                _bytes_read(job),
+                games,
+                log_bytes,
+            )
+        )
+    return sorted(found, key=lambda job: (job.rule, job.name))
+
+
+def _bytes_read(job: Any) -> int | None:
+    """Bytes of a job's inputs, the model aside; None where one of them has not been made."""
+    total = 0
+    for role, files in job.input.items():
+        if role in ("model", "adapter"):
+            continue
+        for file in [files] if isinstance(files, str) else files:
+            path = Path(file)
+            try:
+                # The manifest stands for its folder.
+                total += _folder_bytes(path) if path.name == MANIFEST else path.stat().st_size
+            except (OSError, ProbelineError):
+                return None
+    return total
+
+
+def _folder_bytes(manifest: Path) -> int:
+    return sum(facts["bytes"] for facts in read_json(manifest)["files"].values())
+
+
+def _games_below(
+    job: Any, dag: Any, logs: dict[Any, tuple[int, int | None]]
+) -> tuple[int | None, int | None]:
+    """Games that a job rests upon, and the bytes of their logs; None where that is not known.
+
+    Args:
+        job: of the graph.
+        dag: the graph.
+        logs: what is known of the jobs that read logs, filled on the way.
+    """
+    seen, pending, readers = {job}, [job], []
+    while pending:
+        current = pending.pop()
+        if current.rule.name.startswith("ingest_"):
+            readers.append(current)
+            continue
+        for parent in dag.dependencies[current]:
+            if parent not in seen:
+                seen.add(parent)
+                pending.append(parent)
+    for reader in readers:
+        if reader not in logs:
+            logs[reader] = _logs_of(reader, dag)
+    if not readers:
+        return None, None
+    games = sum(logs[reader][0] for reader in readers)
+    sizes = [size for size in (logs[reader][1] for reader in readers) if size is not None]
+    return games, sum(sizes) if len(sizes) == len(readers) else None
+
+
+def _logs_of(reader: Any, dag: Any) -> tuple[int, int | None]:
+    """Games and bytes of the logs that one job reads; of simulated ones not yet made, only the games."""
+    for parent in dag.dependencies[reader]:
+        if parent.rule.name == "simulate_logs":
+            return len(parent.params.spec["indices"]), None
+    files = [Path(file) for file in reader.input]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return len({file.parent for file in files}), size
