@@ -39,9 +39,16 @@ if workflow.is_main_process:
 
 onstart:
     in_words(hold_workflow_lock)(Path(".snakemake/probeline.lock"))
+    in_words(check_budget)(workflow.dag, config)
+    in_words(prepare_modal)(workflow.dag, config)
 
 
 onsuccess:
     remove_orphans(RESULTS_OF_GAMES, EXTRACTION_JOBS)
     print_summary()
     track_versions()
+    let_go()
+
+
+onerror:
+    let_go()

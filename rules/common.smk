@@ -15,7 +15,9 @@ SOURCES = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SOURCES))
 
 from probeline.activations.reuse import remove_orphans
+from probeline.compute.remote.before_run import let_go, prepare_modal
 from probeline.compute.remote.settings import runs_on_modal
+from probeline.compute.remote.weights import is_fetched_there
 from probeline.activations.machine import may_have_cuda, processor_has_bfloat16
 from probeline.config import (
     ROLE_MASKED,
@@ -39,6 +41,7 @@ from probeline.experiments import experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
+from probeline.lineage.planned_run import check_budget
 from probeline.lineage.root import root_digest
 from probeline.lineage.unfinished import mark_unfinished
 from probeline.logs.listing import (
@@ -71,6 +74,12 @@ def in_words(function):
 def on_modal(rule_name):
     """1 where a rule's body runs on Modal, else 0."""
     return int(runs_on_modal(rule_name, config))
+
+
+def fetched_on_modal(wildcards):
+    """1 for a model that goes from the hub straight to Modal, where alone its weights are needed."""
+    there = is_fetched_there(config["models"][wildcards.model])
+    return int(there and on_modal("extract_activations"))
 
 
 STARTED = time.time()

@@ -10,6 +10,8 @@ rule fetch_model:
     benchmark:
         "benchmarks/fetch_model/{model}.tsv"
     threads: 1
+    resources:
+        modal=fetched_on_modal,
     params:
         spec=model_spec,
     message:

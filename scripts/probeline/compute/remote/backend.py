@@ -20,6 +20,7 @@ from probeline.compute.remote.layout import (
     WEIGHTS_VOLUME,
     run_folder,
 )
+from probeline.compute.remote.pools import open_pool
 from probeline.compute.remote.settings import Settings, settings_of
 from probeline.compute.remote.store import Store
 from probeline.digests import canonical_digest
@@ -224,29 +225,24 @@ def _send(job: Job, store: Store) -> None:
 
 def _start(job: Job, settings: Settings, threads: int) -> "modal.FunctionCall[Any]":
     """Send the job to a container that holds its model, or to one that holds none."""
-    import modal
-
     options: dict[str, Any] = {
         "cpu": settings.cpu,
         "memory": int(settings.memory * 1024),
         "timeout": settings.timeout,
-        "retries": modal.Retries(max_retries=settings.retries, initial_delay=1.0),
         "max_containers": settings.containers,
         "scaledown_window": settings.idle,
     }
     if settings.gpu is not None:
         options["gpu"] = settings.gpu
-    app = find_or_deploy()
+    arguments: dict[str, Any] = {"threads": threads}
     if job.folders:
-        model = modal.Cls.from_name(app, "Model").with_options(**options)
-        container = model(
-            model=job.folders["model"],
-            adapter=job.folders.get("adapter", ""),
-            dtype=job.description["spec"]["dtype"],
-            threads=threads,
-        )
-    else:
-        container = modal.Cls.from_name(app, "Task").with_options(**options)(threads=threads)
+        arguments |= {
+            "model": job.folders["model"],
+            "adapter": job.folders.get("adapter", ""),
+            "dtype": job.description["spec"]["dtype"],
+        }
+    cls = "Model" if job.folders else "Task"
+    container = open_pool(find_or_deploy(), cls, options, arguments, settings.retries)
     return container.run.spawn(
         {
             "key": job.key,

@@ -95,8 +95,8 @@ def wait(
                 return answer
             except modal.exception.FunctionTimeoutError as error:
                 raise ProbelineError(
-                    f"The container was stopped after {timeout} s, the limit of one job. Raise modal.timeout, "
-                    "or shards in the config; what was done is kept on the volume."
+                    f"The container was stopped after {timeout} s, the limit of one job. Raise "
+                    "modal.timeout, or shards in the config; what was done is kept on the volume."
                 ) from error
             except modal.exception.OutputExpiredError as error:
                 raise ProbelineError("Modal has dropped the result of this call. Run it again.") from error

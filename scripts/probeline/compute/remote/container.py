@@ -76,7 +76,7 @@ class Container:
         self._started = time.monotonic()
 
     def hold(self, model: Path, adapter: Path | None, dtype: str) -> None:
-        """Load a model for all jobs. A fault is told to the first job: raised here, it would be tried again."""
+        """Load a model for all jobs. A fault is told to each job: raised here, it would be tried again."""
         try:
             from probeline.activations.engine import HeldDecoder
 

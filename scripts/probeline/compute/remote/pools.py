@@ -1,0 +1,80 @@
+"""The pools of warm containers that a run has used: when it ends, nothing is kept warm for it."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from probeline.digests import canonical_digest
+from probeline.files import write_json
+
+log = logging.getLogger(__name__)
+
+POOLS = Path(".probeline/modal/pools")
+SHORTEST = 2
+"""Seconds: the service keeps a container for no less."""
+
+
+def open_pool(app: str, cls: str, options: dict[str, Any], arguments: dict[str, Any], retries: int) -> Any:
+    """An instance of a deployed class, whose containers stay warm for as long as the options say.
+
+    Args:
+        app: name of the app.
+        cls: name of the class.
+        options: of `with_options`, JSON values.
+        arguments: the class's parameters.
+        retries: attempts after the first.
+    """
+    given = {"app": app, "cls": cls, "options": options, "arguments": arguments, "retries": retries}
+    instance = _instance(given)
+    note = POOLS / f"{canonical_digest(given)[:16]}.json"
+    if not note.is_file():
+        # An earlier run has let go of it at its end.
+        _keep_warm(instance, options["scaledown_window"])
+        write_json(note, given)
+    return instance
+
+
+def close_pools() -> None:
+    """Let all containers end that wait for more work of this project's runs."""
+    for note in sorted(POOLS.glob("*.json")):
+        _keep_warm(_instance(orjson.loads(note.read_bytes())), SHORTEST)
+        note.unlink()
+
+
+def _instance(given: dict[str, Any]) -> Any:
+    import modal
+
+    retries = modal.Retries(max_retries=given["retries"], initial_delay=1.0)
+    cls = modal.Cls.from_name(given["app"], given["cls"])
+    return cls.with_options(retries=retries, **given["options"])(**given["arguments"])
+
+
+def _keep_warm(instance: Any, seconds: int) -> None:
+    import modal
+
+    try:
+        instance.update_autoscaler(scaledown_window=seconds)
+    except (modal.exception.UnimplementedError, modal.exception.NotFoundError) as error:
+        # Then a container ends after the time that it was started with.
+        log.debug("The pool stays as it is: %s", error)
+
+
+def main() -> int:
+    """Close the pools at the end of a run, in a process of its own: Snakemake's never loads the client."""
+    from probeline.compute.remote.connection import in_words, require_connection
+    from probeline.errors import ProbelineError
+
+    try:
+        require_connection()
+        with in_words():
+            close_pools()
+    except ProbelineError as error:
+        print(f"Containers on Modal stay warm for a while: {error}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""A model of the hub goes straight onto the weights volume; here come its config, tokenizer and manifest."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from probeline.compute.remote import calls
+from probeline.compute.remote.connection import in_words, require_connection
+from probeline.compute.remote.deploy import find_or_deploy
+from probeline.compute.remote.settings import LONGEST
+from probeline.compute.remote.store import Store
+from probeline.digests import canonical_digest
+from probeline.errors import ProbelineError
+from probeline.files import MANIFEST
+
+log = logging.getLogger(__name__)
+
+SECRET, SECRET_KEY = "huggingface-secret", "HF_TOKEN"
+CORES, MEBIBYTES, RETRIES = 2, 8192, 2
+WEIGHTS = ".safetensors"
+
+
+def is_fetched_there(source: Mapping[str, Any]) -> bool:
+    """Whether a model is fetched by Modal, where its weights are needed: they never come here."""
+    return "hub" in source
+
+
+def fetch_there(source: Mapping[str, Any], output: Path) -> None:
+    """Have Modal fetch a model at its pinned revision, without a GPU, unless it has it already.
+
+    Args:
+        source: as `fetch_model` takes it, of the hub.
+        output: the folder to make here: everything of the model but its weights.
+
+    Raises:
+        ProbelineError: it cannot be had; in words.
+    """
+    require_connection()
+    with in_words():
+        answer = _fetched(dict(source), output)
+        store = Store()
+        at = answer["model"]
+        manifest = store.read_json(f"{at}/{MANIFEST}", store.weights)
+        files = {name: file for name, file in manifest["files"].items() if not name.endswith(WEIGHTS)}
+        listed = {name: file | {"at": f"{at}/{name}"} for name, file in files.items()}
+        digest = Path(at).parts[-2]
+        listed[MANIFEST] = {"sha256": digest, "at": f"{at}/{MANIFEST}"}
+        store.fetch(listed, output, store.weights)
+    log.info("%s: its weights are on the volume %s, and not here.", output.name, at)
+
+
+def _fetched(source: dict[str, Any], output: Path) -> Mapping[str, Any]:
+    import modal
+
+    journal, key = calls.Journal(output.as_posix()), canonical_digest([source, output.name])
+    known = journal.read()
+    if known.get("key") == key:
+        call: modal.FunctionCall[Any] = modal.FunctionCall.from_id(known["call"])
+    else:
+        secret = modal.Secret.from_name(SECRET, required_keys=[SECRET_KEY])
+        weights = modal.Cls.from_name(find_or_deploy(), "Weights").with_options(
+            secrets=[secret],
+            cpu=CORES,
+            memory=MEBIBYTES,
+            timeout=LONGEST,
+            retries=modal.Retries(max_retries=RETRIES, initial_delay=1.0),
+        )
+        call = weights().fetch.spawn({"source": source, "name": output.name})
+        journal.write(call.object_id, key)
+    try:
+        answer = calls.wait(call, key, LONGEST, list)
+    except KeyboardInterrupt:
+        calls.cancel(call.object_id)
+        raise
+    finally:
+        journal.clear()
+    if "model" not in answer:
+        raise ProbelineError(answer.get("fault") or f"{answer['exception']}\n{answer['traceback']}")
+    return answer
