@@ -45,7 +45,24 @@ Result = api_pb2.GenericResult
 LONGEST_TIMEOUT = 86_400  # seconds, the service's limit for a function
 LONGEST_WINDOW = 3600
 GPUS = set(
-    "T4 L4 A10 A10G A100 A100-40GB A100-80GB L40S H100 H100! H200 H200! B200 B200+ ANY RTX-PRO-6000".split()
+    [
+        "T4",
+        "L4",
+        "A10",
+        "A10G",
+        "A100",
+        "A100-40GB",
+        "A100-80GB",
+        "L40S",
+        "H100",
+        "H100!",
+        "H200",
+        "H200!",
+        "B200",
+        "B200+",
+        "ANY",
+        "RTX-PRO-6000",
+    ]
 )
 BUILDER = "2025.06"
 HEARTBEAT = 14.5  # seconds a heartbeat is held while there is nothing to tell; the client gives up at 15.1
@@ -976,8 +993,15 @@ def check_definition(definition: api_pb2.Function) -> None:
 
 
 CONTAINER_ONLY = frozenset(
-    "container_hello container_heartbeat function_get_inputs function_put_outputs task_result volume_commit "
-    "volume_reload".split()
+    [
+        "container_hello",
+        "container_heartbeat",
+        "function_get_inputs",
+        "function_put_outputs",
+        "task_result",
+        "volume_commit",
+        "volume_reload",
+    ]
 )
 
 

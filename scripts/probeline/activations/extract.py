@@ -1,7 +1,6 @@
 """Shards of dialogues become one shard of activations."""
 
 import logging
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probeline.activations.machine import device_name, matrix_peak, processor
+from probeline.activations.machine import decisive_variables, device_name, matrix_peak, processor
 from probeline.activations.memory import return_freed_memory
 from probeline.activations.reuse import PastResults, line_of
 from probeline.activations.tensor_file import TensorFile
@@ -56,16 +55,6 @@ MEANS, TOKENS, REVEALS = "activations.safetensors", "tokens.safetensors", "revea
 SPAN_COLUMNS = ["sequence", "game", "message", "start", "end"]
 # Packages that decide about the bits of a result; peft only where there is an adapter.
 PACKAGES = ("torch", "transformers", "accelerate")
-# … and so do these settings of the libraries below torch.
-DECISIVE_VARIABLES = (
-    "ATEN_CPU_CAPABILITY",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "DNNL_MAX_CPU_ISA",
-    "MKL_CBWR",
-    "ONEDNN_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-)
-
 # After so many games that went through the model, the holes in the heap are given back.
 GAMES_PER_HEAP = 32
 
@@ -280,7 +269,7 @@ class _Job:
                 "code": workplace.code,
                 "config_sha256": config_sha256,
                 "packages": {package: version(package) for package in packages},
-                "environment": {name: os.environ.get(name) for name in DECISIVE_VARIABLES},
+                "environment": decisive_variables(),
             }
             self._past = PastResults(workplace.folder, canonical_digest(identity), workplace.name)
         self._engine: ActivationEngine | None = None

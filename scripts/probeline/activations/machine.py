@@ -13,6 +13,23 @@ CUDA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))
 # Rows and columns of the matrices that the peak is measured with, on a processor and on a GPU.
 MATRIX, MATRIX_ON_GPU = 1024, 8192
 PRODUCTS = 5
+DECISIVE_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_L2_SIZE",
+)
+"""Settings of the libraries below torch and numpy that decide about the last bits of a result."""
+
+
+def decisive_variables() -> dict[str, str]:
+    """Those of these settings that are made in this process's environment."""
+    return {name: os.environ[name] for name in DECISIVE_VARIABLES if name in os.environ}
 
 
 def processor_has_bfloat16(cpuinfo: Path = CPUINFO) -> bool:

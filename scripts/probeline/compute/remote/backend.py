@@ -1,10 +1,14 @@
 """A rule's body on Modal: its inputs go there, it runs there (or has run), and its output comes back."""
 
+import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probeline.activations.machine import decisive_variables
 from probeline.compute.body import Body
 from probeline.compute.jobs import artifact_of, named_inputs
 from probeline.compute.prices import read_prices
@@ -20,6 +24,7 @@ from probeline.compute.remote.layout import (
     WEIGHTS_VOLUME,
     run_folder,
 )
+from probeline.compute.remote.places import keep_places, places_of
 from probeline.compute.remote.pools import open_pool
 from probeline.compute.remote.settings import Settings, settings_of
 from probeline.compute.remote.store import Store
@@ -44,8 +49,8 @@ class Job:
 
     Attributes:
         key: names it by all that its result depends on.
-        description: what job.json holds.
-        contents: SHA-256 → file, of the inputs.
+        description: what job.json holds; for each file of the inputs, where it lies on which volume.
+        contents: SHA-256 → file, of the inputs that do not lie there as the output of another job.
         folders: role → folder on the weights volume, of what a container holds in memory.
         local_folders: role → the same here.
     """
@@ -78,9 +83,9 @@ def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
         store = Store()
         journal = calls.Journal(artifact_of(snakemake))
         done = store.read_json(f"{run_folder(job.key)}/{DONE}")
-        call_id = journal.read().get("call", "")
         if done is None:
-            call_id = _run(job, settings, store, journal, threads)
+            anew = partial(describe, snakemake, body, threads, settings.gpu, use_made=False)
+            _run(job, anew, settings, store, journal)
             done = store.read_json(f"{run_folder(job.key)}/{DONE}")
             if done is None:
                 raise ProbelineError(
@@ -89,12 +94,21 @@ def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
         else:
             log.info("It was run on Modal already: its output comes from the volume.")
         store.fetch(done["files"], Path(artifact_of(snakemake)))
+        keep_places(artifact_of(snakemake), done["files"])
         journal.clear()
-    return _facts(done["run"], call_id, settings)
+    return _facts(done["run"])
 
 
-def describe(snakemake: Any, body: Body, threads: int, gpu: str | None) -> Job:
-    """The job with the digests of all that it reads."""
+def describe(snakemake: Any, body: Body, threads: int, gpu: str | None, use_made: bool = True) -> Job:
+    """The job with the digests of all that it reads.
+
+    Args:
+        snakemake: what Snakemake hands to the rule's script.
+        body: what is run.
+        threads: of numeric libraries.
+        gpu: what it is run on, which decides about bits.
+        use_made: whether the outputs of other jobs are taken to be on the volume still.
+    """
     inputs = named_inputs(snakemake)
     listed = {path: None for role, paths in inputs.items() if role not in HELD for path in _files(paths)}
     cache = StatCache(STAT_CACHE)
@@ -107,31 +121,34 @@ def describe(snakemake: Any, body: Body, threads: int, gpu: str | None) -> Job:
         }
     finally:
         cache.close()
+    sizes = {path: path.stat().st_size for path in found}
+    identity = {
+        "name": artifact_of(snakemake),
+        "body": f"{body.__module__}:{body.__name__}",
+        "spec": snakemake.params.spec,
+        "inputs": {role: [path.as_posix() for path in paths] for role, paths in inputs.items()},
+        "digests": {path.as_posix(): digest for path, digest in found.items()} | folders,
+        "threads": threads,
+        "gpu": gpu,
+        "variables": decisive_variables(),
+        "lock": lock_digest(),
+        "python": python_version(),
+    }
+    made = places_of({path.parent for path in found if path.name == MANIFEST}) if use_made else {}
     files = {
         path.as_posix(): {
-            "sha256": digest,
-            "bytes": path.stat().st_size,
-            "at": f"{CONTENT}/{digest}",
+            "bytes": sizes[path],
+            "at": made.get(str(digest), f"{CONTENT}/{digest}"),
             "volume": "data",
         }
         for path, digest in found.items()
     }
     for role, folder in local_folders.items():
         files |= _held_files(folder, folders[role])
-    description = {
-        "name": artifact_of(snakemake),
-        "body": f"{body.__module__}:{body.__name__}",
-        "spec": snakemake.params.spec,
-        "inputs": {role: [path.as_posix() for path in paths] for role, paths in inputs.items()},
-        "files": files,
-        "threads": threads,
-        "gpu": gpu,
-        "lock": lock_digest(),
-        "python": python_version(),
-    }
-    contents = {digest: path for path, digest in found.items() if digest is not None}
+    contents = {digest: path for path, digest in found.items() if digest and digest not in made}
     # Where a file lies on the volume changes nothing.
-    return Job(canonical_digest(description), description, contents, folders, local_folders)
+    key = canonical_digest(identity)
+    return Job(key, {**identity, "files": files}, contents, folders, local_folders)
 
 
 def _files(paths: list[Path]) -> list[Path]:
@@ -163,8 +180,19 @@ def _held_files(folder: Path, at: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _run(job: Job, settings: Settings, store: Store, journal: calls.Journal, threads: int) -> str:
-    """Take up the call of an earlier run, or start one; wait for it. Its id."""
+def _run(job: Job, anew: Callable[[], Job], settings: Settings, store: Store, journal: calls.Journal) -> None:
+    """Take up the call of an earlier run, or start one; wait for it.
+
+    Args:
+        job: what is run.
+        anew: gives the job with all of its inputs among those that are sent.
+        settings: of the container.
+        store: the volumes.
+        journal: remembers the call.
+
+    Raises:
+        ProbelineError: it failed; in words.
+    """
     import modal
 
     known = journal.read()
@@ -173,18 +201,17 @@ def _run(job: Job, settings: Settings, store: Store, journal: calls.Journal, thr
         calls.cancel(known["call"])
         journal.clear()
         known = {}
-    for _ in range(2):
+    for _ in range(3):
         if known:
             log.info("Taking up the call %s of an earlier run.", known["call"])
             call: modal.FunctionCall[Any] = modal.FunctionCall.from_id(known["call"])
         else:
             _send(job, store)
-            call = _start(job, settings, threads)
+            call = _start(job, settings)
             journal.write(call.object_id, job.key)
         try:
-            answer = calls.wait(
-                call, job.key, settings.timeout, lambda: store.lines(f"{run_folder(job.key)}/{LOG}")
-            )
+            written = partial(store.lines, f"{run_folder(job.key)}/{LOG}")
+            answer = calls.wait(call, job.key, settings.timeout, written)
         except KeyboardInterrupt:
             log.warning("Cancelling the call on Modal.")
             calls.cancel(call.object_id)
@@ -200,12 +227,12 @@ def _run(job: Job, settings: Settings, store: Store, journal: calls.Journal, thr
             known = {}
             continue
         if answer.get("done"):
-            return call.object_id
+            return
         journal.clear()
         if not answer.get("missing"):
             raise ProbelineError(_said(answer))
         log.info("%d files are no longer on the volume: they are sent again.", len(answer["missing"]))
-        known = {}
+        known, job = {}, anew()
     raise ProbelineError("Files that were sent are not on the volume. Run the same command again.")
 
 
@@ -223,7 +250,7 @@ def _send(job: Job, store: Store) -> None:
     store.put({f"{run_folder(job.key)}/{JOB}": json_bytes(job.description)})
 
 
-def _start(job: Job, settings: Settings, threads: int) -> "modal.FunctionCall[Any]":
+def _start(job: Job, settings: Settings) -> "modal.FunctionCall[Any]":
     """Send the job to a container that holds its model, or to one that holds none."""
     options: dict[str, Any] = {
         "cpu": settings.cpu,
@@ -234,7 +261,8 @@ def _start(job: Job, settings: Settings, threads: int) -> "modal.FunctionCall[An
     }
     if settings.gpu is not None:
         options["gpu"] = settings.gpu
-    arguments: dict[str, Any] = {"threads": threads}
+    variables = json.dumps(job.description["variables"], sort_keys=True)
+    arguments: dict[str, Any] = {"threads": job.description["threads"], "variables": variables}
     if job.folders:
         arguments |= {
             "model": job.folders["model"],
@@ -268,7 +296,7 @@ def _said(answer: Any) -> str:
     return str(answer["fault"])
 
 
-def _facts(run: dict[str, Any], call_id: str, settings: Settings) -> dict[str, Any]:
+def _facts(run: dict[str, Any]) -> dict[str, Any]:
     """What the record says of a run there."""
     prices = read_prices()
     paid = run["seconds"] + run["startSeconds"]
@@ -286,7 +314,7 @@ def _facts(run: dict[str, Any], call_id: str, settings: Settings) -> dict[str, A
         "gpu": run["gpu"],
         "cpu": run["cpu"],
         "memory": run["memory"],
-        "callId": call_id,
+        "callId": run["call"],
     }
     if run["figures"] is not None:
         cost["figures"] = run["figures"]

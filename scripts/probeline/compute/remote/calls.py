@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 CALLS = Path(".probeline/modal/calls")
 SECONDS_BETWEEN_LOOKS = 5
+SECONDS_FOR_LAST_LINES = 3
 PATIENCE = 600
 """Seconds for which a connection may be away while a call runs on."""
 
@@ -128,8 +129,9 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more lines."""
+        """No more lines, once those that are on their way have come."""
         self._stopped = True
+        self._thread.join(SECONDS_FOR_LAST_LINES)
 
     def _follow(self) -> None:
         import modal

@@ -63,9 +63,11 @@ class Container:
     Args:
         data: the data volume.
         threads: of numeric libraries; nothing numeric may have been imported before.
+        variables: JSON of more settings of theirs.
     """
 
-    def __init__(self, data: Volume, threads: int) -> None:
+    def __init__(self, data: Volume, threads: int, variables: str) -> None:
+        os.environ.update(json.loads(variables))
         prepare_process(threads)
         self._data = data
         self._threads = threads
@@ -90,7 +92,7 @@ class Container:
         """Run one job, unless it was run already.
 
         Args:
-            call: `key` of the job, `lock` and `python` of the caller, and `resources`, which are paid for.
+            call: its `id`, `key` of the job, `lock` and `python` of the caller, `resources` that are paid for.
 
         Returns:
             `done`: true; or what is wrong: `missing`, paths on the volume that should have been sent;
@@ -146,6 +148,7 @@ class Container:
             "peakBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "environment": environment() | {"hardware": hardware(self._threads)},
             "figures": measured,
+            "call": call["id"],
             **call["resources"],
         }
         self._start_seconds = 0.0

@@ -39,19 +39,21 @@ class Model:
         adapter: that of an adapter on it, or nothing.
         dtype: number type of the weights.
         threads: processor threads.
+        variables: JSON of what else decides about bits: the caller's `decisive_variables`.
     """
 
     model: str = modal.parameter()
     adapter: str = modal.parameter()
     dtype: str = modal.parameter()
     threads: int = modal.parameter()
+    variables: str = modal.parameter()
 
     @modal.enter()
     def load(self) -> None:
         """Load the model."""
         from probeline.compute.remote.container import Container
 
-        self.container = Container(data, self.threads)
+        self.container = Container(data, self.threads, self.variables)
         weights.reload()
         adapter = WEIGHTS / self.adapter if self.adapter else None
         self.container.hold(WEIGHTS / self.model, adapter, self.dtype)
@@ -59,7 +61,7 @@ class Model:
     @modal.method()
     def run(self, call: dict[str, Any]) -> dict[str, Any]:
         """Run one job; see `Container.run`."""
-        return self.container.run(call)
+        return self.container.run(call | {"id": modal.current_function_call_id()})
 
 
 @app.cls(volumes={str(DATA): data})
@@ -68,21 +70,23 @@ class Task:
 
     Attributes:
         threads: processor threads.
+        variables: JSON of what else decides about bits: the caller's `decisive_variables`.
     """
 
     threads: int = modal.parameter()
+    variables: str = modal.parameter()
 
     @modal.enter()
     def start(self) -> None:
         """Set the threads, before anything numeric is imported."""
         from probeline.compute.remote.container import Container
 
-        self.container = Container(data, self.threads)
+        self.container = Container(data, self.threads, self.variables)
 
     @modal.method()
     def run(self, call: dict[str, Any]) -> dict[str, Any]:
         """Run one job; see `Container.run`."""
-        return self.container.run(call)
+        return self.container.run(call | {"id": modal.current_function_call_id()})
 
 
 @app.cls(volumes={str(WEIGHTS): weights})

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def _instance(given: dict[str, Any]) -> Any:
 def _keep_warm(instance: Any, seconds: int) -> None:
     import modal
 
+    # Of a class this is the way; that it goes through a deprecated one of functions is the client's affair.
+    warnings.filterwarnings("ignore", ".*update_autoscaler", modal.exception.DeprecationError)
     try:
         instance.update_autoscaler(scaledown_window=seconds)
     except (modal.exception.UnimplementedError, modal.exception.NotFoundError) as error:
