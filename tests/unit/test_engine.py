@@ -284,7 +284,7 @@ def test_out_of_gpu_memory_halves_the_rows_of_that_game(model, monkeypatch, capl
     np.testing.assert_allclose(engine.game_means(sequences), expected, rtol=1e-4, atol=1e-6)
     # First once more without what earlier games have left on the GPU.
     assert sizes == [128, 128, 64, 64]
-    assert "out of memory" in caplog.text
+    assert "Out of memory" in caplog.text
     assert engine.smallest_token_budget == 64
     sizes.clear()
     engine.game_means(sequences[:2])

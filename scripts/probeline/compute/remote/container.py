@@ -92,7 +92,7 @@ class Container:
         """Run one job, unless it was run already.
 
         Args:
-            call: its `id`, `key` of the job, `lock` and `python` of the caller, `resources` that are paid for.
+            call: its `id`, `key` of the job, `lock` and `python` of the caller, and `resources` paid for.
 
         Returns:
             `done`: true; or what is wrong: `missing`, paths on the volume that should have been sent;
