@@ -2,11 +2,13 @@
 
 import math
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -21,6 +23,8 @@ ALIASES = {"A10G": "A10", "A100": "A100-40GB", "H100!": "H100", "B200+": "B200"}
 """Other names by which Modal takes a GPU."""
 MOST_GPUS = 8
 """In one container."""
+ANSWERS = 5.0
+"""Seconds within which the server's port must answer."""
 RATE_OF_GPU = "gpu_hour_cost_"
 """Begins the names of the GPUs in an account's rates, such as gpu_hour_cost_a100_80gb; they are per hour."""
 RATES = {"cpu": "cpu_hour_cost", "memory": "mem_gib_hour_cost"}
@@ -153,15 +157,15 @@ def refresh_prices() -> Prices:
     import modal
 
     try:
+        _require_answer(modal.config.config["server_url"])
         rates = dict(modal.Workspace.from_context().billing.rates())
     except modal.exception.AuthError as error:
         raise ProbelineError(
-            f"Modal does not know who asks ({error}). Make a token with `modal token new`; until then the "
-            f"prices of {TABLE} hold."
+            f"Modal does not know who asks: {error} The prices of {TABLE} hold until there is an account."
         ) from error
     except (modal.exception.Error, OSError) as error:
         raise ProbelineError(
-            f"The prices could not be asked for: {error or type(error).__name__}. Those of {TABLE} hold."
+            f"Modal could not be asked for prices: {error or type(error).__name__} Those of {TABLE} hold."
         ) from error
     table = _table_of(rates)
     faults = _faults(table)
@@ -172,6 +176,20 @@ def refresh_prices() -> Prices:
         )
     write_bytes(OWN_TABLE, yaml.safe_dump(table, sort_keys=False).encode())
     return read_prices()
+
+
+def _require_answer(url: str) -> None:
+    """Refuse a server whose port does not answer: the client itself would try for a minute.
+
+    Raises:
+        OSError: it does not.
+    """
+    server = urlsplit(url)
+    address = (server.hostname or "", server.port or (443 if server.scheme == "https" else 80))
+    try:
+        socket.create_connection(address, timeout=ANSWERS).close()
+    except OSError as error:
+        raise OSError(f"{url} does not answer ({error}).") from error
 
 
 def _table_of(rates: Mapping[str, Any]) -> dict[str, Any]:
