@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import yaml
 
@@ -156,12 +157,17 @@ def refresh_prices() -> Prices:
     """
     import modal
 
+    if not modal.config.config["token_id"]:
+        raise ProbelineError(
+            f"There is no account of Modal here: make a token with `modal token new`. Until then, those of "
+            f"{TABLE} hold."
+        )
     try:
         _require_answer(modal.config.config["server_url"])
         rates = dict(modal.Workspace.from_context().billing.rates())
     except modal.exception.AuthError as error:
         raise ProbelineError(
-            f"Modal does not know who asks: {error} The prices of {TABLE} hold until there is an account."
+            f"Modal refuses the token: {error} Make another with `modal token new`; those of {TABLE} hold."
         ) from error
     except (modal.exception.Error, OSError) as error:
         raise ProbelineError(
@@ -178,18 +184,26 @@ def refresh_prices() -> Prices:
     return read_prices()
 
 
-def _require_answer(url: str) -> None:
+def _require_answer(urls: str) -> None:
     """Refuse a server whose port does not answer: the client itself would try for a minute.
 
+    Args:
+        urls: of the server, or of several with commas between; one that answers is enough.
+
     Raises:
-        OSError: it does not.
+        OSError: none does.
     """
-    server = urlsplit(url)
-    address = (server.hostname or "", server.port or (443 if server.scheme == "https" else 80))
-    try:
-        socket.create_connection(address, timeout=ANSWERS).close()
-    except OSError as error:
-        raise OSError(f"{url} does not answer ({error}).") from error
+    for url in urls.split(","):
+        server = urlsplit(url)
+        address = (server.hostname or "", server.port or (443 if server.scheme == "https" else 80))
+        if server.scheme in getproxies() and not proxy_bypass(address[0]):
+            return  # the way there leads through the proxy alone
+        try:
+            socket.create_connection(address, timeout=ANSWERS).close()
+            return
+        except OSError as error:
+            fault = error
+    raise OSError(f"{urls} does not answer ({fault}).") from fault
 
 
 def _table_of(rates: Mapping[str, Any]) -> dict[str, Any]:

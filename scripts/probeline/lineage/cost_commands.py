@@ -103,7 +103,7 @@ def _print_plan(jobs: Sequence["PlannedJob"], answer: Mapping[str, Any], prices:
 
     settings = answer["modal"]
     if answer["compute"] == "local":
-        print("compute is local: nothing would run on Modal. With `compute: modal` it would be:")
+        print("compute is local, so nothing runs on Modal. With `compute: modal`:")
     if not jobs:
         print(
             "Nothing would run on Modal: what is asked for is made, or modal.rules names none of its rules."
@@ -226,7 +226,8 @@ def _reference(options: argparse.Namespace) -> int:
     prices = read_prices()
     table = read_cost_table(options.table, prices)
     if options.json:
-        facts = {"usd": table.usd, "today": table.today} if table.reserve is not None else {}
+        sums = ("sum_usd", "sum_today", "usd", "today") if table.reserve is not None else ()
+        facts = {name: getattr(table, name) for name in sums}
         print_json(asdict(table) | facts | {"prices": prices.date})
         return 0
     print(table.title)
