@@ -28,6 +28,7 @@ from probeline.compute.plan import (
     read_plan,
     require_budget,
     total,
+    waiting,
     weights_of,
 )
 from probeline.compute.prices import OWN_TABLE, parse_gpu, read_prices
@@ -46,7 +47,7 @@ CONFIG: dict[str, Any] = {
     },
 }
 MODAL = {"backend": "modal", "gpu": "H100:4", "startSeconds": 0}
-HOUR = 4 * 0.001097 + 2 * 0.0000131 + 16 * 0.00000222
+SECOND = 4 * 0.001097 + 2 * 0.0000131 + 16 * 0.00000222
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def plan(*jobs: RemoteJob, lineage: Lineage | None = None, **modal: Any) -> list
 
 def test_a_container_costs_its_gpus_cores_and_memory() -> None:
     prices = read_prices()
-    assert prices.per_second("H100:4", 2, 16) == pytest.approx(HOUR)
+    assert prices.per_second("H100:4", 2, 16) == pytest.approx(SECOND)
     assert prices.per_second("h100:4", 2, 16) == prices.per_second("H100:4", 2, 16)
     assert prices.per_second("A10G", 0, 0) == prices.per_second("A10", 0, 0) == 0.000306
     assert prices.per_second("A100", 0, 0) == prices.per_second("A100-40GB", 0, 0)
@@ -256,7 +257,7 @@ def test_without_records_a_plan_is_a_guess_from_the_size_of_the_model() -> None:
     # 2 x 70e9 x 1e6 tokens at 40 % of one H100.
     assert job.seconds == pytest.approx(5 + 2 * 70e9 * 1e6 / (0.4 * 989e12), abs=0.1)
     assert job.basis == "a guess: 1,000,000 tokens (from 1 MB of dialogues), 70 billion parameters"
-    assert job.usd == pytest.approx(job.seconds * HOUR, abs=1e-4)
+    assert job.usd == pytest.approx(job.seconds * SECOND, abs=1e-4)
 
 
 def test_the_model_is_loaded_once_in_each_container() -> None:
@@ -272,7 +273,7 @@ def test_a_rule_without_a_model_has_no_gpu() -> None:
     assert start.gpu is None
     assert job.gpu is None
     assert job.seconds == 15
-    assert job.usd == pytest.approx(15 * (HOUR - 4 * 0.001097), abs=1e-4)
+    assert job.usd == pytest.approx(15 * (SECOND - 4 * 0.001097), abs=1e-4)
 
 
 def test_a_job_is_expected_to_take_what_it_took() -> None:
@@ -324,7 +325,7 @@ def test_starts_of_the_past_count_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "cost", [{"figures": {"games": "many", "games_computed": []}}, {"startSeconds": "x"}]
+    "cost", [{"figures": {"games": "many", "games_computed": []}}, {"figures": [1]}, {"startSeconds": "x"}]
 )
 def test_a_strange_record_does_no_harm(cost: dict[str, Any]) -> None:
     ran(0, 30.0, **cost)
@@ -343,6 +344,16 @@ def test_the_size_of_a_model_comes_from_its_files_or_its_name() -> None:
     files = {"model.safetensors": {"bytes": 400}, "tokenizer.json": {"bytes": 9}}
     manifest.write_bytes(orjson.dumps({"dtype": "float32", "files": files}))
     assert size("mine", hub="someone/unknown") == (100, 400)
+
+
+def test_waiting_containers_are_told_of_beside_the_plan() -> None:
+    jobs = plan(*(shard(index) for index in range(4)), containers=2)
+    assert waiting(jobs, {"containers": 2, "idle": 300}) == pytest.approx(2 * 300 * SECOND, rel=1e-3)
+
+
+def test_a_thousand_cheap_jobs_are_not_free() -> None:
+    jobs = plan(*[RemoteJob("train_probe", f"results/probes/p{index}", {}, games=1) for index in range(1000)])
+    assert total(jobs) > 1000 * 5 * (SECOND - 4 * 0.001097)
 
 
 # The budget

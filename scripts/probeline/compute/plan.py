@@ -164,7 +164,7 @@ def plan_jobs(
         planned.append(
             PlannedJob(
                 name, rule, gpu, settings["cpu"], settings["memory"],
-                round(seconds, 1), basis, round(seconds * rate, 4),
+                round(seconds, 1), basis, round(seconds * rate, 6),
             )
         )  # fmt: skip
 
@@ -242,7 +242,7 @@ def _tokens(job: RemoteJob, earlier: Sequence[Earlier]) -> tuple[float, str]:
     concept = job.wildcards.get("concept")
     rates = []
     for one in earlier:
-        tokens = (one.record.cost.get("figures") or {}).get("tokens")
+        tokens = _figures(one.record).get("tokens")
         if not isinstance(tokens, int | float) or not tokens or not one.games:
             continue
         if one.record.name == job.name:
@@ -276,11 +276,8 @@ def earlier_jobs(rule: str, config: Mapping[str, Any], lineage: "Lineage | None"
 
 def _earlier(record: "Record", lineage: "Lineage | None") -> Earlier | None:
     """What a record tells of its job; None where it did next to nothing, as its results were kept."""
-    share, figures = 1.0, record.cost.get("figures")
-    if isinstance(figures, Mapping):
-        done, of = figures.get("games_computed"), figures.get("games")
-        if isinstance(done, int) and isinstance(of, int) and of > 0:
-            share = done / of
+    done, of = (_figures(record).get(key) for key in ("games_computed", "games"))
+    share = done / of if isinstance(done, int) and isinstance(of, int) and of > 0 else 1.0
     if share <= 0:
         return None
     parents = [one for one in lineage.parents(record) if one.rule != "fetch_model"] if lineage else []
@@ -293,6 +290,12 @@ def _earlier(record: "Record", lineage: "Lineage | None") -> Earlier | None:
         read if len(parents) == len(named) and read else None,
         games or None,
     )
+
+
+def _figures(record: "Record") -> Mapping[str, Any]:
+    """What a job counted of itself; empty where it counted nothing."""
+    figures = record.cost.get("figures")
+    return figures if isinstance(figures, Mapping) else {}
 
 
 def _place(record: "Record") -> str | None:
@@ -353,6 +356,22 @@ def require_budget(plan: Sequence[PlannedJob], budget: float) -> None:
 def total(plan: Iterable[PlannedJob]) -> float:
     """USD."""
     return round(sum(job.usd for job in plan), 4)
+
+
+def waiting(plan: Sequence[PlannedJob], settings: Mapping[str, Any]) -> float:
+    """USD, at most, for containers that wait once for modal.idle seconds, which are not in the plan.
+
+    Args:
+        plan: of a run.
+        settings: `modal` of the config.
+    """
+    jobs = Counter(job.rule for job in plan if not job.is_start)
+    idle = [
+        min(jobs[start.rule], settings["containers"]) * settings["idle"] * start.usd / start.seconds
+        for start in plan
+        if start.is_start
+    ]
+    return round(sum(idle), 4)
 
 
 def keep_plan(plan: Iterable[PlannedJob]) -> None:

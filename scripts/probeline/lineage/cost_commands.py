@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from probeline.compute.plan import PlannedJob, total
+    from probeline.compute.plan import PlannedJob, total, waiting
     from probeline.compute.prices import read_prices
     from probeline.lineage.workflow_state import ask_plan
 
@@ -92,6 +92,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         facts: dict[str, Any] = {"compute": answer["compute"], "total": total(jobs)}
         facts |= {"budget": budget, "fits": fits, "prices": prices.date}
+        facts["waiting"] = waiting(jobs, answer["modal"])
         print_json(facts | {"jobs": [asdict(job) | {"usd_per_hour": _hourly(job, prices)} for job in jobs]})
     else:
         _print_plan(jobs, answer, prices)
@@ -99,7 +100,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _print_plan(jobs: Sequence["PlannedJob"], answer: Mapping[str, Any], prices: "Prices") -> None:
-    from probeline.compute.plan import total
+    from probeline.compute.plan import total, waiting
 
     settings = answer["modal"]
     if answer["compute"] == "local":
@@ -132,8 +133,8 @@ def _print_plan(jobs: Sequence["PlannedJob"], answer: Mapping[str, Any], prices:
     print(
         f"Times are those of containers, up to {settings['containers']} side by side. Planned are the start "
         "of each container with its model, and each job once; more is paid for retries (modal.retries: "
-        f"{settings['retries']}) and while a container waits for work (modal.idle: up to "
-        f"{settings['idle']} s)."
+        f"{settings['retries']}) and while containers wait for work (modal.idle: {settings['idle']} s, "
+        f"{_usd(waiting(jobs, settings))} USD for all of them once)."
     )
 
 
