@@ -30,6 +30,9 @@ def write_record(
     code: Mapping[str, str] | None = None,
     cost: Mapping[str, Any] | None = None,
     lock: str = "lock",
+    wildcards: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    size: int = 1,
 ) -> Path:
     """Write the record of an artifact; its parents' are written before.
 
@@ -39,6 +42,7 @@ def write_record(
         inputs: path → role; artifacts have their record, other paths have none.
         games: split → key → content.
         files: name → digest of each of its files, beside a manifest.
+        size: bytes of what was made.
     """
     contents = {"manifest.json": digest(name), **(files or {})}
     resolved = [_dependency(path, role) for path, role in (inputs or {}).items()]
@@ -61,7 +65,7 @@ def write_record(
             {
                 "name": name,
                 "digest": {"dirHash": digest(str(sorted(contents.items())))},
-                "annotations": {"bytes": 1, "files": contents, "games": games or {}},
+                "annotations": {"bytes": size, "files": contents, "games": games or {}},
             }
         ],
         "predicateType": PREDICATE,
@@ -70,9 +74,10 @@ def write_record(
                 "buildType": BUILD_TYPE,
                 "externalParameters": {
                     "rule": rule,
-                    "wildcards": {},
+                    "wildcards": dict(wildcards or {}),
                     "params": {**(params or {}), "code": dict(code or {})},
                     "seed": None,
+                    "config": dict(config or {}),
                 },
                 "internalParameters": {
                     "python": "3.11.7",

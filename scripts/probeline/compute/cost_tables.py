@@ -28,6 +28,7 @@ class Stage:
     Attributes:
         name: of it.
         gpu: as Modal is asked for it; None without one.
+        count: GPUs, or 1 without one.
         hours: from, to.
         price: the reference's, USD per hour of one GPU, or of the container without one.
         states: USD that the reference itself says, from, to; None where it does not.
@@ -37,6 +38,7 @@ class Stage:
 
     name: str
     gpu: str | None
+    count: int
     hours: Span
     price: float
     states: Span | None
@@ -57,6 +59,26 @@ class CostTable:
     title: str
     stages: list[Stage]
     reserve: float | None
+
+    @property
+    def sum_usd(self) -> Span:
+        """All stages, at the reference's prices."""
+        return add([stage.usd for stage in self.stages])
+
+    @property
+    def sum_today(self) -> Span:
+        """All stages, at the present prices."""
+        return add([stage.today for stage in self.stages])
+
+    @property
+    def usd(self) -> Span:
+        """All stages and the reserve, at the reference's prices."""
+        return times(self.sum_usd, 1 + (self.reserve or 0))
+
+    @property
+    def today(self) -> Span:
+        """All stages and the reserve, at the present prices."""
+        return times(self.sum_today, 1 + (self.reserve or 0))
 
 
 def read_cost_table(name: str, prices: Prices) -> CostTable:
@@ -109,6 +131,7 @@ def _stage(given: Any, where: str, cpu: float, memory: float, prices: Prices) ->
     return Stage(
         str(given["name"]),
         gpu_text(given["gpu"]),
+        count,
         hours,
         price,
         _span(given["states"], f"{where}.states") if "states" in given else None,

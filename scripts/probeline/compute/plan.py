@@ -30,7 +30,7 @@ WITHOUT_GPU = ("train_probe", "sweep_probes", "evaluate_transfer")
 UTILISATION = 0.4
 """Of a GPU's peak, in a guess."""
 PEAKS = {
-    **{"T4": 65e12, "L4": 121e12, "A10": 125e12, "L40S": 362e12, "A100-40GB": 312e12, "A100-80GB": 312e12},
+    **{"T4": 65e12, "L4": 121e12, "A10": 70e12, "L40S": 362e12, "A100-40GB": 312e12, "A100-80GB": 312e12},
     **{"H100": 989e12, "H200": 989e12, "B200": 2250e12},
 }
 """Dense bf16 (T4: fp16) FLOP per second, from the makers' data sheets."""
@@ -48,13 +48,15 @@ PARAMETERS = 7e9
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 TOKENS_PER_DIALOGUE_BYTE = 1.0
-"""Of the dialogues' Parquet files; 1.0 with the embedded default."""
+"""Of the dialogues' files; 0.7 with the embedded default."""
 TOKENS_PER_LOG_BYTE = 0.02
 """Of raw logs, which say much that no model is shown; 0.01 with the embedded default."""
 TOKENS_PER_GAME = 2000
 """Where not even the logs are there; 1,600 with the embedded default."""
 SECONDS_PER_GAME = {"train_probe": 0.1, "sweep_probes": 1.0, "evaluate_transfer": 0.5}
 """Of the rules without a GPU, on two cores."""
+START = "start of "
+"""Begins the name of what is planned for containers that come up."""
 DEAREST = 3
 """Jobs that a refusal names."""
 
@@ -103,6 +105,11 @@ class PlannedJob:
     seconds: float
     basis: str
     usd: float
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is the start of containers rather than an artifact."""
+        return self.name.startswith(START)
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ def plan_jobs(
         planned.append(
             PlannedJob(
                 name, rule, gpu, settings["cpu"], settings["memory"],
-                round(seconds, 1), basis, round(seconds * rate, 4),
+                round(seconds, 1), basis, round(seconds * rate, 6),
             )
         )  # fmt: skip
 
@@ -165,7 +172,7 @@ def plan_jobs(
         gpu, containers = gpu_of(rule, config), min(count, settings["containers"])
         seconds, basis = _start(gpu, config, earlier[rule])
         each = "" if containers == 1 else f", {containers} containers"
-        add(f"start of {rule}{each}", rule, gpu, containers * seconds, basis)
+        add(f"{START}{rule}{each}", rule, gpu, containers * seconds, basis)
     for job in jobs:
         gpu = gpu_of(job.rule, config)
         add(job.name, job.rule, gpu, *_work(job, gpu, config, earlier[job.rule]))
@@ -235,7 +242,7 @@ def _tokens(job: RemoteJob, earlier: Sequence[Earlier]) -> tuple[float, str]:
     concept = job.wildcards.get("concept")
     rates = []
     for one in earlier:
-        tokens = (one.record.cost.get("figures") or {}).get("tokens")
+        tokens = _figures(one.record).get("tokens")
         if not isinstance(tokens, int | float) or not tokens or not one.games:
             continue
         if one.record.name == job.name:
@@ -269,11 +276,8 @@ def earlier_jobs(rule: str, config: Mapping[str, Any], lineage: "Lineage | None"
 
 def _earlier(record: "Record", lineage: "Lineage | None") -> Earlier | None:
     """What a record tells of its job; None where it did next to nothing, as its results were kept."""
-    share, figures = 1.0, record.cost.get("figures")
-    if isinstance(figures, Mapping):
-        done, of = figures.get("games_computed"), figures.get("games")
-        if isinstance(done, int) and isinstance(of, int) and of > 0:
-            share = done / of
+    done, of = (_figures(record).get(key) for key in ("games_computed", "games"))
+    share = done / of if isinstance(done, int) and isinstance(of, int) and of > 0 else 1.0
     if share <= 0:
         return None
     parents = [one for one in lineage.parents(record) if one.rule != "fetch_model"] if lineage else []
@@ -286,6 +290,12 @@ def _earlier(record: "Record", lineage: "Lineage | None") -> Earlier | None:
         read if len(parents) == len(named) and read else None,
         games or None,
     )
+
+
+def _figures(record: "Record") -> Mapping[str, Any]:
+    """What a job counted of itself; empty where it counted nothing."""
+    figures = record.cost.get("figures")
+    return figures if isinstance(figures, Mapping) else {}
 
 
 def _place(record: "Record") -> str | None:
@@ -348,9 +358,25 @@ def total(plan: Iterable[PlannedJob]) -> float:
     return round(sum(job.usd for job in plan), 4)
 
 
+def waiting(plan: Sequence[PlannedJob], settings: Mapping[str, Any]) -> float:
+    """USD, at most, for containers that wait once for modal.idle seconds, which are not in the plan.
+
+    Args:
+        plan: of a run.
+        settings: `modal` of the config.
+    """
+    jobs = Counter(job.rule for job in plan if not job.is_start)
+    idle = [
+        min(jobs[start.rule], settings["containers"]) * settings["idle"] * start.usd / start.seconds
+        for start in plan
+        if start.is_start
+    ]
+    return round(sum(idle), 4)
+
+
 def keep_plan(plan: Iterable[PlannedJob]) -> None:
     """Keep what is planned for each artifact, over what was planned for it before."""
-    kept = read_plan() | {job.name: asdict(job) for job in plan}
+    kept = read_plan() | {job.name: asdict(job) for job in plan if not job.is_start}
     write_json(PLAN, kept)
 
 

@@ -1,4 +1,4 @@
-"""The commands of lineage: `probeline track`, `list`, `restore` and `audit …`.
+"""The commands of lineage: `probeline track`, `list`, `restore`, `cost` and `audit …`.
 
 Each lies in a module of its name, whose `add_command` declares its options; what it needs is imported when
 it runs. A command returns its exit status: 0, or 1 where it found a fault.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-LINEAGE = ("track", "list", "restore", "audit")
+LINEAGE = ("track", "list", "restore", "audit", "cost")
 """The commands that read records."""
 AUDIT_EXAMPLES = """\
 examples:
@@ -35,6 +35,7 @@ def add_lineage_commands(commands: Any) -> None:
     # Here, as these modules use what is below.
     from probeline.lineage import (
         cost,
+        cost_commands,
         export,
         impact,
         leakage,
@@ -53,6 +54,7 @@ def add_lineage_commands(commands: Any) -> None:
     track.add_command(commands)
     track.add_list_command(commands)
     restore.add_command(commands)
+    cost_commands.add_cost_command(commands)
     audit = commands.add_parser(
         "audit",
         help="ask the records where an artifact comes from, and whether it is what they say",

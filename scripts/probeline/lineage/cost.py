@@ -14,6 +14,7 @@ from probeline.lineage.terminal import (
 )
 
 if TYPE_CHECKING:
+    from probeline.lineage.graph import Lineage
     from probeline.lineage.records import Record
 
 EXAMPLES = """\
@@ -56,19 +57,33 @@ def _run(options: argparse.Namespace) -> int:
     from probeline.lineage.graph import read_lineage
 
     lineage = read_lineage()
+    facts, everything = cost_facts(lineage, options.target)
+    if options.json:
+        print_json(facts)
+    else:
+        print_sums(facts)
+    return warn_of_gaps(lineage, everything)
+
+
+def cost_facts(lineage: "Lineage", names: Iterable[str]) -> tuple[dict[str, Any], list["Record"]]:
+    """The sums by target, by rule and in all, and the records that they are over.
+
+    Args:
+        lineage: all records.
+        names: of artifacts, as people name them; none for all.
+
+    Raises:
+        ProbelineError: a name fits no artifact, or several; or there are no records.
+    """
     lineage.require_records()
-    targets = list({record.name: record for record in map(lineage.find, options.target)}.values())
+    targets = list({record.name: record for record in map(lineage.find, names)}.values())
     everything = lineage.ancestors(targets or lineage.records.values())
     facts = {
         "targets": {record.name: total(lineage.ancestors([record])) for record in targets},
         "rules": by_rule(everything),
         "total": total(everything),
     }
-    if options.json:
-        print_json(facts)
-    else:
-        _print(facts)
-    return warn_of_gaps(lineage, everything)
+    return facts, everything
 
 
 def total(records: Iterable["Record"]) -> dict[str, Any]:
@@ -117,7 +132,8 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _print(facts: dict[str, Any]) -> None:
+def print_sums(facts: dict[str, Any]) -> None:
+    """Print what `cost_facts` says, by target where there are several, and by rule."""
     console = make_console()
     numbers = ("jobs", "time", "processor", "GPU", "USD", "tokens/s")
     if len(facts["targets"]) > 1:

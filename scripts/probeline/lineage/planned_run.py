@@ -75,7 +75,8 @@ def _bytes_read(job: Any) -> int | None:
 
 
 def _folder_bytes(manifest: Path) -> int:
-    return sum(facts["bytes"] for facts in read_json(manifest)["files"].values())
+    listed = read_json(manifest)["files"].values()
+    return manifest.stat().st_size + sum(facts["bytes"] for facts in listed)
 
 
 def _games_below(

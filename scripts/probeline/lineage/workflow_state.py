@@ -51,7 +51,8 @@ def ask_plan(targets: Sequence[str], configfiles: Sequence[Path]) -> dict[str, A
         configfiles: laid over config/config.yaml.
 
     Returns:
-        `jobs`: the plan, see `compute.plan.PlannedJob`; `compute`: where the config lets it run; `budget`.
+        `jobs`: the plan, see `compute.plan.PlannedJob`; `compute`: where the config lets it run; `modal`:
+        its settings.
 
     Raises:
         ProbelineError: the workflow cannot be read or planned; in Snakemake's words.
@@ -150,7 +151,7 @@ def _plan(flow: Any, question: dict[str, Any]) -> dict[str, Any]:
     return {
         "jobs": [asdict(job) for job in plan_of(dag, config)],
         "compute": load_config([Path(file) for file in question["configfiles"]])["compute"],
-        "budget": config["modal"]["budget"],
+        "modal": config["modal"],
     }
 
 
