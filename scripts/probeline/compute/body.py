@@ -6,10 +6,7 @@ A body is a function of the rule's parameters (`spec`, JSON values) and of one `
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from probeline.activations.engine import HeldDecoder
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,8 @@ class BodyFiles:
         figures: a file for speeds and counts, which belong to the record and not to the artifact.
         workers: processes that may work side by side; no bit may depend on them.
         commit: keeps what was written so far, should this machine be lost; costs nothing where none can be.
-        held: the model of the inputs, where it is in memory already.
+        held: the model of the inputs, where it is in memory already: a `HeldDecoder`. Not typed as one, as
+            every rule imports this, and an edit of the engine must not run all of them again.
     """
 
     name: str
@@ -34,7 +32,7 @@ class BodyFiles:
     figures: Path
     workers: int = 1
     commit: Callable[[], None] = lambda: None
-    held: "HeldDecoder | None" = None
+    held: Any = None
 
     def folder(self, role: str) -> Path:
         """The folder of an artifact that is one input."""
