@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 import time
 import traceback
 from collections import deque
@@ -196,7 +195,7 @@ class Container:
                 self.process.wait(),
             )
             timer.cancel()
-        except OSError:
+        except Exception:
             traceback.print_exc()
         finally:
             self.signal(signal.SIGKILL)  # what it left behind
@@ -205,6 +204,7 @@ class Container:
     def lay_out(self) -> None:
         """Files of the mounts, views of the volumes, arguments."""
         self.home.mkdir(parents=True)
+        (self.folder / "tmp").mkdir()
         for source, target in self.state.mount_files(self.definition):
             path = self.files / target.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,6 +239,7 @@ class Container:
         environment |= {
             "HOME": home,
             "PYTHONPATH": home,
+            "TMPDIR": str(self.folder / "tmp"),
             "PYTHONUNBUFFERED": "1",
             "MODAL_SERVER_URL": self.state.url,
             "MODAL_TASK_ID": self.id,
@@ -263,9 +264,8 @@ class Container:
 
     def visible_home(self) -> str:
         """`/root` where the container may have its own, else the folder's path on this machine."""
-        prefixes = (self.state.python, os.path.realpath(self.state.python), sys.prefix, sys.base_prefix)
-        hidden = any(prefix.startswith("/root/") for prefix in (*prefixes, str(self.folder), str(START)))
-        return str(self.home) if hidden else "/root"
+        needed = (self.state.python, os.path.realpath(self.state.python), str(self.folder))
+        return str(self.home) if any(path.startswith("/root/") for path in needed) else "/root"
 
     def mounts(self) -> list[tuple[str, str, bool]]:
         """Source, target and whether it is read-only, of all that the container sees at paths of its own."""

@@ -101,6 +101,9 @@ class Service:
         app = self.state.find(self.state.apps, request.app_id)
         app.function_ids, app.class_ids = dict(request.function_ids), dict(request.class_ids)
         app.name, app.state = request.name or app.name, request.app_state
+        former = self.state.deployed(app.name, but=app)
+        if former is not None and app.state == api_pb2.APP_STATE_DEPLOYED:
+            self.stop(former)
         app.deployed, app.version = time.time(), app.version + 1
         for function in self.state.functions.values():
             function.pool.schedule()
@@ -445,7 +448,7 @@ class Service:
 
     async def volume_commit(self, request: Any, container: Container) -> Message:
         view = self.state.find(container.views, request.volume_id)
-        await asyncio.to_thread(view.commit)
+        view.commit()
         return api_pb2.VolumeCommitResponse(skip_reload=False)
 
     async def volume_reload(self, request: Any, container: Container) -> Message:
@@ -453,7 +456,7 @@ class Service:
         if open_files := view.open_files(container.processes()):
             words = f"there are open files preventing the operation: {', '.join(open_files)}"
             raise GRPCError(Status.FAILED_PRECONDITION, words)
-        await asyncio.to_thread(view.reload)
+        view.reload()
         return Empty()
 
     # Secrets, images, mounts, blobs

@@ -293,9 +293,9 @@ class State:
     def named(self, table: dict[str, Any], name: str) -> Any:
         return next((entry for entry in table.values() if entry.name == name), None)
 
-    def deployed(self, name: str) -> App | None:
+    def deployed(self, name: str, but: App | None = None) -> App | None:
         live = (app for app in self.apps.values() if app.state == api_pb2.APP_STATE_DEPLOYED)
-        return next((app for app in live if app.name == name), None)
+        return next((app for app in live if app.name == name and app is not but), None)
 
     def layout(self, app: App, definition: api_pb2.Function | None = None) -> api_pb2.AppLayout:
         """The app's functions and classes, and what a function depends on, with their metadata."""

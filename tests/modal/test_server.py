@@ -109,7 +109,8 @@ def test_the_pool_keeps_to_its_limit_and_shrinks(reached, model):
     calls = [two.nap.spawn(0.4) for _ in range(4)]
     assert [call.get(timeout=20) for call in calls] == [0.4] * 4
     assert len(pool(reached, calls[0].object_id)) == 2
-    two.update_autoscaler(scaledown_window=2)
+    [shrunk] = {container["pool"] for container in pool(reached, calls[0].object_id)}
+    modal.Function.from_id(shrunk).autoscaler.update(scaledown_window=2)
     until(lambda: all(container["ended"] for container in pool(reached, calls[0].object_id)))
 
 
@@ -227,6 +228,7 @@ def test_lost_work_runs_again(reached, exercise, model):
     assert attempts(reached, call) == ["INTERNAL_FAILURE", "INTERNAL_FAILURE", "SUCCESS"]
     containers = pool(reached, call.object_id)
     assert [len(container["inputs"]) for container in containers] == [1, 1, 1]
+    assert [container["code"] for container in containers] == [0, -9, 0]  # interrupted, killed, done
     assert containers[-1]["pid"] == process
 
     reached.fault("crash", after=0.2, match="Model.*")
