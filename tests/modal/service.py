@@ -67,7 +67,7 @@ class Service:
         return api_pb2.EnvironmentGetOrCreateResponse(environment_id="en-00000001", metadata=metadata)
 
     async def environment_list(self, request: Any) -> Message:
-        item = api_pb2.EnvironmentListItem(name="main", default=True, environment_id="en-00000001")
+        item = api_pb2.EnvironmentListItem(name="main", default=True, image_builder_version=BUILDER)
         return api_pb2.EnvironmentListResponse(items=[item])
 
     # Apps
