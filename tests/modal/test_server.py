@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,7 @@ def test_a_redeployed_app_keeps_its_containers_unless_it_changed(exercise, model
     after = model("redeployed").describe.remote("x")
     assert after["pid"] != before["pid"]
     assert after["environment"]["FROM_IMAGE"] == "three words"
+    exercise.app.deploy()
 
 
 def test_functions_map_and_run_without_deployment(exercise):
@@ -333,7 +335,7 @@ exercise_app.app.deploy()
 exercise_app.once.spawn("60")
 while not any(container["ready"] for container in server.containers()):
     time.sleep(0.05)
-print(json.dumps([server.url, server.process.pid]), flush=True)
+print(json.dumps([server.url, server.process.pid, server.addresses["folder"]]), flush=True)
 time.sleep(60)
 """
 
@@ -343,13 +345,16 @@ def test_nothing_outlives_its_parent(victim):
     words = [sys.executable, "-c", SCRIPT]
     with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        url, server = json.loads(parent.stdout.readline())
+        url, server, folder = json.loads(parent.stdout.readline())
         container = set(processes(f"MODAL_SERVER_URL={url}")) - {parent.pid}
         assert len(container) == 1
         os.kill(parent.pid if victim == "the test's process" else server, signal.SIGKILL)
         until(lambda: not (container & set(processes(f"MODAL_SERVER_URL={url}"))))
         parent.kill()
     until(lambda: not Path(f"/proc/{server}").exists())
+    if victim == "the server":
+        shutil.rmtree(folder)
+    assert not Path(folder).exists()
 
 
 def test_only_loopback_is_bound(reached):
@@ -368,3 +373,4 @@ def test_an_app_is_stopped_with_its_containers(reached, exercise, model):
     until(lambda: all(container["ended"] for container in reached.containers()))
     with pytest.raises(modal.exception.NotFoundError):
         modal.Cls.from_name("probeline-0123", "Model")(name="x").nap.remote(0)
+    exercise.app.deploy()
