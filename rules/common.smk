@@ -41,7 +41,7 @@ from probeline.experiments import experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
-from probeline.lineage.planned_run import check_budget
+from probeline.lineage.planned_run import check_budget, spent_line
 from probeline.lineage.root import root_digest
 from probeline.lineage.unfinished import mark_unfinished
 from probeline.logs.listing import (
@@ -431,10 +431,11 @@ def sweep_spec(wildcards):
 
 
 def print_summary():
-    """The last lines of a run: headline figures of every probe, sweep and transfer that it made."""
+    """The last lines of a run: headline figures of every probe, sweep and transfer, and what was paid for it."""
     summary = run_summary(Path("results"), STARTED)
-    if summary:
-        print(summary, file=sys.stderr)
+    spent = spent_line(STARTED) if config["compute"] == "modal" else ""
+    for part in filter(None, (summary, spent)):
+        print(part, file=sys.stderr)
 
 
 def track_versions():

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
@@ -40,7 +40,6 @@ class PastResults:
         self._work = work
         self._folder = work / identity[:16]
         self._name = name
-        self._journal: tuple[BinaryIO, BinaryIO] | None = None
         self._found: dict[str, tuple[Path, dict[str, Any]]] = {}
         for entry in self._entries():
             for line in _lines(entry / GAMES):
@@ -65,23 +64,19 @@ class PastResults:
         return parts
 
     def keep(self, key: str, parts: list[bytes]) -> None:
-        """Append a new result to the journal."""
+        """Append a new result to the journal. It is not left open: a network volume would not have that."""
         folder = self._folder / (self._name + JOURNAL_SUFFIX)
         with explain_full_disk(folder):
-            if self._journal is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                self._journal = (folder / "results").open("ab"), (folder / GAMES).open("ab")
-                # A killed job may have left half a line.
-                self._journal[1].write(b"\n")
-            results, games = self._journal
+            folder.mkdir(parents=True, exist_ok=True)
             ranges: list[Range] = []
-            for part in parts:
-                ranges.append(("results", results.tell(), len(part)))
-                results.write(part)
-            results.flush()
+            with (folder / "results").open("ab") as results:
+                for part in parts:
+                    ranges.append(("results", results.tell(), len(part)))
+                    results.write(part)
             line = line_of(key, ranges, parts)
-            games.write(orjson.dumps(line) + b"\n")
-            games.flush()
+            with (folder / GAMES).open("ab") as games:
+                # A killed job may have left half a line.
+                games.write(b"\n" + orjson.dumps(line) + b"\n")
         # The same texts may come again, in a renamed copy of the game.
         self._found[key] = folder, line
 
@@ -92,8 +87,6 @@ class PastResults:
             files: name → file of the artifact that holds results.
             lines: what `line_of` gives for each game in them.
         """
-        for stream in self._journal or ():
-            stream.close()
         with atomic_directory(self._folder / self._name) as draft:
             for name, file in files.items():
                 try:

@@ -8,8 +8,10 @@ from probeline.compute.plan import PlannedJob, RemoteJob, keep_plan, plan_jobs, 
 from probeline.compute.prices import read_prices
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
-from probeline.lineage.graph import read_lineage
-from probeline.lineage.records import SUFFIX
+from probeline.lineage.cost import cost_line
+from probeline.lineage.graph import PLACES, read_lineage
+from probeline.lineage.records import SUFFIX, read_record
+from probeline.lineage.walking import walk
 
 
 def check_budget(dag: Any, config: Mapping[str, Any]) -> None:
@@ -22,6 +24,24 @@ def check_budget(dag: Any, config: Mapping[str, Any]) -> None:
     if plan:
         require_budget(plan, config["modal"]["budget"])
         keep_plan(plan)
+
+
+def spent_line(started: float) -> str:
+    """What a run took on Modal, in one line; empty where it had nothing made there.
+
+    Args:
+        started: seconds since the epoch; older records are not of the run.
+    """
+    paths = [
+        Path(folder) / name
+        for place in PLACES
+        for folder, _, names in walk(place, lambda _: None)
+        for name in names
+        if name.endswith(SUFFIX)
+    ]
+    fresh = [path for path in paths if path.stat().st_mtime >= started]
+    records = [record for record in map(read_record, fresh) if record.cost["backend"] == "modal"]
+    return f"On Modal: {cost_line(records)} (probeline cost --actual)." if records else ""
 
 
 def plan_of(dag: Any, config: Mapping[str, Any]) -> list[PlannedJob]:

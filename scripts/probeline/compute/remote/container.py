@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import secrets
 import shutil
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_COMMITS = 120
 """A container that is lost loses the work of so long at most."""
+
+
+SCRATCH = "probeline-job-"
+"""Begins the name of the folder that a job works in."""
 
 
 class Volume(Protocol):
@@ -116,7 +121,7 @@ class Container:
                 self._run_body(call, job, folder)
             except Exception as error:
                 self._data.commit()  # what was done so far, and the log
-                return fault(error, folder)
+                return fault(error)
         return {"done": True}
 
     def _run_body(self, call: Mapping[str, Any], job: Mapping[str, Any], folder: Path) -> None:
@@ -124,15 +129,17 @@ class Container:
         body = getattr(importlib.import_module(module), name)
         output = folder / OUTPUT / Path(job["name"]).name
         started, processor = time.monotonic(), _processor_seconds()
-        with TemporaryDirectory() as scratch:
+        with TemporaryDirectory(prefix=SCRATCH) as scratch:
             inputs = _laid_out(job, Path(scratch))
             figures = Path(scratch) / "figures.json"
+            # Not on the volume: a commit is refused while a file on it is open.
+            made = Path(scratch) / job["name"]
             body(
                 job["spec"],
                 BodyFiles(
                     name=job["name"],
                     inputs=inputs,
-                    output=output,
+                    output=made,
                     work=DATA / WORK,
                     figures=figures,
                     workers=max(1, int(call["resources"]["cpu"])),
@@ -141,6 +148,7 @@ class Container:
                 ),
             )
             measured = read_json(figures) if figures.is_file() else None
+            shutil.copytree(made, output, dirs_exist_ok=True)
         run = {
             "seconds": round(time.monotonic() - started, 3),
             "startSeconds": round(self._start_seconds, 3),
@@ -159,12 +167,10 @@ class Container:
         self._data.commit()
 
 
-def fault(error: Exception, folder: Path | None = None) -> dict[str, Any]:
+def fault(error: Exception) -> dict[str, Any]:
     """What went wrong, as a value: nothing of it is tried again."""
-    text = str(error)
-    if folder is not None:
-        # The caller knows nothing of the volume's folders.
-        text = text.replace(f"{folder}/{OUTPUT}/", "")
+    # The caller knows nothing of a container's folders.
+    text = re.sub(r"/\S*?/" + SCRATCH + r"[^/\s]*/", "", str(error))
     if isinstance(error, ProbelineError):
         return {"fault": text}
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY_SIGNS):
