@@ -116,11 +116,16 @@ def cost_line(records: Iterable["Record"]) -> str:
     """The sums in one line."""
     summed = total(records)
     gpu = f", {duration(summed['gpu_seconds'])} of GPU" if summed["gpu_seconds"] else ""
-    money = f", {summed['usd']:.2f} USD" if summed["usd"] else ""
+    money = f", {dollars(summed['usd'])} USD" if summed["usd"] else ""
     return (
         f"{number_of(summed['jobs'], 'job')}, {duration(summed['seconds'])}, "
         f"{duration(summed['processor_seconds'])} of processor{gpu}{money}"
     )
+
+
+def dollars(amount: float) -> str:
+    """Cents, and more digits below ten of them."""
+    return f"{amount:.2f}" if amount >= 0.095 or not amount else f"{amount:.4f}"
 
 
 def duration(seconds: float) -> str:
@@ -159,6 +164,6 @@ def _cells(summed: dict[str, Any]) -> list[str]:
         duration(summed["seconds"]),
         duration(summed["processor_seconds"]),
         duration(summed["gpu_seconds"]) if summed["gpu_seconds"] else "0",
-        f"{summed['usd']:.2f}" if summed["usd"] else "0",
+        dollars(summed["usd"]) if summed["usd"] else "0",
         f"{rate:,.0f}" if rate else "",
     ]

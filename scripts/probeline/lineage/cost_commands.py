@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
 from probeline.lineage.commands import add_configfile, add_json, make_console
-from probeline.lineage.cost import cost_facts, duration, print_sums
+from probeline.lineage.cost import cost_facts, dollars, duration, print_sums
 from probeline.lineage.terminal import (
     fold_shards,
     make_table,
@@ -119,14 +119,14 @@ def _print_plan(jobs: Sequence["PlannedJob"], answer: Mapping[str, Any], prices:
             duration(sum(job.seconds for job in group)),
             words(_basis(group)),
             f"{_hourly(group[0], prices):.2f}",
-            _usd(total(group)),
+            dollars(total(group)),
         )
     table.add_section()
     seconds = duration(sum(job.seconds for job in jobs))
-    table.add_row(words("total", "bold"), "", seconds, "", "", _usd(total(jobs)))
+    table.add_row(words("total", "bold"), "", seconds, "", "", dollars(total(jobs)))
     make_console().print(table)
     over = total(jobs) - settings["budget"]
-    verdict = f"that is {_usd(over)} USD too much, and the run is refused" if over > 0 else "the run fits"
+    verdict = f"that is {dollars(over)} USD too much, and the run is refused" if over > 0 else "the run fits"
     print(
         f"\nPrices of {prices.date} ({prices.file}). modal.budget is {settings['budget']:g} USD: {verdict}."
     )
@@ -134,7 +134,7 @@ def _print_plan(jobs: Sequence["PlannedJob"], answer: Mapping[str, Any], prices:
         f"Times are those of containers, up to {settings['containers']} side by side. Planned are the start "
         "of each container with its model, and each job once; more is paid for retries (modal.retries: "
         f"{settings['retries']}) and while containers wait for work (modal.idle: {settings['idle']} s, "
-        f"{_usd(waiting(jobs, settings))} USD for all of them once)."
+        f"{dollars(waiting(jobs, settings))} USD for all of them once)."
     )
 
 
@@ -213,8 +213,8 @@ def _print_paid(artifacts: Mapping[str, Mapping[str, Any]]) -> None:
             duration(sum(one["gpu_seconds"] for one in paid))
             if any(one["gpu_seconds"] for one in paid)
             else "0",
-            _usd(sum(one["usd"] for one in paid)),
-            _usd(sum(one["planned_usd"] for one in paid)) if planned else "",
+            dollars(sum(one["usd"] for one in paid)),
+            dollars(sum(one["planned_usd"] for one in paid)) if planned else "",
         )
     make_console().print(table)
     print()
@@ -286,8 +286,3 @@ def _refresh(options: argparse.Namespace) -> int:
         f"\nThe prices of your account on {prices.date}, kept in {prices.file}; they go before the project's."
     )
     return 0
-
-
-def _usd(amount: float) -> str:
-    """Cents, and more digits below one."""
-    return f"{amount:.2f}" if amount >= 0.095 or not amount else f"{amount:.4f}"

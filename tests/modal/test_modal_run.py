@@ -1,0 +1,143 @@
+"""A run on Modal: the same artifacts, nothing paid twice, and a record of where it was and what it cost."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from probeline.digests import sha256_bytes
+from probeline.lineage.records import read_record, record_path
+from tests.modal.loopback import Server
+from tests.modal.projects import PROBE, run_on_modal
+from tests.workflow.conftest import TINY, Project, artifacts, fresh_project
+
+GPU_JOBS = 6
+"""Three shards of trust, and as many of its role-masked twin."""
+
+
+def requests_from_here(server: Server) -> list[str]:
+    """Names of the procedures that were called, but for those that containers call."""
+    return [request["name"] for request in server.requests("*") if not request["task"]]
+
+
+@pytest.fixture(scope="module")
+def local_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run that knows nothing of Modal."""
+    project = fresh_project(tmp_path_factory.mktemp("local") / "project")
+    project.run(PROBE)
+    return project
+
+
+@pytest.fixture(scope="module")
+def run(local_run: Project, server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+    """The same with all results made on the loopback service; and what it printed."""
+    project = local_run.copy(tmp_path_factory.mktemp("remote") / "project")
+    shutil.rmtree(project.folder / "results")
+    shutil.rmtree(project.folder / ".probeline")
+    done = run_on_modal(project, server, PROBE)
+    assert done.returncode == 0, done.stdout
+    return project, done.stdout
+
+
+def test_what_is_made_on_modal_is_what_is_made_here_byte_for_byte(
+    run: tuple[Project, str], local_run: Project
+) -> None:
+    assert artifacts(run[0].folder) == artifacts(local_run.folder)
+
+
+def test_one_container_loads_the_model_for_all_shards(run: tuple[Project, str], server: Server) -> None:
+    models = [container for container in server.containers() if container["function"].startswith("Model")]
+    assert sum(len(container["inputs"]) for container in models) == GPU_JOBS
+    loads = [line["data"] for line in server.logs() if line["data"].startswith("Loaded tiny")]
+    # Each container loads it once; a second one may have been started while jobs waited.
+    assert len(loads) <= len(models) <= 4
+
+
+def test_the_record_says_where_it_ran_and_what_it_cost(run: tuple[Project, str], server: Server) -> None:
+    calls = {call["call"] for call in server.calls()}
+    shard = read_record(record_path(run[0].folder / "results/activations/trust/shard-0-of-3"))
+    assert shard.cost["backend"] == "modal"
+    assert shard.cost["gpu"] == "L4"
+    assert shard.cost["callId"] in calls
+    paid = shard.cost["seconds"] + shard.cost["startSeconds"]
+    # An L4, four cores and 16 GiB, a second.
+    assert shard.cost["usd"] == pytest.approx(paid * (0.000222 + 4 * 0.0000131 + 16 * 0.00000222), abs=2e-6)
+    probe = read_record(record_path(run[0].folder / PROBE))
+    assert probe.cost["gpu"] is None
+    assert probe.cost["usd"] > 0
+    assert f"On Modal: {GPU_JOBS + 1} jobs" in run[1]
+
+
+def test_all_of_it_is_on_the_volume_with_equal_digests(run: tuple[Project, str], server: Server) -> None:
+    there = {file["sha256"] for file in server.volume("probeline-data").values()}
+    for name, data in artifacts(run[0].folder).items():
+        if name.startswith("results/"):
+            assert sha256_bytes(data) in there, name
+
+
+def test_outputs_of_one_job_are_not_sent_to_the_next(run: tuple[Project, str], server: Server) -> None:
+    sent = {path for path in server.volume("probeline-data") if path.startswith("cas/")}
+    activations = run[0].folder / "results/activations/trust/shard-0-of-3/activations.safetensors"
+    assert f"cas/{sha256_bytes(activations.read_bytes())}" not in sent
+
+
+def test_lines_of_the_containers_are_in_the_log_and_on_the_screen_once(run: tuple[Project, str]) -> None:
+    log = (run[0].folder / "logs/extract_activations/trust/shard-0-of-3.log").read_text()
+    assert log.count("games went through the model") == 1
+    assert run[1].count("trust/shard-0-of-3: 8 of 8 games went through the model") == 1
+
+
+def test_a_second_run_sends_nothing_and_calls_nothing(run: tuple[Project, str], server: Server) -> None:
+    before = server.uploaded_bytes(), len(server.calls())
+    again = run_on_modal(run[0], server, PROBE)
+    assert "Nothing to be done" in again.stdout, again.stdout
+    assert (server.uploaded_bytes(), len(server.calls())) == before
+
+
+def test_what_lies_on_the_volume_is_not_paid_for_again(
+    run: tuple[Project, str], local_run: Project, server: Server, tmp_path: Path
+) -> None:
+    """The results are lost here, or somebody else runs the same: they come from the volume."""
+    project = run[0].copy(tmp_path / "project")
+    shutil.rmtree(project.folder / "results")
+    before = server.uploaded_bytes(), len(server.calls())
+    done = run_on_modal(project, server, PROBE)
+    assert done.returncode == 0, done.stdout
+    assert (server.uploaded_bytes(), len(server.calls())) == before
+    assert artifacts(project.folder) == artifacts(local_run.folder)
+
+
+def test_turning_to_modal_or_back_reruns_nothing(run: tuple[Project, str]) -> None:
+    assert not run[0].planned(PROBE)
+
+
+def test_after_the_run_no_container_is_kept_warm(run: tuple[Project, str], server: Server) -> None:
+    windows = [
+        request["request"]["settings"]["scaledown_window"]
+        for request in server.requests("FunctionUpdateSchedulingParams")
+    ]
+    assert windows[0] == 300
+    assert windows[-1] < 10
+
+
+def test_a_run_beyond_the_budget_is_refused_before_anything_starts(
+    local_run: Project, server: Server, tmp_path: Path
+) -> None:
+    project = local_run.copy(tmp_path / "project")
+    shutil.rmtree(project.folder / "results")
+    project.write("cheap.yaml", json.dumps({"modal": {"budget": 0.01}}))
+    before = len(requests_from_here(server))
+    done = run_on_modal(project, server, PROBE, config=(TINY, "cheap.yaml"))
+    assert done.returncode == 1
+    assert "more than modal.budget allows, 0.01 USD. Nothing was started." in done.stdout
+    assert "Traceback" not in done.stdout
+    assert len(requests_from_here(server)) == before
+    assert not (project.folder / "results/activations").exists()
+
+
+def test_costs_of_the_run_are_shown_beside_its_plan(run: tuple[Project, str]) -> None:
+    shown = run[0].command(sys.executable, "-m", "probeline.cli", "cost", "--actual", "--json")
+    assert shown.returncode == 0, shown.stdout
+    assert json.loads(shown.stdout)["total"]["usd"] > 0
