@@ -32,9 +32,10 @@ check: $(READY) ## what the logs hold and what each concept would get, without a
 report: $(READY) ## Snakemake's own report of what was made, with captions and the root digest: report.html
 	$(BIN)/snakemake --cores $(CORES) --report report.html
 
-# The longest file, the commands of the README, is first: nothing waits for it alone in the end.
+# The longest file, the commands of the README, is first: nothing waits for it alone in the end. One thread for each
+# of two workers on two cores: more would wait for each other, at twice the processor time.
 test: $(READY) ## all tests, on two cores
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the fast tests of the library
 	$(BIN)/pytest -q tests/unit

@@ -1,11 +1,13 @@
 """The workflow as a user runs it: a copy of the repository, real commands, real files."""
 
+import fcntl
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +99,10 @@ def fresh_project(folder: Path) -> Project:
         shutil.copy2(REPOSITORY / name, folder / name)
     for name in ("rules", "scripts", "config", "profiles", "report", "tests/config"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
-    return Project(folder)
+    project = Project(folder)
+    # Two shards tell what three do, in two thirds of the jobs.
+    project.edit(TINY, "shards: 3", "shards: 2")
+    return project
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:
@@ -122,23 +127,66 @@ corpora:
 """
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of pytest's workers to ask makes, and that all of them share."""
+    top = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        top = top.parent
+    folder, made = top / f"shared-{name}", top / f"shared-{name}.made"
+    with (top / f"shared-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def simulated_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run of everything that the tiny config names, on simulated logs. Not to be edited."""
-    project = fresh_project(tmp_path_factory.mktemp("simulated") / "project")
-    project.run()
-    return project
+    return Project(
+        made_once(tmp_path_factory, "simulated", lambda top: fresh_project(top / "project").run()) / "project"
+    )
+
+
+def make_own_logs_run(top: Path) -> None:
+    """A run on logs inside of the project."""
+    project = fresh_project(top / "project")
+    project.write("own.yaml", OWN_LOGS)
+    simulate_games(7, range(24), project.folder / "data/raw/games")
+    (project.folder / "data/raw/games/manifest.json").unlink()
+    project.run(PROBE, config=(TINY, "own.yaml"))
 
 
 @pytest.fixture(scope="session")
 def own_logs_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run on a user's own root of 24 games. Not to be edited: copy it."""
-    project = fresh_project(tmp_path_factory.mktemp("own") / "project")
-    project.write("own.yaml", OWN_LOGS)
-    simulate_games(7, range(24), project.folder / "data/raw/games")
-    (project.folder / "data/raw/games/manifest.json").unlink()
+    return Project(made_once(tmp_path_factory, "own", make_own_logs_run) / "project")
+
+
+OUTSIDE_CONFIG = """\
+corpora:
+  werewolf:
+    root: {}
+"""
+
+
+def make_outside_logs_run(top: Path) -> None:
+    """A run on logs beside the project, committed with its records."""
+    simulate_games(7, range(12), top / "games")
+    (top / "games/manifest.json").unlink()
+    project = fresh_project(top / "project")
+    project.write("own.yaml", OUTSIDE_CONFIG.format(top / "games"))
     project.run(PROBE, config=(TINY, "own.yaml"))
-    return project
+    project.commit("A probe and its records")
+
+
+@pytest.fixture(scope="session")
+def outside_logs_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run on a corpus outside of the repository, its records in git. Not to be edited: copy it."""
+    return Project(made_once(tmp_path_factory, "outside", make_outside_logs_run) / "project")
 
 
 @pytest.fixture

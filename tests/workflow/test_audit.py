@@ -72,7 +72,7 @@ def test_why_says_what_snakemake_would_rerun(own_logs: Project) -> None:
     now = facts["now"]
     assert now["reruns"][PROBE] == ["param bootstrap: 200 → 210"]
     dialogues = {name: reasons for name, reasons in now["reruns"].items() if "/dialogues/" in name}
-    assert len(dialogues) == 3
+    assert len(dialogues) == 2
     assert all(reasons == ["code: scripts/probeline/datasets/contexts.py"] for reasons in dialogues.values())
     read = [reasons for name, reasons in now["reruns"].items() if "/shards/" in name]
     assert read == [[f"input changed: {log.relative_to(own_logs.folder).as_posix()}"]]
@@ -81,4 +81,4 @@ def test_why_says_what_snakemake_would_rerun(own_logs: Project) -> None:
     # The same without a dry run.
     _, stale = audit(own_logs, "stale", PROBE, "--configfile", *CONFIG)
     counted = Counter(name.split("/")[-2] for name in stale["stale"])
-    assert counted == {"probes": 1, "collusion": 3, "shards": 1}
+    assert counted == {"probes": 1, "collusion": 2, "shards": 1}

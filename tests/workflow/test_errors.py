@@ -78,7 +78,7 @@ def test_a_typo_in_a_concept(project: Project) -> None:
 
 def test_one_class_only(own_logs: Project) -> None:
     concept = "{corpus: werewolf, events: [statement], label: turn > 1000, context: none, mask: action}"
-    own_logs.write("concept.yaml", f"probes: {{never: {concept}}}")
+    own_logs.write("concept.yaml", f"probes: {{never: {concept}}}\nactivations: {{shards: 1}}\n")
     words = own_logs.refused("results/probes/never_mms_l2", config=(*OWN, "concept.yaml"))
     assert "Not enough data for never: no positive sample in train" in words
     assert "The label is never true" in words
@@ -103,7 +103,7 @@ def test_a_broken_log_is_quarantined_and_the_run_goes_on(own_logs: Project) -> N
 def test_a_copy_of_a_game_is_kept_once(own_logs: Project) -> None:
     game = sorted((own_logs.folder / "data/raw/games").rglob("game_stats.json"))[0].parent
     shutil.copytree(game, own_logs.folder / "data/raw/games/copies/game1234")
-    own_logs.run(PROBE, config=OWN)
+    own_logs.run("data/processed/werewolf/quality.json", config=OWN)
     quality = json.loads((own_logs.folder / "data/processed/werewolf/quality.json").read_text())
     assert quality["duplicates"] == 1
     assert quality["files"] == 25
@@ -141,7 +141,9 @@ def test_two_runs_in_one_folder(project: Project) -> None:
 def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
     """After kill -9 the same command goes on, without unlocking or cleaning by hand."""
     project = fresh_project(tmp_path / "project")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", TINY]
+    project.write("small.yaml", "corpora: {werewolf: {simulated_games: 8}}")
+    config = (TINY, "small.yaml")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", PROBE, "--configfile", *config]
     process = subprocess.Popen(command, cwd=project.folder, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list((project.folder / "results/activations").glob("*/*/manifest.json")):
@@ -150,8 +152,8 @@ def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    project.run()
-    assert project.planned() == {}
+    project.run(PROBE, config=config)
+    assert project.planned(PROBE, config=config) == {}
     assert not list(project.folder.rglob(".*.tmp-*"))
 
 

@@ -21,6 +21,8 @@ ONE_SHARD = Counter(
     ingest_werewolf=1, collect_corpus=1, build_dialogues=1, extract_activations=1, train_probe=1
 )
 TRAINING = Counter(train_probe=1)
+FROM_DIALOGUES = Counter(build_dialogues=2, extract_activations=2, train_probe=1)
+QUALITY = "data/processed/werewolf/quality.json"
 
 
 def first_game(project: Project) -> Path:
@@ -82,16 +84,14 @@ def test_an_edit_of_the_logs_reruns_one_shard_and_what_follows(
 def test_reformatting_a_log_does_not_make_another_game_of_it(own_logs: Project) -> None:
     """The shard is read again; the split of the game, from its canonical content, stays."""
     edit_stats(first_game(own_logs), lambda stats: None)
-    own_logs.run(PROBE, config=OWN)
-    quality = json.loads((own_logs.folder / "data/processed/werewolf/quality.json").read_text())
+    own_logs.run(QUALITY, config=OWN)
+    quality = json.loads((own_logs.folder / QUALITY).read_text())
     assert (quality["files"], quality["games"]) == (24, 24)
 
 
 def test_a_changed_template_rebuilds_the_dialogues(own_logs: Project) -> None:
     own_logs.edit("config/templates/werewolf.yaml", "Transcript", "The transcript")
-    assert own_logs.planned(PROBE, config=OWN) == Counter(
-        build_dialogues=3, extract_activations=3, train_probe=1
-    )
+    assert own_logs.planned(PROBE, config=OWN) == FROM_DIALOGUES
 
 
 def test_another_method_trains_only(own_logs_run: Project) -> None:
@@ -107,68 +107,45 @@ def test_another_layer_of_those_extracted_trains_only(own_logs_run: Project) -> 
     assert own_logs_run.planned("results/probes/collusion_mms_l1_3", config=OWN) == TRAINING
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "methods: {lr: {regularization: 50}}",
-        "corpora: {werewolf: {simulated_games: 70}}",
-        "targets: {probes: []}",
-        "probes: {claims_seer: {corpus: werewolf, events: [statement], label: 'mentions(text, \"seer\")', "
-        "context: none, mask: action}}",
-        "models: {other: {hub: some/model, revision: 0123456789012345678901234567890123456789}}",
-    ],
-)
-def test_an_unrelated_key_reruns_nothing(own_logs: Project, key: str) -> None:
-    own_logs.write("unrelated.yaml", key)
+UNRELATED = """\
+methods: {lr: {regularization: 50}}
+corpora: {werewolf: {simulated_games: 70}}
+targets: {probes: []}
+probes:
+  claims_seer:
+    {corpus: werewolf, events: [statement], label: 'mentions(text, "seer")', context: none, mask: action}
+models: {other: {hub: some/model, revision: 0123456789012345678901234567890123456789}}
+"""
+
+
+def test_unrelated_keys_rerun_nothing(own_logs: Project) -> None:
+    own_logs.write("unrelated.yaml", UNRELATED)
     assert own_logs.planned(PROBE, config=(*OWN, "unrelated.yaml")) == Counter()
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["scripts/train_probe.py", "scripts/probeline/probes/train.py", "scripts/probeline/files.py"],
-)
-def test_a_comment_or_a_new_mtime_of_code_reruns_nothing(own_logs: Project, script: str) -> None:
-    file = own_logs.folder / script
-    file.write_text(file.read_text() + "\n# A thought.\n")
+def test_comments_and_new_mtimes_of_code_rerun_nothing(own_logs: Project) -> None:
+    for script in ("train_probe.py", "probeline/probes/train.py", "probeline/files.py"):
+        file = own_logs.folder / "scripts" / script
+        file.write_text(file.read_text() + "\n# A thought.\n")
     assert own_logs.planned(PROBE, config=OWN) == Counter()
 
 
-EVERY_RULE = Counter(
-    fetch_model=1,
-    ingest_werewolf=3,
-    collect_corpus=1,
-    build_dialogues=3,
-    extract_activations=3,
-    train_probe=1,
-)
+EVERY_RULE = FROM_DIALOGUES + Counter(fetch_model=1, ingest_werewolf=2, collect_corpus=1)
 
 
-@pytest.mark.parametrize(
-    ("module", "jobs"),
-    [
-        ("probes/train.py", TRAINING),
-        ("activations/engine.py", Counter(extract_activations=3, train_probe=1)),
-        ("datasets/contexts.py", Counter(build_dialogues=3, extract_activations=3, train_probe=1)),
-        ("files.py", EVERY_RULE),
-        ("logs/simulate_werewolf.py", Counter()),
-        ("lineage/code.py", Counter()),
-        ("cli.py", Counter()),
-    ],
-)
-def test_a_library_function_reruns_the_rules_that_import_it(
-    own_logs: Project, module: str, jobs: Counter[str]
-) -> None:
-    file = own_logs.folder / "scripts/probeline" / module
-    file.write_text(file.read_text() + "\n\ndef another_thought() -> int:\n    return 1\n")
-    assert own_logs.planned(PROBE, config=OWN) == jobs
-
-
-def test_swapped_values_of_two_settings_are_seen(own_logs: Project) -> None:
-    """Snakemake compares params as a set of values; one dict param per rule keeps their names."""
-    own_logs.write("a.yaml", "splits: {train: 0.5, validation: 0.2, test: 0.3}")
-    own_logs.write("b.yaml", "splits: {train: 0.5, validation: 0.3, test: 0.2}")
-    own_logs.run(PROBE, config=(*OWN, "a.yaml"))
-    assert own_logs.planned(PROBE, config=(*OWN, "b.yaml"))["train_probe"] == 1
+def test_a_library_function_reruns_the_rules_that_import_it(own_logs: Project) -> None:
+    """Each edit affects more than those before it, which stay."""
+    for modules, jobs in (
+        (("logs/simulate_werewolf.py", "lineage/code.py", "cli.py"), Counter()),
+        (("probes/train.py",), TRAINING),
+        (("activations/engine.py",), Counter(extract_activations=2, train_probe=1)),
+        (("datasets/contexts.py",), FROM_DIALOGUES),
+        (("files.py",), EVERY_RULE),
+    ):
+        for module in modules:
+            file = own_logs.folder / "scripts/probeline" / module
+            file.write_text(file.read_text() + "\n\ndef another_thought() -> int:\n    return 1\n")
+        assert own_logs.planned(PROBE, config=OWN) == jobs, modules
 
 
 def computed(project: Project) -> int:
@@ -203,35 +180,33 @@ def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_pat
     assert artifacts(scratch.folder) == made
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        'probes: {collusion: {label: actor_role == "seer"}}',
-        "splits: {train: 0.5, validation: 0.3, test: 0.2}",
-        "activations: {shards: 1}",
-    ],
-)
-def test_what_does_not_change_the_texts_forwards_no_game(own_logs: Project, edit: str) -> None:
+def test_what_changes_no_text_forwards_no_game(own_logs: Project) -> None:
+    """Another label, other splits, and other code outside of the engine."""
     computed(own_logs)
-    own_logs.write("edit.yaml", edit)
-    assert own_logs.planned(PROBE, config=(*OWN, "edit.yaml"))["extract_activations"] > 0
-    own_logs.run(PROBE, config=(*OWN, "edit.yaml"))
-    assert computed(own_logs) == 0
-
-
-def test_an_edit_outside_of_the_engine_forwards_no_game(own_logs: Project) -> None:
-    computed(own_logs)
+    own_logs.write("label.yaml", 'probes: {collusion: {label: actor_role == "villager"}}')
+    own_logs.write("splits.yaml", "splits: {train: 0.5, validation: 0.2, test: 0.3}")
+    for edit in ("label.yaml", "splits.yaml"):
+        assert own_logs.planned(PROBE, config=(*OWN, edit)) == FROM_DIALOGUES
     file = own_logs.folder / "scripts/probeline/files.py"
     file.write_text(file.read_text() + "\n\ndef another_thought() -> int:\n    return 1\n")
-    own_logs.run(PROBE, config=OWN)
+    edited = (*OWN, "label.yaml", "splits.yaml")
+    assert own_logs.planned(PROBE, config=edited) == EVERY_RULE
+    own_logs.run(PROBE, config=edited)
     assert computed(own_logs) == 0
+    # Snakemake compares params as a set of values; one dict param per rule keeps their names.
+    own_logs.write("splits.yaml", "splits: {train: 0.5, validation: 0.3, test: 0.2}")
+    assert own_logs.planned(PROBE, config=edited) == FROM_DIALOGUES
 
 
-def test_fewer_extraction_jobs_give_the_same_probe(own_logs: Project) -> None:
+def test_fewer_extraction_jobs_forward_no_game_and_give_the_same_probe(own_logs: Project) -> None:
+    computed(own_logs)
     scores = own_logs.folder / PROBE / "scores.parquet"
     before = scores.read_bytes()
     own_logs.write("edit.yaml", "activations: {shards: 1}")
-    own_logs.run(PROBE, config=(*OWN, "edit.yaml"))
+    config = (*OWN, "edit.yaml")
+    assert own_logs.planned(PROBE, config=config) == Counter(extract_activations=1, train_probe=1)
+    own_logs.run(PROBE, config=config)
+    assert computed(own_logs) == 0
     assert (own_logs.folder / "results/activations/collusion/shard-0-of-1").is_dir()
     assert scores.read_bytes() == before
 
@@ -254,7 +229,7 @@ def test_an_adapter_on_the_model_is_an_input(own_logs: Project) -> None:
     for seed in ("1", "2"):
         made = own_logs.command(sys.executable, "-c", MAKE_ADAPTER, seed)
         assert made.returncode == 0, made.stdout
-        assert own_logs.planned(PROBE, config=config) == Counter(extract_activations=3, train_probe=1)
+        assert own_logs.planned(PROBE, config=config) == Counter(extract_activations=2, train_probe=1)
         computed(own_logs)
         own_logs.run(PROBE, config=config)
         assert computed(own_logs) == 24

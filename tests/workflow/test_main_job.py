@@ -81,7 +81,7 @@ def test_the_counts_of_every_stage_add_up(simulated_run: Project) -> None:
     metrics = metrics_of(simulated_run, "collusion_mms_l1_2")
     used = sum(metrics[split]["num_interactions"] for split in ("train", "validation", "test"))
     assert used == samples - excluded
-    assert [manifest["reveals"] for manifest in activations] == [0] * 3
+    assert [manifest["reveals"] for manifest in activations] == [0] * 2
     reason = metrics["stages"]["probe"]["role_reveal"]["reason"]
     assert "no sentence of the input is known to tell" in reason
 
@@ -172,7 +172,7 @@ def test_a_probe_that_is_told_the_role_is_compared_to_one_that_is_not(
     project.write("off.yaml", "probes: {trust: {role_masked: false}}")
     off = (TINY, "off.yaml")
     assert project.planned("results/probes/trust_lr_l2", config=off) == Counter(train_probe=1)
-    twin = "results/activations/trust.role_masked/shard-0-of-3"
+    twin = "results/activations/trust.role_masked/shard-0-of-2"
     assert "Unknown concept 'trust.role_masked'" in project.refused(twin, config=off)
     assert "Unknown concept 'trust.role_masked'" in project.refused("results/probes/trust.role_masked_lr_l2")
 
@@ -213,7 +213,7 @@ def test_the_number_of_shards_changes_no_sample(simulated_run: Project, tmp_path
     from probeline.activations.store import read_activations
 
     other = simulated_run.copy(tmp_path / "other")
-    other.write("shards.yaml", "shards: 2")
+    other.write("shards.yaml", "shards: 3")
     other.run("results/probes/collusion_mms_l1_2", config=(TINY, "shards.yaml"))
 
     def by_sample(project: Project, shards: int) -> dict[str, bytes]:
@@ -222,5 +222,5 @@ def test_the_number_of_shards_changes_no_sample(simulated_run: Project, tmp_path
         read = read_activations(folders, [0, 1, 2, 3, 4])
         return {sample: values.tobytes() for sample, values in zip(read.samples, read.values, strict=True)}
 
-    assert by_sample(other, 2) == by_sample(simulated_run, 3)
+    assert by_sample(other, 3) == by_sample(simulated_run, 2)
     assert metrics_of(other, "collusion_mms_l1_2") == metrics_of(simulated_run, "collusion_mms_l1_2")

@@ -17,19 +17,12 @@ import pytest
 from probeline.lineage.code import code_digest
 from probeline.lineage.hashing import directory_digest
 from probeline.lineage.records import record_bytes
-from probeline.logs.simulate_werewolf import simulate_games
-from tests.workflow.conftest import PROBE, REPOSITORY, TINY, Project, artifacts, fresh_project
+from tests.workflow.conftest import OUTSIDE_CONFIG, PROBE, REPOSITORY, TINY, Project, artifacts
 
 pytestmark = pytest.mark.workflow
 
 OWN = (TINY, "own.yaml")
 PLACES = ("data/models", "data/processed", "results")
-OWN_CONFIG = """\
-shards: 2
-corpora:
-  werewolf:
-    root: {}
-"""
 RECORDS = 9
 TRAINING = Counter(train_probe=1)
 FROM_DIALOGUES = Counter(build_dialogues=2, extract_activations=2, train_probe=1)
@@ -86,28 +79,15 @@ def forget_artifacts(project: Project, keep: str = "") -> None:
             shutil.rmtree(artifact)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run on a corpus outside the repository, its records in git. Not to be edited."""
-    top = tmp_path_factory.mktemp("restore")
-    simulate_games(7, range(12), top / "games")
-    (top / "games/manifest.json").unlink()
-    project = fresh_project(top / "project")
-    project.write("own.yaml", OWN_CONFIG.format(top / "games"))
-    project.run(PROBE, config=OWN)
-    project.commit("A probe and its records")
-    return project
-
-
 @pytest.fixture
-def pulled(made: Project, tmp_path: Path) -> Project:
+def pulled(outside_logs_run: Project, tmp_path: Path) -> Project:
     """A clone with all artifacts, and a corpus of its own elsewhere; nothing restored yet."""
-    made.git("clone", "--quiet", str(made.folder), str(tmp_path / "clone"))
+    outside_logs_run.git("clone", "--quiet", str(outside_logs_run.folder), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
-    pull(made, clone)
-    shutil.copytree(made.folder.parent / "games", tmp_path / "games")
+    pull(outside_logs_run, clone)
+    shutil.copytree(outside_logs_run.folder.parent / "games", tmp_path / "games")
     scramble(tmp_path / "games", 1)
-    clone.write("own.yaml", OWN_CONFIG.format(tmp_path / "games"))
+    clone.write("own.yaml", OUTSIDE_CONFIG.format(tmp_path / "games"))
     return clone
 
 
@@ -155,18 +135,18 @@ def test_a_clone_with_its_artifacts_has_nothing_to_do(pulled: Project) -> None:
 def test_logs_that_are_not_where_the_config_says_are_no_success(pulled: Project) -> None:
     """Snakemake would make everything again, from other logs or from none."""
     root = pulled.folder.parent / "games"
-    pulled.write("own.yaml", OWN_CONFIG.format("/nowhere/games"))
+    pulled.write("own.yaml", OUTSIDE_CONFIG.format("/nowhere/games"))
     assert restore(pulled, status=1)["unseen"].keys() == {"raw/werewolf"}
     pulled.write("own.yaml", "shards: 2\n")
     assert restore(pulled, status=1)["unseen"].keys() == {"raw/werewolf"}
     # Files of both --configfile count.
-    pulled.write("root.yaml", OWN_CONFIG.format(root))
+    pulled.write("root.yaml", OUTSIDE_CONFIG.format(root))
     assert restore(pulled, "--configfile", "root.yaml")["unseen"] == {}
 
 
-def test_what_dvc_pulls_is_restored(made: Project, tmp_path: Path) -> None:
+def test_what_dvc_pulls_is_restored(outside_logs_run: Project, tmp_path: Path) -> None:
     """DVC itself, with a folder as its remote."""
-    origin = made.copy(tmp_path / "origin")
+    origin = outside_logs_run.copy(tmp_path / "origin")
     top = origin.folder
 
     def dvc(project: Project, *words: str) -> None:
@@ -249,10 +229,10 @@ def test_edits_are_seen_through_artifacts_that_were_not_pulled(
     assert pulled.planned(PROBE, config=OWN) == EVERY_RULE
 
 
-def test_what_comes_after_a_restore_is_not_taken_on_trust(made: Project, pulled: Project) -> None:
+def test_what_comes_after_a_restore_is_not_taken_on_trust(outside_logs_run: Project, pulled: Project) -> None:
     forget_artifacts(pulled, keep=PROBE)
     restore(pulled)
-    pull(made, pulled)
+    pull(outside_logs_run, pulled)
     index = pulled.folder / "results/activations/collusion/shard-1-of-2/index.parquet"
     data = index.read_bytes()
     index.unlink()
@@ -267,7 +247,9 @@ def test_what_comes_after_a_restore_is_not_taken_on_trust(made: Project, pulled:
     assert f"{RECORDS - 1} artifacts were neither made nor restored here" in said
 
 
-def test_what_is_not_what_its_record_says_is_named_and_made_again(made: Project, pulled: Project) -> None:
+def test_what_is_not_what_its_record_says_is_named_and_made_again(
+    outside_logs_run: Project, pulled: Project
+) -> None:
     shard = "results/activations/collusion/shard-1-of-2"
     (pulled.folder / shard / "index.parquet").unlink()
     scores = pulled.folder / PROBE / "scores.parquet"
@@ -283,7 +265,7 @@ def test_what_is_not_what_its_record_says_is_named_and_made_again(made: Project,
         os.utime(file)  # Snakemake refuses to run a job on inputs of the future.
     assert pulled.planned(PROBE, config=OWN) == Counter(extract_activations=1, train_probe=1)
     pulled.run(PROBE, config=OWN)
-    assert artifacts(pulled.folder) == artifacts(made.folder)
+    assert artifacts(pulled.folder) == artifacts(outside_logs_run.folder)
 
 
 def test_an_edited_record_restores_nothing(pulled: Project) -> None:
@@ -346,13 +328,13 @@ def test_branches_switch_both_ways(pulled: Project, tmp_path: Path) -> None:
 
 
 def test_the_metadata_are_those_that_snakemake_wrote(
-    made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outside_logs_run: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In all that decides about reruns, for every output of every rule."""
     from probeline.lineage.graph import read_lineage
     from probeline.lineage.snakemake_metadata import DECISIVE, SnakemakeMetadata
 
-    copy = made.copy(tmp_path / "copy")
+    copy = outside_logs_run.copy(tmp_path / "copy")
     monkeypatch.chdir(copy.folder)
     outputs = [output for record in read_lineage().records.values() for output in record.outputs]
     written = {output: SnakemakeMetadata()._store._read_record(output) for output in outputs}
@@ -367,8 +349,8 @@ def test_the_metadata_are_those_that_snakemake_wrote(
         assert ours.rule == theirs.rule
 
 
-def test_without_its_record_nothing_counts_as_done(made: Project, tmp_path: Path) -> None:
-    project = made.copy(tmp_path / "copy")
+def test_without_its_record_nothing_counts_as_done(outside_logs_run: Project, tmp_path: Path) -> None:
+    project = outside_logs_run.copy(tmp_path / "copy")
     records = (f"{PROBE}.lineage.json", "data/processed/werewolf.lineage.json")
     for record in records:
         (project.folder / record).unlink()

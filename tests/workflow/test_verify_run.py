@@ -12,27 +12,18 @@ from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenan
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
-from probeline.logs.simulate_werewolf import simulate_games
-from tests.workflow.conftest import PROBE, TINY, Project, fresh_project
+from tests.workflow.conftest import OUTSIDE_CONFIG, PROBE, TINY, Project
 
 pytestmark = pytest.mark.workflow
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run on logs outside the working directory. Not to be edited: copy it."""
-    folder = tmp_path_factory.mktemp("verify")
-    simulate_games(7, range(24), folder / "logs")
-    (folder / "logs/manifest.json").unlink()
-    project = fresh_project(folder / "project")
-    project.write("own.yaml", f"corpora: {{werewolf: {{root: {folder / 'logs'}}}}}\n")
-    project.run(PROBE, config=(TINY, "own.yaml"))
-    return project
-
-
 @pytest.fixture
-def project(finished: Project, tmp_path: Path) -> Iterator[Project]:
-    yield finished.copy(tmp_path / "project")
+def project(outside_logs_run: Project, tmp_path: Path) -> Iterator[Project]:
+    """A finished run and its logs outside of the working directory, to be edited."""
+    shutil.copytree(outside_logs_run.folder.parent / "games", tmp_path / "logs")
+    project = outside_logs_run.copy(tmp_path / "project")
+    project.write("own.yaml", OUTSIDE_CONFIG.format(tmp_path / "logs"))
+    yield project
     shutil.rmtree(tmp_path / "project")
 
 
@@ -44,8 +35,10 @@ def verify(project: Project, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_every_record_of_a_run_is_a_strict_in_toto_statement_with_slsa_provenance(finished: Project) -> None:
-    records = sorted(finished.folder.rglob("*.lineage.json"))
+def test_every_record_of_a_run_is_a_strict_in_toto_statement_with_slsa_provenance(
+    outside_logs_run: Project,
+) -> None:
+    records = sorted(outside_logs_run.folder.rglob("*.lineage.json"))
     rules = set()
     for record in records:
         value = json.loads(record.read_text())
@@ -66,21 +59,15 @@ def test_every_record_of_a_run_is_a_strict_in_toto_statement_with_slsa_provenanc
         ParseDict(value["predicate"] | {"seconds": 1}, Provenance())
 
 
-def test_a_run_verifies_with_its_raw_logs_and_an_edit_of_one_is_named(
-    project: Project, finished: Project
-) -> None:
+def test_a_run_verifies_with_its_raw_logs_and_an_edit_of_one_is_named(project: Project) -> None:
     status, words = verify(project)
     assert status == 0, words
     assert "are what they were" in words
     assert str(project.folder.parent) not in words
-    logs = finished.folder.parent / "logs"
+    logs = project.folder.parent / "logs"
     log = sorted(logs.rglob("game_stats.json"))[0]
-    content = log.read_bytes()
-    log.write_bytes(content + b" ")
-    try:
-        status, words = verify(project, PROBE)
-    finally:
-        log.write_bytes(content)
+    log.write_bytes(log.read_bytes() + b" ")
+    status, words = verify(project, PROBE)
     assert status == 1
     assert f"raw/werewolf/{log.relative_to(logs)}" in words
     assert "It is not what was read" in words

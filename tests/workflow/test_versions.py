@@ -77,7 +77,7 @@ def stats(folder: Path) -> dict[str, tuple[int, ...]]:
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Versioned:
     """A run of one probe, tracked, pushed and committed. Not to be edited: copy it."""
     project = Versioned(fresh_project(tmp_path_factory.mktemp("versions") / "project").folder)
-    project.write(CONFIG[1], "shards: 1\n")
+    project.write(CONFIG[1], "shards: 1\ncorpora: {werewolf: {simulated_games: 12}}\n")
     project.git("init", "-q")
     project.commit()
     project.run(PROBE, config=CONFIG)

@@ -43,6 +43,11 @@ def load_decoder(model: Path, adapter: Path | None, dtype: torch.dtype, device: 
         raise ProbelineError(
             f"{model} holds an adapter. Name the model itself, and the adapter as model.adapter."
         )
+    if not any(model.glob("*.safetensors")):
+        raise ProbelineError(
+            f"{model} holds no weights: fetched with compute: modal, they are there. "
+            f"Delete {model} to have it fetched here, or leave the work to Modal."
+        )
     # An adapter's weights carry the names that they have in the whole model.
     loader: Any = AutoModel if adapter is None else AutoModelForCausalLM
     spread = _needs_several_gpus(model, dtype, device)

@@ -44,7 +44,7 @@ def code_closure(script: Path, sources: Path, excluded: tuple[str, ...] = EXCLUD
         found.add(file)
         pending += [
             path
-            for module in _imports(file)
+            for module in _read(file)[1]
             if not any(module == package or module.startswith(f"{package}.") for package in excluded)
             for path in _module_files(module, sources)
             if path not in found
@@ -52,14 +52,29 @@ def code_closure(script: Path, sources: Path, excluded: tuple[str, ...] = EXCLUD
     return {path.relative_to(sources.parent).as_posix(): code_digest(path) for path in sorted(found)}
 
 
-@functools.cache
 def code_digest(file: Path) -> str:
     """Digest of what a source does: comments, docstrings and formatting cost nothing."""
-    tree = _parse(file)
+    return _read(file)[0]
+
+
+@functools.cache
+def _read(file: Path) -> tuple[str, list[str]]:
+    """The digest of a source and the modules of the package that it imports.
+
+    Both at once: reading the syntax is most of what planning a run takes beside Snakemake itself.
+    `from a import b` imports `a` and `a.b`.
+    """
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [part for part in node.body if not _is_words(part)] or [ast.Pass()]
-    return sha256_bytes(ast.unparse(tree).encode())[:16]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    imports = [name for name in names if name.split(".")[0] == PACKAGE]
+    return sha256_bytes(ast.unparse(tree).encode())[:16], imports
 
 
 def _is_words(statement: ast.stmt) -> bool:
@@ -69,22 +84,6 @@ def _is_words(statement: ast.stmt) -> bool:
         and isinstance(statement.value, ast.Constant)
         and isinstance(statement.value.value, str)
     )
-
-
-def _parse(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes(), filename=str(file))
-
-
-@functools.cache
-def _imports(file: Path) -> list[str]:
-    """Dotted names that a source imports; `from a import b` yields `a` and `a.b`."""
-    names = []
-    for node in ast.walk(_parse(file)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == PACKAGE]
 
 
 def _module_files(module: str, sources: Path) -> list[Path]:

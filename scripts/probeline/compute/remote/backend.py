@@ -115,10 +115,7 @@ def describe(snakemake: Any, body: Body, threads: int, gpu: str | None, use_made
     try:
         found = dict(zip(listed, digests_of([*listed], cache), strict=True))
         local_folders = {role: inputs[role][0].parent for role in HELD if inputs.get(role)}
-        folders = {
-            role: f"{MODELS}/{digests_of([_index(folder)], cache)[0]}/{folder.name}"
-            for role, folder in local_folders.items()
-        }
+        folders = {role: _place(folder, cache) for role, folder in local_folders.items()}
     finally:
         cache.close()
     sizes = {path: path.stat().st_size for path in found}
@@ -161,17 +158,19 @@ def _files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _index(folder: Path) -> Path:
-    """The file of a model or adapter that stands for all of it."""
+def _place(folder: Path, cache: StatCache) -> str:
+    """Where a model or adapter lies on the weights volume: where it was fetched, or by its digest."""
     manifest = folder / MANIFEST
-    return manifest if manifest.is_file() else folder / "adapter_model.safetensors"
+    if manifest.is_file() and "weights_at" in read_json(manifest):
+        return read_json(manifest)["weights_at"]
+    index = manifest if manifest.is_file() else folder / "adapter_model.safetensors"
+    return f"{MODELS}/{digests_of([index], cache)[0]}/{folder.name}"
 
 
 def _held_files(folder: Path, at: str) -> dict[str, dict[str, Any]]:
     """The files of a model, as they lie on the weights volume; its weights may be there alone."""
     if (folder / MANIFEST).is_file():
         sizes = {name: file["bytes"] for name, file in read_json(folder / MANIFEST)["files"].items()}
-        sizes[MANIFEST] = (folder / MANIFEST).stat().st_size
     else:
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
     return {

@@ -115,8 +115,20 @@ class Store:
             self.put({f"{at}/{name}": file for name, file in files.items()}, self.weights)
             self.put({f"{at}/manifest.json": manifest}, self.weights)
 
-    def fetch(self, files: Files, output: Path, of: "modal.Volume | None" = None) -> None:
+    def fetch(
+        self,
+        files: Files,
+        output: Path,
+        of: "modal.Volume | None" = None,
+        others: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Bring files here, as a folder that appears whole or not at all.
+
+        Args:
+            files: name → `at` and `sha256`.
+            output: the folder.
+            of: the volume; by default that of the data.
+            others: name → content of what is put beside them.
 
         Raises:
             ProbelineError: a file is not what it should be, also after it was fetched again.
@@ -128,6 +140,8 @@ class Store:
                     raise ProbelineError(f"The volume names a file outside of {output}: {name}.")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._fetch_file(file, target, of or self.data)
+            for name, data in (others or {}).items():
+                (draft / name).write_bytes(data)
 
     def _fetch_file(self, file: Mapping[str, Any], target: Path, of: "modal.Volume") -> None:
         import modal

@@ -12,7 +12,7 @@ from probeline.compute.remote.settings import LONGEST
 from probeline.compute.remote.store import Store
 from probeline.digests import canonical_digest
 from probeline.errors import ProbelineError
-from probeline.files import MANIFEST
+from probeline.files import MANIFEST, json_bytes
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +42,13 @@ def fetch_there(source: Mapping[str, Any], output: Path) -> None:
         store = Store()
         at = answer["model"]
         manifest = store.read_json(f"{at}/{MANIFEST}", store.weights)
-        files = {name: file for name, file in manifest["files"].items() if not name.endswith(WEIGHTS)}
-        listed = {name: file | {"at": f"{at}/{name}"} for name, file in files.items()}
-        digest = Path(at).parts[-2]
-        listed[MANIFEST] = {"sha256": digest, "at": f"{at}/{MANIFEST}"}
-        store.fetch(listed, output, store.weights)
+        # What is listed is what is here; the rest of the manifest is that of the whole.
+        manifest["files"] = {
+            name: file for name, file in manifest["files"].items() if not name.endswith(WEIGHTS)
+        }
+        manifest["weights_at"] = at
+        listed = {name: file | {"at": f"{at}/{name}"} for name, file in manifest["files"].items()}
+        store.fetch(listed, output, store.weights, {MANIFEST: json_bytes(manifest)})
     log.info("%s: its weights are on the volume %s, and not here.", output.name, at)
 
 
