@@ -6,12 +6,20 @@ from collections.abc import Iterator
 import pytest
 
 from tests.modal.loopback import Server
+from tests.workflow.conftest import Project, fresh_project, made_once
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with Server(environment={"FROM_SERVER": "yes"}) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def local_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run that knows nothing of Modal: the one of the tests of the workflow. Not to be edited."""
+    folder = made_once(tmp_path_factory, "simulated", lambda top: fresh_project(top / "project").run())
+    return Project(folder / "project")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.workflow.conftest import TINY, Project, fresh_project
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny"
-SHARD = "results/activations/collusion/shard-0-of-3"
+SHARD = "results/activations/collusion/shard-0-of-2"
 RANDOM = {
     "random": {
         **{"architecture": "llama", "layers": 4, "width": 32, "heads": 2},

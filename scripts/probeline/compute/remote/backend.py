@@ -169,8 +169,12 @@ def _place(folder: Path, cache: StatCache) -> str:
 
 def _held_files(folder: Path, at: str) -> dict[str, dict[str, Any]]:
     """The files of a model, as they lie on the weights volume; its weights may be there alone."""
+    sizes: dict[str, int | None]
     if (folder / MANIFEST).is_file():
-        sizes = {name: file["bytes"] for name, file in read_json(folder / MANIFEST)["files"].items()}
+        facts = read_json(folder / MANIFEST)
+        sizes = {name: file["bytes"] for name, file in facts["files"].items()}
+        # That of a model that was fetched there lists the weights, too.
+        sizes[MANIFEST] = None if "weights_at" in facts else (folder / MANIFEST).stat().st_size
     else:
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
     return {
