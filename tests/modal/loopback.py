@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -15,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 class Server:
     """A process of its own that ends with this one, whatever happens to it.
 
-    Use it as a context manager; `python` is the containers' interpreter, `environment` goes to all containers.
+    Use it as a context manager. `python` is the containers' interpreter; all containers get `environment`.
     """
 
     def __init__(self, python: str = sys.executable, environment: dict[str, str] | None = None) -> None:
@@ -23,7 +24,12 @@ class Server:
         for name, value in (environment or {}).items():
             words += ["--environment", f"{name}={value}"]
         self.process = subprocess.Popen(
-            words, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            words,
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # an interrupt at the terminal is for the tests
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -51,6 +57,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        shutil.rmtree(self.addresses["folder"], ignore_errors=True)
 
     def environment(self) -> dict[str, str]:
         """Variables with which the client reaches this server and nothing else."""
@@ -73,15 +80,15 @@ class Server:
             return json.load(answer)
 
     def requests(self, name: str) -> list[dict[str, Any]]:
-        """All requests of one procedure (or of a pattern), as {time, task, name, request}; bytes are base64."""
+        """All requests of a procedure (or a pattern): {time, task, name, request}; bytes are base64."""
         return self.ask("requests", name=name)
 
     def calls(self) -> list[dict[str, Any]]:
-        """What ran: {call, input, function, pool, method, attempts: [{container, started, ended, status}], status}."""
+        """What ran: {call, input, function, pool, method, status, attempts: [{container, started, …}]}."""
         return self.ask("calls")
 
     def containers(self) -> list[dict[str, Any]]:
-        """{id, function, pool, gpu, pid, inputs, started, ready, ended, code} of all containers so far."""
+        """All so far: {id, function, pool, gpu, image, pid, inputs, started, ready, ended, code}."""
         return self.ask("containers")
 
     def images(self) -> dict[str, list[dict[str, Any]]]:
@@ -104,14 +111,19 @@ class Server:
         """Make something go wrong `times` times (1), where `match` (a pattern, "*") fits, after `skip` times.
 
         preempt        after, grace seconds (0: killed at once); match is the function's name ("Model.*")
+        crash          after seconds: it dies of itself, as when out of memory; match as above
         lose_output    the output of an input is lost, and the input runs again; match as above
         memory         bytes that a container started from now on may allocate; match as above
         fail           status of a procedure named by match ("UNAVAILABLE", …)
         drop_before, drop_after   the connection at a procedure, before or after it took effect
         token          the client's token is refused, at the procedure named by match
-        corrupt_block, cut_block, break_block   a volume block's download: a bit, its half (unsaid), the connection
+        corrupt_block, cut_block, break_block   a block's download: a bit, its half (unsaid), the connection
         """
-        defaults = {"preempt": {"after": 0.5, "grace": 30.0}, "fail": {"status": "UNAVAILABLE"}}
+        defaults = {
+            "preempt": {"after": 0.5, "grace": 30.0},
+            "crash": {"after": 0.5},
+            "fail": {"status": "UNAVAILABLE"},
+        }
         self.ask("fault", kind=kind, **(defaults.get(kind, {}) | details))
 
     def clear(self) -> None:
