@@ -4,8 +4,9 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ import orjson
 
 from probeline.compute.remote.layout import ARTIFACTS, CONTENT, MODELS, WEIGHTS_VOLUME, artifact_entry
 from probeline.compute.remote.places import keep_places, places_of
-from probeline.compute.remote.store import Files, Store
+from probeline.compute.remote.store import DOWNLOADS, Files, Store
 from probeline.digests import sha256_bytes, sha256_file
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, json_bytes, read_json, write_bytes
@@ -78,13 +79,11 @@ def list_copies(store: Store, names: Iterable[str]) -> tuple[list[Copy], list[st
     """
     copies, faults = [], []
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        listed = list(names)
-        entries = pool.map(store.read, map(artifact_entry, listed))
-        for name, data in zip(listed, entries, strict=True):
-            try:
-                copies.append(_copy(name, data))
-            except ProbelineError as error:
-                faults.append(str(error))
+        for copy in pool.map(partial(_read_copy, store), names):
+            if isinstance(copy, Copy):
+                copies.append(copy)
+            else:
+                faults.append(copy)
     return copies, faults
 
 
@@ -107,7 +106,10 @@ def find_copy(store: Store, wanted: str) -> Copy:
             f"No artifact {wanted} is on Modal. {near_misses(path, listed)} `probeline remote list --all` "
             f"names all {len(names):,}."
         )
-    return _copy(found[0], store.read(artifact_entry(found[0])))
+    copy = _read_copy(store, found[0])
+    if isinstance(copy, str):
+        raise ProbelineError(copy)
+    return copy
 
 
 def is_place(name: str) -> bool:
@@ -116,25 +118,33 @@ def is_place(name: str) -> bool:
     return len(parts) > 1 and parts[0] in PLACES and ".." not in parts
 
 
-def _copy(name: str, data: bytes | None) -> Copy:
-    try:
-        entry = orjson.loads(data or b"")
-        return Copy(
-            name=name,
-            kind=str(entry.get("kind", "")),
-            made=int(entry["made"]),
-            headline=dict(entry.get("headline") or {}),
-            files={
-                file: {**facts, "bytes": int(facts["bytes"]), "sha256": facts["sha256"], "at": facts["at"]}
-                for file, facts in entry["files"].items()
-            },
-            record=dict(entry.get(RECORD) or {}),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProbelineError(
-            f"{artifact_entry(name)} on the data volume cannot be read: send the artifact again with "
-            f"`probeline remote upload {name}`, or have it made again."
-        ) from error
+def _read_copy(store: Store, name: str) -> Copy | str:
+    """What an entry says, or why it cannot be used: it has no digest, so what came damaged is read again."""
+    for _ in range(DOWNLOADS):
+        try:
+            entry = orjson.loads(store.read(artifact_entry(name)) or b"")
+            return Copy(
+                name=name,
+                kind=str(entry.get("kind", "")),
+                made=int(entry["made"]),
+                headline=dict(entry.get("headline") or {}),
+                files={
+                    file: {
+                        **facts,
+                        "bytes": int(facts["bytes"]),
+                        "sha256": facts["sha256"],
+                        "at": facts["at"],
+                    }
+                    for file, facts in entry["files"].items()
+                },
+                record=dict(entry.get(RECORD) or {}),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return (
+        f"{artifact_entry(name)} on the data volume cannot be read: send the artifact again with "
+        f"`probeline remote upload {name}`, or have it made again."
+    )
 
 
 def download(store: Store, copy: Copy, output: Path) -> tuple[bool, str]:
@@ -204,24 +214,25 @@ def upload(store: Store, artifact: Path) -> Copy:
     name = _own_name(artifact)
     artifact, facts = Path(name), read_json(Path(name) / MANIFEST)
     digests = _checked(artifact, facts)
-    known = _known(store, name)
+    known = store.names(PurePosixPath(artifact_entry(name)).parent.as_posix())
+    before = _read_copy(store, name) if f"{artifact.name}.json" in known else None
+    before = before if isinstance(before, Copy) else None
+    if facts.get("kind") == "model":
+        files = _put_model(store, artifact, digests)
+    else:
+        files = _put(store, artifact, digests, before)
     record = record_path(artifact)
-    entry: dict[str, Any] = {
-        "name": name,
-        **{key: facts[key] for key in ("kind", "headline") if key in facts},
-        "files": _put_model(store, artifact, digests)
-        if facts.get("kind") == "model"
-        else _put(store, artifact, digests, known),
-    }
+    described: dict[str, Any] = {}
     if record.is_file():
         digest = sha256_file(record)
         store.send({digest: record})
-        entry[RECORD] = _described(record, digest, f"{CONTENT}/{digest}")
-    # The entry comes last: an artifact that is listed is there whole.
-    if {key: value for key, value in known.items() if key != "made"} != entry:
-        entry["made"] = _made(record, known)
-        store.put({artifact_entry(name): json_bytes(entry)})
-    return _copy(name, store.read(artifact_entry(name)))
+        described = _described(record, digest, f"{CONTENT}/{digest}")
+    made = _made(record, before)
+    copy = Copy(name, str(facts.get("kind", "")), made, facts.get("headline") or {}, files, described)
+    if before is None or replace(before, made=made) != copy:
+        # The entry comes last: an artifact that is listed is there whole.
+        store.put({artifact_entry(name): json_bytes(asdict(copy))})
+    return copy
 
 
 def _own_name(path: Path) -> str:
@@ -264,21 +275,13 @@ def _checked(artifact: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(digest) for name, digest in digests.items()}
 
 
-def _known(store: Store, name: str) -> dict[str, Any]:
-    """What the volume says of an artifact so far; nothing where that cannot be used."""
-    data = store.read(artifact_entry(name))
-    try:
-        _copy(name, data)
-    except ProbelineError:
-        return {}
-    return orjson.loads(data or b"{}")
-
-
 def _put(
-    store: Store, artifact: Path, digests: Mapping[str, str], known: Mapping[str, Any]
+    store: Store, artifact: Path, digests: Mapping[str, str], before: Copy | None
 ) -> dict[str, dict[str, Any]]:
     """Send the files that are not there: what was made there lies in the folder of its run."""
-    places = places_of([artifact]) | {file["sha256"]: file["at"] for file in known.get("files", {}).values()}
+    places = places_of([artifact])
+    if before is not None:
+        places |= {file["sha256"]: file["at"] for file in before.files.values()}
     wanted = {places[digest] for digest in digests.values() if digest in places}
     there = {
         f"{folder}/{name}"
@@ -307,11 +310,9 @@ def _described(file: Path, digest: str, at: str) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": digest, "at": at}
 
 
-def _made(record: Path, known: Mapping[str, Any]) -> int:
-    """When an artifact was made: as its record says, or else when it was first sent."""
-    if record.is_file():
-        try:
-            return int(datetime.fromisoformat(read_record(record).metadata["finishedOn"]).timestamp())
-        except (ProbelineError, ValueError, KeyError):
-            pass
-    return int(known.get("made", time.time()))
+def _made(record: Path, before: Copy | None) -> int:
+    """When an artifact was made: as its record says, or else when it was first there."""
+    try:
+        return int(datetime.fromisoformat(read_record(record).metadata["finishedOn"]).timestamp())
+    except (ProbelineError, ValueError, KeyError):
+        return before.made if before is not None else int(time.time())

@@ -21,7 +21,7 @@ FAULTS = (MISSING, WRONG)
 """States with which a run would fail."""
 PYTHON = (3, 11)
 LEAST_DISK = 5e9
-SECONDS_TO_ASK = 6
+SECONDS_TO_ASK = 5
 """For all questions to Modal, or to DVC's remote, together."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SECRETS = (
@@ -99,7 +99,8 @@ def _doctor(options: argparse.Namespace) -> int:
         return int(bool(faults))
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        print(plain_text(f"{finding.state:<11} {finding.name:<{width}}  {finding.says}"))
+        says = " ".join(finding.says.split())
+        print(plain_text(f"{finding.state:<11} {finding.name:<{width}}  {says}"))
         if finding.remedy:
             print(plain_text(f"{'':<11} {'':<{width}}  -> {finding.remedy}"))
     print(f"To be mended: {', '.join(faults)}." if faults else "Everything that a run needs is here.")
