@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from probeline.compute.remote.commands import add_remote_commands
 from probeline.errors import ProbelineError
 from probeline.lineage.commands import (
     LINEAGE,
@@ -142,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(commands)
     _add_watch(commands)
     add_lineage_commands(commands)
+    add_remote_commands(commands)
     return parser
 
 

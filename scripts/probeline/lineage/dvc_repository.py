@@ -135,6 +135,23 @@ def stored(paths: Collection[str]) -> set[str]:
     return {path for path, wanted in objects.items() if wanted and lacking.isdisjoint(wanted)}
 
 
+def default_remote() -> str:
+    """The name of the default remote, which answers; a folder that the first push makes counts as one.
+
+    Raises:
+        ProbelineError: none is configured.
+        Exception: whatever the way to it raises.
+    """
+    with _in_words(), _repository(no_scm=True) as repository:
+        remote = repository.cloud.get_remote()
+        places = [remote.path]
+        if remote.fs.protocol == "local":
+            places.append(str(Path(remote.path).parent))
+        if not any(remote.fs.exists(place) for place in places):
+            raise FileNotFoundError(remote.name)
+        return str(remote.name)
+
+
 def _objects(out: "Output") -> set[Any]:
     """All that an artifact consists of; nothing where neither cache nor remote has its list of files."""
     from dvc.exceptions import CollectCacheError

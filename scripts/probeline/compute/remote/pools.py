@@ -29,7 +29,7 @@ def open_pool(app: str, cls: str, options: dict[str, Any], arguments: dict[str, 
         retries: attempts after the first.
     """
     given = {"app": app, "cls": cls, "options": options, "arguments": arguments, "retries": retries}
-    instance = _instance(given)
+    instance = instance_of(given)
     note = POOLS / f"{canonical_digest(given)[:16]}.json"
     if not note.is_file():
         # An earlier run has let go of it at its end.
@@ -41,11 +41,12 @@ def open_pool(app: str, cls: str, options: dict[str, Any], arguments: dict[str, 
 def close_pools() -> None:
     """Let all containers end that wait for more work of this project's runs."""
     for note in sorted(POOLS.glob("*.json")):
-        _keep_warm(_instance(orjson.loads(note.read_bytes())), SHORTEST)
+        _keep_warm(instance_of(orjson.loads(note.read_bytes())), SHORTEST)
         note.unlink()
 
 
-def _instance(given: dict[str, Any]) -> Any:
+def instance_of(given: dict[str, Any]) -> Any:
+    """The instance of a deployed class that a note of its pool describes."""
     import modal
 
     retries = modal.Retries(max_retries=given["retries"], initial_delay=1.0)
