@@ -30,7 +30,7 @@ def test_a_plan_can_be_made_before_anything_is(project: Project) -> None:
     assert facts["compute"] == "local"
     names = [job["name"] for job in facts["jobs"]]
     extractions = [name for name in names if name.startswith("results/activations/trust/")]
-    assert len(extractions) == 3
+    assert len(extractions) == 2
     assert not [name for name in names if "collusion" in name]
     games = [
         job["basis"].partition("(from ")[2].split()[0] for job in facts["jobs"] if job["name"] in extractions
@@ -53,3 +53,16 @@ def test_a_mistyped_target_gets_its_near_misses(project: Project) -> None:
     done = project.command(*CLI, "cost", "--plan", "results/probes/trust_lrr_l2", *TINY)
     assert done.returncode == 1
     assert "Did you mean lr?" in done.stdout
+
+
+def test_the_full_size_config_asks_for_four_h100_and_says_what_they_cost(project: Project) -> None:
+    facts = plan(project, "results/probes/trust_lr_l22", "--configfile", "config/full.yaml")
+    assert facts["compute"] == "modal"
+    on_gpu = [job for job in facts["jobs"] if job["rule"] == "extract_activations"]
+    assert {job["gpu"] for job in on_gpu} == {"H100:4"}
+    assert any("140 GB of weights" in job["basis"] for job in on_gpu)
+    # 4 x 3.95 USD, eight cores and 64 GiB.
+    assert on_gpu[0]["usd_per_hour"] == pytest.approx(
+        3600 * (4 * 0.001097 + 8 * 0.0000131 + 64 * 0.00000222), abs=1e-3
+    )
+    assert 0 < facts["total"] < facts["budget"]
