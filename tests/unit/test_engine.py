@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from probeline.activations import engine as engine_module
 from probeline.activations import loading
 from probeline.activations.attention import PackedAttention
-from probeline.activations.engine import ActivationEngine, SpannedSequence
+from probeline.activations.engine import ActivationEngine, HeldDecoder, SpannedSequence
 from probeline.activations.packing import GRAIN, Limits, packs
 from probeline.errors import ProbelineError
 from tests.unit import tiny
@@ -264,6 +264,18 @@ def test_what_depends_on_the_row_or_loses_its_window_is_refused(tmp_path, archit
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     with pytest.raises(ProbelineError, match="Activations cannot be read from"):
         ActivationEngine(folder, [0, 1], "float32", 1, 4096, "cpu")
+
+
+def test_engines_of_several_settings_share_one_model_in_memory(model):
+    """As in a container that stays warm: none leaves a trace in the next one's results."""
+    sequences = [random_sequence(40, (3, 40), seed=seed) for seed in range(3)]
+    held = HeldDecoder(model, "float32", 1, "cpu")
+    for layers, budget in (([1], 4096), ([0, 3], 64), ([2], 4096), ([1], 4096)):
+        shared = ActivationEngine(model, layers, "float32", 1, budget, "cpu", held=held)
+        alone = ActivationEngine(model, layers, "float32", 1, budget, "cpu")
+        assert shared.game_means(sequences).tobytes() == alone.game_means(sequences).tobytes()
+        assert shared.linear_weights == alone.linear_weights
+        assert len(held.hooks) == len(layers)
 
 
 def test_out_of_gpu_memory_halves_the_rows_of_that_game(model, monkeypatch, caplog):
