@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +27,6 @@ LISTED = ("results/probes/", "results/adapters/")
 PLACES = ("results", "data")
 """Folders of the project that hold artifacts."""
 READS_AT_ONCE = 16
-RECORD = "record"
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,8 @@ def _read_copy(store: Store, name: str) -> Copy | str:
     for _ in range(DOWNLOADS):
         try:
             entry = orjson.loads(store.read(artifact_entry(name)) or b"")
+            record = entry.get("record")
+            datetime.fromtimestamp(int(entry["made"]), UTC)  # a moment that there is
             return Copy(
                 name=name,
                 kind=str(entry.get("kind", "")),
@@ -137,9 +138,9 @@ def _read_copy(store: Store, name: str) -> Copy | str:
                     }
                     for file, facts in entry["files"].items()
                 },
-                record=dict(entry.get(RECORD) or {}),
+                record={key: record[key] for key in ("bytes", "sha256", "at")} if record else {},
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError):
             continue
     return (
         f"{artifact_entry(name)} on the data volume cannot be read: send the artifact again with "
