@@ -22,7 +22,7 @@ from tests.workflow.conftest import Project, fresh_project
 
 pytestmark = pytest.mark.workflow
 
-MADE = "results/sweeps/trust"
+MADE = "results/sweeps/of.trust/one"
 PROBE = "results/probes/trust_lr_l2"
 HEADLINE = {
     "auroc": {"value": 0.8, "low": 0.7, "high": 0.9},
@@ -114,8 +114,9 @@ def test_what_was_made_on_modal_is_there_and_here_with_equal_digests(
     listed = {copy["name"]: copy for copy in json.loads(remote("list", "--all", "--json"))}
     there = server.volume(DATA_VOLUME)
     out = [path for path in there if "/out/" in path]
-    found = {path.partition("/out/trust/")[2]: there[path]["sha256"] for path in out}
+    found = {path.partition("/out/one/")[2]: there[path]["sha256"] for path in out}
     assert found == listed[MADE]["files"] == here(project, MADE)
+    assert {*listed} <= {MADE, PROBE}
     assert set(found) == {"numbers.json", "inner/input.txt", "manifest.json"}
     assert listed[MADE]["kind"] == "sweep"
 
@@ -195,6 +196,7 @@ def test_a_download_leaves_another_folder_alone_and_names_the_near_ones(
     assert "mine is here and is another one than that on Modal: detector.pt is missing" in said
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
     assert "Did you mean trust_lr_l2?" in refused("download", "trust_lr_l3")
+    assert f"Did you mean {MADE}?" in refused("download", f"{MADE}s")
 
 
 def test_what_is_no_artifact_or_was_changed_is_not_sent(
@@ -202,7 +204,7 @@ def test_what_is_no_artifact_or_was_changed_is_not_sent(
 ) -> None:
     before = server.uploaded_bytes()
     assert f"Did you mean {PROBE}" in refused("upload", "results/probes/trust_lr_2")
-    assert "name those: results/sweeps/*" in refused("upload", "results/sweeps")
+    assert "name those: results/sweeps/of.trust/*" in refused("upload", "results/sweeps/of.trust")
     assert "config is no artifact of this project" in refused("upload", "config")
     changed = project.folder / "results/probes/changed"
     make_probe(changed)

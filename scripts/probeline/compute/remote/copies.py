@@ -1,5 +1,6 @@
 """The artifacts that lie on the data volume: those made there, and those sent there; list, send, bring."""
 
+import difflib
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -58,6 +59,7 @@ class Copy:
 def copy_names(store: Store) -> list[str]:
     """The paths of all artifacts on the data volume."""
     import modal
+    from modal.types import FileEntryType
 
     # A folder that is missing is not the same as a volume that is missing.
     store.data.hydrate()
@@ -65,8 +67,8 @@ def copy_names(store: Store) -> list[str]:
         entries = store.data.listdir(ARTIFACTS, recursive=True)
     except (modal.exception.NotFoundError, FileNotFoundError):
         return []
-    paths = [PurePosixPath(entry.path.lstrip("/")) for entry in entries]
-    names = [path.relative_to(ARTIFACTS).as_posix().removesuffix(".json") for path in paths if path.suffix]
+    files = [PurePosixPath(entry.path.lstrip("/")) for entry in entries if entry.type == FileEntryType.FILE]
+    names = [file.relative_to(ARTIFACTS).as_posix().removesuffix(".json") for file in files]
     return sorted(name for name in names if is_place(name))
 
 
@@ -98,9 +100,10 @@ def find_copy(store: Store, wanted: str) -> Copy:
     if len(found) > 1:
         raise ProbelineError(f"{wanted} is the name of several: {', '.join(found)}. Give the path of one.")
     if not found:
-        listed = [name for name in names if name.startswith(LISTED)]
-        if "/" not in path:
-            listed = [PurePosixPath(name).name for name in listed]
+        known = {name if "/" in path else PurePosixPath(name).name: name for name in names}
+        # Those of other kinds are many: only the closest of them are named.
+        listed = {short for short, name in known.items() if name.startswith(LISTED)}
+        listed |= {*difflib.get_close_matches(path, known)}
         raise ProbelineError(
             f"No artifact {wanted} is on Modal. {near_misses(path, listed)} `probeline remote list --all` "
             f"names all {len(names):,}."
