@@ -28,18 +28,15 @@ Files = Mapping[str, Mapping[str, Any]]
 """Name → bytes, sha256 and `at`, the place on the data volume."""
 
 
-def volume(name: str, create: bool = True) -> "modal.Volume":
-    """One of the two volumes, made where it is missing unless it is only to be looked at."""
+def volume(name: str) -> "modal.Volume":
+    """One of the two volumes, made where it is missing."""
     import modal
 
-    return modal.Volume.from_name(name, create_if_missing=create, version=2)
+    return modal.Volume.from_name(name, create_if_missing=True, version=2)
 
 
 class Store:
     """Both volumes.
-
-    Args:
-        create: make them where they are missing.
 
     Attributes:
         data: inputs by content, runs and what they made.
@@ -47,9 +44,9 @@ class Store:
         sent: bytes sent by this object.
     """
 
-    def __init__(self, create: bool = True) -> None:
-        self.data = volume(DATA_VOLUME, create)
-        self.weights = volume(WEIGHTS_VOLUME, create)
+    def __init__(self) -> None:
+        self.data = volume(DATA_VOLUME)
+        self.weights = volume(WEIGHTS_VOLUME)
         self.sent = 0
 
     def read(self, path: str, of: "modal.Volume | None" = None) -> bytes | None:
