@@ -1,15 +1,15 @@
-"""Containers of the loopback server: real processes, a pool of them per function variant, and their inputs."""
+"""Containers of the loopback server: real processes in a pool per function variant, and their inputs."""
 
 import asyncio
 import codecs
+import contextlib
 import json
 import os
 import shlex
 import signal
-import sys
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -28,6 +28,13 @@ GRACE = 30.0  # seconds between the signal and the kill
 FAILED_STARTS = 2  # in a row, before the waiting inputs fail
 
 Result = api_pb2.GenericResult
+CANCELLED = Result(status=Result.GENERIC_STATUS_TERMINATED, exception="Input was cancelled by user")
+PREEMPTED = Result(status=Result.GENERIC_STATUS_INTERNAL_FAILURE, exception="Container was preempted")
+STOPPED = Result(status=Result.GENERIC_STATUS_TERMINATED, exception="The app was stopped")
+
+
+def status_name(result: Result) -> str:
+    return Result.GenericStatus.Name(result.status).removeprefix("GENERIC_STATUS_")
 
 
 @dataclass
@@ -56,6 +63,7 @@ class Call:
     function: "Function"
     invocation: int
     inputs: list[Input] = field(default_factory=list)
+    outputs: list[api_pb2.FunctionGetOutputsItem] = field(default_factory=list)  # as they came
     created: float = field(default_factory=time.time)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -66,6 +74,7 @@ class Call:
     def finish(self, entry: Input, item: api_pb2.FunctionGetOutputsItem) -> None:
         item.idx, item.input_id, item.retry_count = entry.index, entry.id, entry.retry_count
         entry.output = item
+        self.outputs.append(item)
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -97,6 +106,8 @@ class Pool:
 
     def schedule(self) -> None:
         """Wake waiting containers, and start as many as the queue asks for and the limit allows."""
+        if self.state.closing:
+            return
         for container in self.alive:
             container.wake.set()
         definition = self.function.definition()
@@ -128,9 +139,9 @@ class Pool:
             entry.call.finish(entry, api_pb2.FunctionGetOutputsItem(result=result))
 
     def stop(self) -> None:
-        self.fail_all(Result(status=Result.GENERIC_STATUS_TERMINATED, exception="The app was stopped"))
+        self.fail_all(STOPPED)
         for container in self.alive:
-            container.stop(api_pb2.GenericResult.GENERIC_STATUS_TERMINATED, "The app was stopped", grace=10)
+            container.stop(STOPPED, grace=10)
 
 
 class Container:
@@ -154,8 +165,9 @@ class Container:
         self.ready: float | None = None
         self.ended: float | None = None
         self.draining = False
-        self.ending: tuple[int, str] | None = None  # (status, words) of an end that the server brought about
+        self.ending: Result | None = None  # of an end that the server brought about
         self.start_failure: Result | None = None
+        self.current: Input | None = None  # to which its output belongs
         self.process: asyncio.subprocess.Process | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -183,6 +195,8 @@ class Container:
                 self.process.wait(),
             )
             timer.cancel()
+        except Exception:
+            traceback.print_exc()
         finally:
             self.signal(signal.SIGKILL)  # what it left behind
             self.end()
@@ -190,6 +204,7 @@ class Container:
     def lay_out(self) -> None:
         """Files of the mounts, views of the volumes, arguments."""
         self.home.mkdir(parents=True)
+        (self.folder / "tmp").mkdir()
         for source, target in self.state.mount_files(self.definition):
             path = self.files / target.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +239,7 @@ class Container:
         environment |= {
             "HOME": home,
             "PYTHONPATH": home,
+            "TMPDIR": str(self.folder / "tmp"),
             "PYTHONUNBUFFERED": "1",
             "MODAL_SERVER_URL": self.state.url,
             "MODAL_TASK_ID": self.id,
@@ -248,9 +264,8 @@ class Container:
 
     def visible_home(self) -> str:
         """`/root` where the container may have its own, else the folder's path on this machine."""
-        prefixes = (self.state.python, os.path.realpath(self.state.python), sys.prefix, sys.base_prefix)
-        hidden = any(prefix.startswith("/root/") for prefix in (*prefixes, str(self.folder), str(START)))
-        return str(self.home) if hidden else "/root"
+        needed = (self.state.python, os.path.realpath(self.state.python), str(self.folder))
+        return str(self.home) if any(path.startswith("/root/") for path in needed) else "/root"
 
     def mounts(self) -> list[tuple[str, str, bool]]:
         """Source, target and whether it is read-only, of all that the container sees at paths of its own."""
@@ -265,14 +280,26 @@ class Container:
         return found
 
     async def read(self, stream: asyncio.StreamReader | None, descriptor: int) -> None:
-        """Pass the output on in chunks, whatever the length of its lines."""
+        """Pass the output on in chunks, whole lines where they come within a moment."""
         assert stream is not None
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        while chunk := await stream.read(65536):
-            self.log(decoder.decode(chunk), descriptor)
+        held = ""
+        while True:
+            try:
+                chunk = await asyncio.wait_for(stream.read(65536), 0.2 if held else None)
+            except TimeoutError:
+                self.log(held, descriptor)
+                held = ""
+                continue
+            text = held + decoder.decode(chunk, final=not chunk)
+            lines, end, held = text.rpartition("\n")
+            self.log(lines + end, descriptor)
+            if not chunk:
+                self.log(held, descriptor)
+                return
 
     def log(self, text: str, descriptor: int) -> None:
-        current = next(iter(self.inputs.values()), None)
+        current = self.current
         self.state.logs.add(
             text,
             descriptor,
@@ -301,13 +328,11 @@ class Container:
             if left <= 0 and not kept and not self.inputs:
                 self.draining = True
                 return None
-            try:
-                await asyncio.wait_for(self.wake.wait(), max(left, 0.1))
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), left if left > 0 else 1)
 
     def give(self, entry: Input) -> Input:
-        self.inputs[entry.id] = entry
+        self.inputs[entry.id] = self.current = entry
         self.served.append(entry.id)
         entry.attempts.append({"container": self.id, "started": time.time(), "status": "running"})
         if self.definition.single_use_containers or self.definition.max_inputs == 1:
@@ -318,6 +343,8 @@ class Container:
             later(limit, self.check_timeout, entry, attempt, limit)
         if fault := self.state.faults.take("preempt", self.pool.function.name):
             later(fault["after"], self.preempt, entry, attempt, fault["grace"])
+        if fault := self.state.faults.take("crash", self.pool.function.name):
+            later(fault["after"], self.crash, entry, attempt)
         return entry
 
     def busy_with(self, entry: Input, attempt: int) -> bool:
@@ -332,15 +359,19 @@ class Container:
     def check_timeout(self, entry: Input, attempt: int, limit: int) -> None:
         if self.busy_with(entry, attempt):
             words = f"Task's current input {entry.id} hit its timeout of {limit}s"
-            self.stop(Result.GENERIC_STATUS_TIMEOUT, words, grace=0)
+            self.stop(Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=words), grace=0)
 
     def preempt(self, entry: Input, attempt: int, grace: float) -> None:
         if self.busy_with(entry, attempt):
-            self.stop(Result.GENERIC_STATUS_INTERNAL_FAILURE, "Container was preempted", grace)
+            self.stop(PREEMPTED, grace)
 
-    def stop(self, status: int, words: str, grace: float = GRACE) -> None:
+    def crash(self, entry: Input, attempt: int) -> None:
+        if self.busy_with(entry, attempt):
+            self.signal(signal.SIGKILL)
+
+    def stop(self, result: Result, grace: float = GRACE) -> None:
         """End it: the interrupt, and the kill after the grace period (at once without one)."""
-        self.ending, self.draining = (status, words), True
+        self.ending, self.draining = result, True
         self.wake.set()
         if grace:
             self.signal(signal.SIGINT, group=False)
@@ -351,11 +382,8 @@ class Container:
     def signal(self, number: int, group: bool = True) -> None:
         if self.process is None or self.ended is not None:
             return
-        send: Callable[[int, int], None] = os.killpg if group else os.kill
-        try:
-            send(self.process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self.process.pid, number)
 
     def processes(self) -> list[int]:
         """The container's process and its descendants (they share its session)."""
@@ -371,7 +399,7 @@ class Container:
 
     def cancel(self, entry: Input, kill: bool) -> None:
         if kill:
-            self.stop(Result.GENERIC_STATUS_TERMINATED, "Input was cancelled by user", grace=0)
+            self.stop(CANCELLED, grace=0)
             return
         self.cancellations.append(entry.id)
         self.news.set()
@@ -382,8 +410,7 @@ class Container:
         if entry is None or entry.retry_count != item.retry_count:
             return
         del self.inputs[item.input_id]
-        status = Result.GenericStatus.Name(item.result.status).removeprefix("GENERIC_STATUS_")
-        entry.attempts[-1] |= {"ended": time.time(), "status": status}
+        entry.attempts[-1] |= {"ended": time.time(), "status": status_name(item.result)}
         if self.state.faults.take("lose_output", self.pool.function.name):
             entry.attempts[-1]["status"] = "LOST"
             self.pool.add(entry, first=True)
@@ -398,7 +425,7 @@ class Container:
         if item.result.status == Result.GENERIC_STATUS_SUCCESS:
             entry.call.finish(entry, output)
         elif item.result.status == Result.GENERIC_STATUS_TERMINATED:
-            output.result.exception = output.result.exception or "Input was cancelled by user"
+            output.result.MergeFrom(CANCELLED)
             entry.call.finish(entry, output)
         else:
             self.pool.failed(entry, output)
@@ -408,24 +435,16 @@ class Container:
         """The process is gone: its inputs go elsewhere, or fail."""
         self.ended = time.time()
         code = self.process.returncode if self.process else None
+        words = f"Runner failed with exit code: {code}"
+        crashed = Result(status=Result.GENERIC_STATUS_FAILURE, exception=words)
         for entry in list(self.inputs.values()):
             del self.inputs[entry.id]
-            status, words = self.ending or (
-                Result.GENERIC_STATUS_FAILURE,
-                f"Runner failed with exit code: {code}",
-            )
-            name = Result.GenericStatus.Name(status).removeprefix("GENERIC_STATUS_")
-            entry.attempts[-1] |= {"ended": time.time(), "status": name}
-            item = api_pb2.FunctionGetOutputsItem(
-                result=Result(status=status, exception=words), task_id=self.id
-            )
-            if entry.cancelled:
-                item.result.status = Result.GENERIC_STATUS_TERMINATED
-                item.result.exception = "Input was cancelled by user"
-                entry.call.finish(entry, item)
-            elif status == Result.GENERIC_STATUS_INTERNAL_FAILURE:
+            result = CANCELLED if entry.cancelled else self.ending or crashed
+            entry.attempts[-1] |= {"ended": time.time(), "status": status_name(result)}
+            item = api_pb2.FunctionGetOutputsItem(result=result, task_id=self.id)
+            if result.status == Result.GENERIC_STATUS_INTERNAL_FAILURE:
                 self.pool.add(entry, first=True)
-            elif status == Result.GENERIC_STATUS_TERMINATED:
+            elif result.status == Result.GENERIC_STATUS_TERMINATED:
                 entry.call.finish(entry, item)
             else:
                 self.pool.failed(entry, item)
@@ -450,6 +469,7 @@ class Container:
             "function": self.pool.function.name,
             "pool": self.pool.function.id,
             "gpu": f"{gpu.gpu_type}:{gpu.count}" if gpu.count else "",
+            "image": self.definition.image_id,
             "pid": self.process.pid if self.process else None,
             "inputs": self.served,
             "started": self.started,

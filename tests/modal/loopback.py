@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 class Server:
     """A process of its own that ends with this one, whatever happens to it.
 
-    Use it as a context manager; `python` is the containers' interpreter, `environment` goes to all containers.
+    Use it as a context manager. `python` is the containers' interpreter; all containers get `environment`.
     """
 
     def __init__(self, python: str = sys.executable, environment: dict[str, str] | None = None) -> None:
@@ -73,15 +73,15 @@ class Server:
             return json.load(answer)
 
     def requests(self, name: str) -> list[dict[str, Any]]:
-        """All requests of one procedure (or of a pattern), as {time, task, name, request}; bytes are base64."""
+        """All requests of a procedure (or a pattern): {time, task, name, request}; bytes are base64."""
         return self.ask("requests", name=name)
 
     def calls(self) -> list[dict[str, Any]]:
-        """What ran: {call, input, function, pool, method, attempts: [{container, started, ended, status}], status}."""
+        """What ran: {call, input, function, pool, method, status, attempts: [{container, started, …}]}."""
         return self.ask("calls")
 
     def containers(self) -> list[dict[str, Any]]:
-        """{id, function, pool, gpu, pid, inputs, started, ready, ended, code} of all containers so far."""
+        """All so far: {id, function, pool, gpu, image, pid, inputs, started, ready, ended, code}."""
         return self.ask("containers")
 
     def images(self) -> dict[str, list[dict[str, Any]]]:
@@ -104,14 +104,19 @@ class Server:
         """Make something go wrong `times` times (1), where `match` (a pattern, "*") fits, after `skip` times.
 
         preempt        after, grace seconds (0: killed at once); match is the function's name ("Model.*")
+        crash          after seconds: it dies of itself, as when out of memory; match as above
         lose_output    the output of an input is lost, and the input runs again; match as above
         memory         bytes that a container started from now on may allocate; match as above
         fail           status of a procedure named by match ("UNAVAILABLE", …)
         drop_before, drop_after   the connection at a procedure, before or after it took effect
         token          the client's token is refused, at the procedure named by match
-        corrupt_block, cut_block, break_block   a volume block's download: a bit, its half (unsaid), the connection
+        corrupt_block, cut_block, break_block   a block's download: a bit, its half (unsaid), the connection
         """
-        defaults = {"preempt": {"after": 0.5, "grace": 30.0}, "fail": {"status": "UNAVAILABLE"}}
+        defaults = {
+            "preempt": {"after": 0.5, "grace": 30.0},
+            "crash": {"after": 0.5},
+            "fail": {"status": "UNAVAILABLE"},
+        }
         self.ask("fault", kind=kind, **(defaults.get(kind, {}) | details))
 
     def clear(self) -> None:

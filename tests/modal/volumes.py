@@ -1,5 +1,6 @@
 """Volumes of the loopback server: committed files as 8 MiB blocks, and one view per container."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -208,17 +209,14 @@ class View:
 
     def open_files(self, processes: list[int]) -> list[str]:
         """Files of the view that a process holds open."""
-        status = {(self.folder / path).stat()[1:3]: path for path in self.present()}
-        found = []
+        inside = {(self.folder / path).stat()[1:3]: path for path in self.present()}
+        held = set()
         for process in processes:
-            for descriptor in Path(f"/proc/{process}/fd").glob("*"):
-                try:
-                    held = descriptor.stat()[1:3]
-                except OSError:
-                    continue
-                if held in status:
-                    found.append(status[held])
-        return found
+            for kind in ("fd", "map_files"):  # opened, mapped into memory
+                for entry in Path(f"/proc/{process}/{kind}").glob("*"):
+                    with contextlib.suppress(OSError):
+                        held.add(entry.stat()[1:3])
+        return sorted(inside[file] for file in held & inside.keys())
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
