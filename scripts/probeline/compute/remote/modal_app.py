@@ -54,9 +54,8 @@ class Model:
         from probeline.compute.remote.container import Container
 
         self.container = Container(data, self.threads, self.variables)
-        weights.reload()
         adapter = WEIGHTS / self.adapter if self.adapter else None
-        self.container.hold(WEIGHTS / self.model, adapter, self.dtype)
+        self.container.hold(weights, WEIGHTS / self.model, adapter, self.dtype)
 
     @modal.method()
     def run(self, call: dict[str, Any]) -> dict[str, Any]:
