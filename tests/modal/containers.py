@@ -189,16 +189,18 @@ class Container:
             later = asyncio.get_running_loop().call_later
             limit = self.definition.startup_timeout_secs or 300
             timer = later(limit, self.check_start, limit)
-            await asyncio.gather(
+            output = asyncio.gather(
                 self.read(self.process.stdout, api_pb2.FILE_DESCRIPTOR_STDOUT),
                 self.read(self.process.stderr, api_pb2.FILE_DESCRIPTOR_STDERR),
-                self.process.wait(),
             )
+            await self.process.wait()
             timer.cancel()
+            self.signal(signal.SIGKILL)  # what it left behind, which may hold its output open
+            await output
         except Exception:
             traceback.print_exc()
         finally:
-            self.signal(signal.SIGKILL)  # what it left behind
+            self.signal(signal.SIGKILL)
             self.end()
 
     def lay_out(self) -> None:
@@ -317,7 +319,7 @@ class Container:
         idle = time.monotonic()
         while True:
             self.wake.clear()
-            if self.draining or self.version != self.pool.function.version:
+            if self.draining or self.ended is not None or self.version != self.pool.function.version:
                 self.draining = True
                 return None
             if self.pool.queue:
@@ -434,6 +436,7 @@ class Container:
     def end(self) -> None:
         """The process is gone: its inputs go elsewhere, or fail."""
         self.ended = time.time()
+        self.wake.set()
         code = self.process.returncode if self.process else None
         words = f"Runner failed with exit code: {code}"
         crashed = Result(status=Result.GENERIC_STATUS_FAILURE, exception=words)

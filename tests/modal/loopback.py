@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -23,7 +24,12 @@ class Server:
         for name, value in (environment or {}).items():
             words += ["--environment", f"{name}={value}"]
         self.process = subprocess.Popen(
-            words, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            words,
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # an interrupt at the terminal is for the tests
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -51,6 +57,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        shutil.rmtree(self.addresses["folder"], ignore_errors=True)
 
     def environment(self) -> dict[str, str]:
         """Variables with which the client reaches this server and nothing else."""

@@ -261,7 +261,7 @@ async def serve(python: str, environment: dict[str, str], folder: Path) -> None:
     assert grpc._server is not None
     state.url = f"http://127.0.0.1:{grpc._server.sockets[0].getsockname()[1]}"
     token = dict(zip(("token_id", "token_secret"), state.token, strict=True))
-    print(json.dumps({"url": state.url, "http": state.http, **token}), flush=True)
+    print(json.dumps({"url": state.url, "http": state.http, "folder": str(folder), **token}), flush=True)
 
     over = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -67,7 +67,7 @@ class Service:
         return api_pb2.EnvironmentGetOrCreateResponse(environment_id="en-00000001", metadata=metadata)
 
     async def environment_list(self, request: Any) -> Message:
-        item = api_pb2.EnvironmentListItem(name="main", default=True, environment_id="en-00000001")
+        item = api_pb2.EnvironmentListItem(name="main", default=True, image_builder_version=BUILDER)
         return api_pb2.EnvironmentListResponse(items=[item])
 
     # Apps
@@ -88,7 +88,11 @@ class Service:
                 raise missing(f"App '{request.app_name}' not found in environment 'main'")
             app = App(self.state.new("ap"), request.app_name, api_pb2.APP_STATE_DEPLOYED)
             self.state.apps[app.id] = app
-        return api_pb2.AppGetOrCreateResponse(app_id=app.id)
+        return api_pb2.AppGetOrCreateResponse(app_id=app.id, handle_metadata=app.metadata())
+
+    async def app_get_info(self, request: Any) -> Message:
+        app = self.state.find(self.state.apps, request.app_id)
+        return api_pb2.AppGetInfoResponse(info=app.metadata())
 
     async def app_get_layout(self, request: Any) -> Message:
         app = self.state.find(self.state.apps, request.app_id)

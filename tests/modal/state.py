@@ -35,6 +35,7 @@ GPUS = {
     "ANY",
 }
 BUILDER = "2025.06"
+# The client passes the service's keys through and names none; these are a guess.
 RATES = {"GPU_T4": "0.000164", "GPU_H100": "0.001097", "CPU": "0.0000131", "MEMORY": "0.00000222"}
 
 
@@ -57,6 +58,22 @@ class App:
     version: int = 0
     function_ids: dict[str, str] = field(default_factory=dict)
     class_ids: dict[str, str] = field(default_factory=dict)
+
+    def metadata(self) -> api_pb2.AppHandleMetadata:
+        lifecycle = api_pb2.AppLifecycle(
+            app_state=self.state,
+            created_at=self.created,
+            deployed_at=self.deployed,
+            stopped_at=self.stopped,
+            version=self.version,
+        )
+        return api_pb2.AppHandleMetadata(
+            description=self.name,
+            app_id=self.id,
+            environment_name="main",
+            lifecycle=lifecycle,
+            functions=self.function_ids,
+        )
 
 
 @dataclass

