@@ -208,6 +208,8 @@ def _fetch_whole(place: str, fetch: Callable[[], str]) -> None:
         VanishedError: it is not there.
         ProbelineError: it never comes whole.
     """
+    import aiohttp
+
     import modal
 
     for attempt in range(1, DOWNLOADS + 1):
@@ -217,7 +219,7 @@ def _fetch_whole(place: str, fetch: Callable[[], str]) -> None:
             raise VanishedError(f"{place} is not on the volume any more.") from None
         except modal.exception.AuthError:
             raise
-        except (OSError, ValueError, modal.exception.Error) as error:
+        except (OSError, ValueError, aiohttp.ClientError, modal.exception.Error) as error:
             wrong = f"{type(error).__name__}: {error}"
         if not wrong:
             return
