@@ -1,11 +1,15 @@
 """The loopback server of a test module, and this process as its client."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.modal.loopback import Server
+from tests.modal.projects import CONFIG, FEW
 from tests.workflow.conftest import Project, fresh_project, made_once
 
 
@@ -34,3 +38,35 @@ def reached(server: Server) -> Iterator[Server]:
             patch.setenv(name, value)
         yield server
         modal.Client.from_env().close()
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with dialogues and models, and all activations still to be made. Not to be edited."""
+    project = fresh_project(tmp_path_factory.mktemp("prepared") / "project")
+    project.write("few.yaml", FEW)
+    made = [f"data/processed/dialogues/collusion/shard-{number}-of-5/manifest.json" for number in range(5)]
+    made += [f"data/models/{name}/manifest.json" for name in ("tiny", "wide")]
+    project.run(*made, config=CONFIG)
+    return project
+
+
+@pytest.fixture
+def project(prepared: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the prepared project, to be run on the service."""
+    yield prepared.copy(tmp_path / "project")
+    shutil.rmtree(tmp_path / "project")
+
+
+@pytest.fixture
+def fresh(reached: Server) -> Iterator[Server]:
+    """The server without results of earlier tests, and without faults."""
+    import modal
+
+    if reached.volume("probeline-data"):
+        data = modal.Volume.from_name("probeline-data")
+        for folder in ("runs", "work"):
+            with contextlib.suppress(modal.exception.NotFoundError, FileNotFoundError):
+                data.remove_file(folder, recursive=True)
+    yield reached
+    reached.clear()

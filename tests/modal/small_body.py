@@ -23,6 +23,7 @@ def write_numbers(spec: Mapping[str, Any], files: BodyFiles) -> None:
 def run(artifact: str, text: str) -> None:
     """Run it on Modal as Snakemake would have it run."""
     from probeline.compute.remote.backend import run_remotely
+    from probeline.compute.remote.deploy import find_or_deploy
     from probeline.compute.remote.pools import close_pools
     from probeline.config import load_config
 
@@ -34,6 +35,7 @@ def run(artifact: str, text: str) -> None:
         output=SimpleNamespace(record=f"{artifact}.lineage.json"),
         params=SimpleNamespace(spec={"count": 100}),
     )
+    find_or_deploy()
     run_remotely(job, write_numbers, threads=1)
     close_pools()
 

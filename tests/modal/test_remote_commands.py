@@ -22,7 +22,7 @@ from tests.workflow.conftest import Project, fresh_project
 
 pytestmark = pytest.mark.workflow
 
-MADE = "results/sweeps/trust"
+MADE = "results/sweeps/of.trust/one"
 PROBE = "results/probes/trust_lr_l2"
 HEADLINE = {
     "auroc": {"value": 0.8, "low": 0.7, "high": 0.9},
@@ -114,8 +114,9 @@ def test_what_was_made_on_modal_is_there_and_here_with_equal_digests(
     listed = {copy["name"]: copy for copy in json.loads(remote("list", "--all", "--json"))}
     there = server.volume(DATA_VOLUME)
     out = [path for path in there if "/out/" in path]
-    found = {path.partition("/out/trust/")[2]: there[path]["sha256"] for path in out}
+    found = {path.partition("/out/one/")[2]: there[path]["sha256"] for path in out}
     assert found == listed[MADE]["files"] == here(project, MADE)
+    assert {*listed} <= {MADE, PROBE}
     assert set(found) == {"numbers.json", "inner/input.txt", "manifest.json"}
     assert listed[MADE]["kind"] == "sweep"
 
@@ -179,9 +180,9 @@ def test_a_download_that_cannot_be_verified_leaves_nothing(
     project: Project, sent: int, server: Server, remote: Callable[..., str], refused: Callable[..., str]
 ) -> None:
     # The entry comes through, what follows does not.
-    with server.failing("corrupt_block", match="*", times=1000, skip=1):
+    with server.failing("break_block", match="*", times=1000, skip=1):
         said = refused("download", "trust_lr_l2", "--output", "elsewhere/damaged")
-    assert "could not be fetched" in said
+    assert "came damaged from the volume 3 times" in said
     assert not list((project.folder / "elsewhere").iterdir())
 
 
@@ -195,6 +196,7 @@ def test_a_download_leaves_another_folder_alone_and_names_the_near_ones(
     assert "mine is here and is another one than that on Modal: detector.pt is missing" in said
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
     assert "Did you mean trust_lr_l2?" in refused("download", "trust_lr_l3")
+    assert f"Did you mean {MADE}?" in refused("download", f"{MADE}s")
 
 
 def test_what_is_no_artifact_or_was_changed_is_not_sent(
@@ -202,7 +204,7 @@ def test_what_is_no_artifact_or_was_changed_is_not_sent(
 ) -> None:
     before = server.uploaded_bytes()
     assert f"Did you mean {PROBE}" in refused("upload", "results/probes/trust_lr_2")
-    assert "name those: results/sweeps/*" in refused("upload", "results/sweeps")
+    assert "name those: results/sweeps/of.trust/*" in refused("upload", "results/sweeps/of.trust")
     assert "config is no artifact of this project" in refused("upload", "config")
     changed = project.folder / "results/probes/changed"
     make_probe(changed)
@@ -215,8 +217,9 @@ def test_what_is_no_artifact_or_was_changed_is_not_sent(
 def test_status_and_stop_know_of_running_calls_warm_containers_and_apps(
     project: Project, reached: Server, remote: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = json.loads(remote("deploy", "--json"))["app"]
-    assert f"{app} was deployed already" in remote("deploy")
+    deployed = json.loads(remote("deploy", "--json"))
+    app = deployed["app"]
+    assert not deployed["deployed_now"]
     monkeypatch.chdir(project.folder)
     options = {"cpu": 1, "memory": 1024, "timeout": 600, "max_containers": 1, "scaledown_window": 300}
     # A call whose output is lost again and again runs until it is cancelled.
@@ -244,33 +247,17 @@ def test_status_and_stop_know_of_running_calls_warm_containers_and_apps(
     status = remote("status")
     assert f"{app}, not deployed" in status
     assert "none is kept warm" in status
-    assert f"{app} is deployed" in remote("deploy")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("deploy",),
-        ("status",),
-        ("list",),
-        ("download", "trust_lr_l2"),
-        ("upload", PROBE),
-        ("stop",),
-    ],
-    ids=lambda words: words[0],
-)
-def test_each_command_says_what_keeps_it_from_modal(
-    refused: Callable[..., str], words: tuple[str, ...]
-) -> None:
-    assert "modal token new" in refused(*words, MODAL_TOKEN_ID="")
-    assert "Modal does not answer at http://127.0.0.1:1" in refused(
-        *words, MODAL_SERVER_URL="http://127.0.0.1:1"
-    )
+@pytest.mark.parametrize("words", ["deploy", "status", "list", "download a", "upload a", "stop"])
+def test_each_command_says_that_there_is_no_token(refused: Callable[..., str], words: str) -> None:
+    assert "modal token new" in refused(*words.split(), MODAL_TOKEN_ID="")
 
 
-@pytest.mark.parametrize("words", [("deploy",), ("status",), ("list",)], ids=lambda words: words[0])
-def test_a_refused_token_is_said(refused: Callable[..., str], words: tuple[str, ...]) -> None:
-    said = refused(*words, MODAL_TOKEN_SECRET="as-another")
+def test_a_server_that_is_not_there_and_a_refused_token_are_said(refused: Callable[..., str]) -> None:
+    said = refused("status", MODAL_SERVER_URL="http://127.0.0.1:1")
+    assert "Modal does not answer at http://127.0.0.1:1" in said
+    said = refused("list", MODAL_TOKEN_SECRET="as-another")
     assert "Modal refused the token" in said
     assert "as-another" not in said
 
@@ -312,3 +299,9 @@ def test_the_doctor_asks_modal_without_showing_a_secret(project: Project) -> Non
         assert found["secret huggingface-secret"][0] == "missing"
         assert "there, but without HF_TOKEN" in found["secret huggingface-secret"][1]
         assert "private" not in str(found)
+
+        # A deployed app would go on with the volumes that were deleted.
+        delete = [sys.executable, "-m", "modal", "volume", "delete", "--yes", DATA_VOLUME]
+        subprocess.run(delete, env=environment(project, empty), check=True, capture_output=True)
+        assert "was deployed already" not in command(project, empty, "deploy").stdout
+        assert "No probe or adapter" in command(project, empty, "list").stdout

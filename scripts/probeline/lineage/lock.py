@@ -15,6 +15,8 @@ WORKFLOW = Path(".snakemake/probeline.lock")
 """Held by the main process of a run; it holds the run's name."""
 RUN = "PROBELINE_RUN"
 """Tells a job which run it belongs to."""
+ENDED = " was told to end"
+"""Follows the run's name in the file of its lock."""
 # The open file is the lock: the kernel frees it when this process ends, however it ends.
 _held: list[IO[str]] = []
 
@@ -62,6 +64,17 @@ def hold_job_lock() -> None:
     run = os.environ.get(RUN)
     if run is not None and run != WORKFLOW.read_text():
         raise ProbelineError("The run that started this job has ended, and another one is at work here.")
+
+
+def end_run() -> None:
+    """Let the jobs of this process's run know that it was told to end."""
+    WORKFLOW.write_text(os.environ[RUN] + ENDED)
+
+
+def run_has_ended() -> bool:
+    """Whether the run of this job was told to end; one that was killed could not be told."""
+    run = os.environ.get(RUN)
+    return run is not None and WORKFLOW.is_file() and WORKFLOW.read_text() == run + ENDED
 
 
 def _opened(path: Path) -> IO[str]:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from probeline.compute.prices import read_prices
 from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy, lock_digest, python_version
+from probeline.compute.remote.interrupts import INTERRUPTED, Interrupts
 from probeline.compute.remote.layout import (
     CONTENT,
     DONE,
@@ -27,7 +29,7 @@ from probeline.compute.remote.layout import (
 from probeline.compute.remote.places import keep_places, places_of
 from probeline.compute.remote.pools import open_pool
 from probeline.compute.remote.settings import Settings, settings_of
-from probeline.compute.remote.store import Store
+from probeline.compute.remote.store import Store, VanishedError
 from probeline.digests import canonical_digest
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, json_bytes, read_json
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 HELD = ("model", "adapter")
 """Inputs that lie on the weights volume, and stay in a container's memory."""
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,76 @@ def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
     settings = settings_of(snakemake.rule, snakemake.config)
     job = describe(snakemake, body, threads, settings.gpu)
     require_connection()
-    with in_words():
-        store = Store()
-        journal = calls.Journal(artifact_of(snakemake))
-        done = store.read_json(f"{run_folder(job.key)}/{DONE}")
-        if done is None:
+    try:
+        with Interrupts() as interrupts, in_words():
             anew = partial(describe, snakemake, body, threads, settings.gpu, use_made=False)
-            _run(job, anew, settings, store, journal)
-            done = store.read_json(f"{run_folder(job.key)}/{DONE}")
-            if done is None:
-                raise ProbelineError(
-                    "The job ended without a result on the volume. Run the same command again."
-                )
-        else:
-            log.info("It was run on Modal already: its output comes from the volume.")
-        store.fetch(done["files"], Path(artifact_of(snakemake)))
-        keep_places(artifact_of(snakemake), done["files"])
-        journal.clear()
+            place = _Place(settings, Store(), calls.Journal(artifact_of(snakemake)), interrupts)
+            done = _brought(job, anew, place, Path(artifact_of(snakemake)))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     return _facts(done["run"])
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What there is to run a job with.
+
+    Attributes:
+        settings: of the container.
+        store: the volumes.
+        journal: remembers the call.
+        interrupts: says when to end.
+    """
+
+    settings: Settings
+    store: Store
+    journal: calls.Journal
+    interrupts: Interrupts
+
+
+def _brought(job: Job, anew: Callable[[], Job], place: _Place, output: Path) -> dict[str, Any]:
+    """Run a job unless it was run; bring its output here.
+
+    Args:
+        job: what is run.
+        anew: gives the job with all of its inputs among those that are sent.
+        place: what there is to run it with.
+        output: the folder to make.
+
+    Returns:
+        What the volume says of it: its files, and the facts of the run.
+    """
+    try:
+        return _fetched(job, anew, place, output)
+    except VanishedError as error:
+        log.warning("%s The job is run again.", error)
+    place.store.forget(run_folder(job.key))
+    place.journal.clear()
+    return _fetched(job, anew, place, output)
+
+
+def _fetched(job: Job, anew: Callable[[], Job], place: _Place, output: Path) -> dict[str, Any]:
+    store = place.store
+    done = _done(job.key, store)
+    if done is None:
+        done = _run(job, anew, place)
+    else:
+        log.info("It was run on Modal already: its output comes from the volume.")
+        calls.replay(done["run"]["call"], store.lines(f"{run_folder(job.key)}/{LOG}"))
+    store.fetch(done["files"], output)
+    keep_places(output.as_posix(), done["files"])
+    place.journal.clear()
+    return done
+
+
+def _done(key: str, store: Store) -> dict[str, Any] | None:
+    """What the volume says of a job that was run, and is whole; None if it was not."""
+
+    def wrong_with(done: Any) -> str:
+        told = {name: value for name, value in done.items() if name != "digest"}
+        return "" if done["digest"] == canonical_digest(told) else "its digest is another one"
+
+    return store.read_json(f"{run_folder(key)}/{DONE}", wrong_with=wrong_with)
 
 
 def describe(snakemake: Any, body: Body, threads: int, gpu: str | None, use_made: bool = True) -> Job:
@@ -183,60 +238,76 @@ def _held_files(folder: Path, at: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _run(job: Job, anew: Callable[[], Job], settings: Settings, store: Store, journal: calls.Journal) -> None:
+def _run(job: Job, anew: Callable[[], Job], place: _Place) -> dict[str, Any]:
     """Take up the call of an earlier run, or start one; wait for it.
 
     Args:
         job: what is run.
         anew: gives the job with all of its inputs among those that are sent.
-        settings: of the container.
-        store: the volumes.
-        journal: remembers the call.
+        place: what there is to run it with.
+
+    Returns:
+        What the volume says of the job when it is done.
 
     Raises:
         ProbelineError: it failed; in words.
     """
-    import modal
-
+    journal = place.journal
     known = journal.read()
     if known.get("key") not in (None, job.key):
         log.info("What it reads was changed: the call of the earlier run is cancelled.")
         calls.cancel(known["call"])
         journal.clear()
         known = {}
-    for _ in range(3):
-        if known:
-            log.info("Taking up the call %s of an earlier run.", known["call"])
-            call: modal.FunctionCall[Any] = modal.FunctionCall.from_id(known["call"])
-        else:
-            _send(job, store)
-            call = _start(job, settings)
-            journal.write(call.object_id, job.key)
+    for _ in range(ATTEMPTS):
+        call = _taken_up(known["call"]) if known else _started(job, place)
         try:
-            written = partial(store.lines, f"{run_folder(job.key)}/{LOG}")
-            answer = calls.wait(call, job.key, settings.timeout, written)
-        except KeyboardInterrupt:
-            log.warning("Cancelling the call on Modal.")
-            calls.cancel(call.object_id)
+            answer = _waited(call, job.key, place)
+        except calls.CallEndedError as error:
             journal.clear()
-            raise
-        except BaseException:
             if not known:
-                journal.clear()
                 raise
             # What became of it while nobody looked is no reason to fail now.
-            log.warning("The call of the earlier run has failed: the job is started anew.")
-            journal.clear()
+            log.warning("%s It is started anew.", error)
             known = {}
             continue
-        if answer.get("done"):
-            return
+        done = _done(job.key, place.store) if answer.get("done") else None
+        if done is not None:
+            return done
         journal.clear()
-        if not answer.get("missing"):
+        known = {}
+        if not answer.get("done") and "missing" not in answer:
             raise ProbelineError(_said(answer))
-        log.info("%d files are no longer on the volume: they are sent again.", len(answer["missing"]))
-        known, job = {}, anew()
+        log.info("Files are no longer on the volume: what the job needs is sent again.")
+        job = anew()
     raise ProbelineError("Files that were sent are not on the volume. Run the same command again.")
+
+
+def _waited(call: "modal.FunctionCall[Any]", key: str, place: _Place) -> Mapping[str, Any]:
+    """What a call answers; told to end, it is cancelled."""
+    try:
+        written = partial(place.store.lines, f"{run_folder(key)}/{LOG}")
+        return calls.wait(call, place.settings.timeout, written)
+    except KeyboardInterrupt:
+        log.warning("Cancelling the call on Modal.")
+        calls.cancel(call.object_id)
+        place.journal.clear()
+        raise
+
+
+def _taken_up(call_id: str) -> "modal.FunctionCall[Any]":
+    import modal
+
+    log.info("Taking up the call %s of an earlier run.", call_id)
+    return modal.FunctionCall.from_id(call_id)
+
+
+def _started(job: Job, place: _Place) -> "modal.FunctionCall[Any]":
+    _send(job, place.store)
+    with place.interrupts.deferred():
+        call = _start(job, place.settings)
+        place.journal.write(call.object_id, job.key)
+    return call
 
 
 def _send(job: Job, store: Store) -> None:
@@ -244,7 +315,7 @@ def _send(job: Job, store: Store) -> None:
         at = job.folders[role]
         if any(folder.glob("*.safetensors")):
             store.put_folder(folder, at)
-        elif store.read_json(f"{at}/{MANIFEST}", store.weights) is None:
+        elif MANIFEST not in store.names(at, store.weights):
             raise ProbelineError(
                 f"The weights of {folder.name} are neither here nor on the volume {WEIGHTS_VOLUME}. Delete "
                 f"{folder} to have them fetched again."

@@ -10,10 +10,11 @@ from typing import Any
 from probeline.errors import ProbelineError
 
 POOLS = Path(".probeline/modal/pools")
+UNPREPARED = "What runs on Modal could not be prepared: see above."
 
 
 def prepare_modal(dag: Any, config: Mapping[str, Any]) -> None:
-    """See that there is a token, an answer, the app and the secrets, if a run has work for Modal.
+    """See that there is a token, an answer, the app, volumes and secrets, if a run has work for Modal.
 
     Args:
         dag: Snakemake's graph of jobs.
@@ -24,6 +25,7 @@ def prepare_modal(dag: Any, config: Mapping[str, Any]) -> None:
     """
     if config["compute"] != "modal":
         return
+    from probeline.compute.remote.interrupts import tell_jobs
     from probeline.compute.remote.weights import is_fetched_there
 
     jobs = [job for job in dag.jobs if dag.needrun(job) and job.resources.get("modal")]
@@ -35,7 +37,8 @@ def prepare_modal(dag: Any, config: Mapping[str, Any]) -> None:
             [sys.executable, "-m", __name__, *words], stdout=subprocess.PIPE, text=True, check=False
         )
         if done.returncode:
-            raise ProbelineError(done.stdout.strip() or "What runs on Modal could not be prepared.")
+            raise ProbelineError(done.stdout.strip() or UNPREPARED)
+        tell_jobs()
 
 
 def let_go() -> None:
@@ -48,6 +51,7 @@ def main(arguments: list[str]) -> int:
     """Prepare; what is wrong goes to standard output."""
     from probeline.compute.remote.connection import in_words, require_connection
     from probeline.compute.remote.deploy import find_or_deploy
+    from probeline.compute.remote.store import Store
     from probeline.compute.remote.weights import SECRET, SECRET_KEY
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -57,6 +61,7 @@ def main(arguments: list[str]) -> int:
         require_connection()
         with in_words():
             find_or_deploy()
+            Store()
             if "--secret" in arguments:
                 import modal
 

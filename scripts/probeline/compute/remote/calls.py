@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ SECONDS_BETWEEN_LOOKS = 5
 SECONDS_FOR_LAST_LINES = 3
 PATIENCE = 600
 """Seconds for which a connection may be away while a call runs on."""
+CANCELLED = "The call was cancelled on Modal, and not from here. Run the same command again."
+
+
+class CallEndedError(ProbelineError):
+    """The service has ended a call without a result: there is nothing to take up any more."""
 
 
 class Journal:
@@ -70,22 +76,22 @@ def cancel(call_id: str) -> None:
 
 
 def wait(
-    call: "modal.FunctionCall[Any]", key: str, timeout: int, written: Callable[[], Iterable[str]]
+    call: "modal.FunctionCall[Any]", timeout: int, written: Callable[[], Iterable[str]]
 ) -> Mapping[str, Any]:
     """The value of a call, however long it takes; its log lines come here meanwhile.
 
     Args:
         call: what is waited for.
-        key: of the job.
         timeout: the limit of one attempt, in seconds.
         written: gives all lines of the job, from a file, when it has ended.
 
     Raises:
-        ProbelineError: the service ended it; in words.
+        CallEndedError: the service ended it; in words.
+        modal.exception.Error: it could not be waited for; what became of it is not known.
     """
     import modal
 
-    follower = Follower(call, key)
+    follower = Follower(call)
     lost_since = None
     try:
         while True:
@@ -93,69 +99,122 @@ def wait(
                 answer = call.get(timeout=SECONDS_BETWEEN_LOOKS)
                 for line in written():
                     follower.take(line)
+                follower.stop(0)
                 return answer
-            except modal.exception.FunctionTimeoutError as error:
-                raise ProbelineError(
-                    f"The container was stopped after {timeout} s, the limit of one job. Raise "
-                    "modal.timeout, or shards in the config; what was done is kept on the volume."
-                ) from error
-            except modal.exception.OutputExpiredError as error:
-                raise ProbelineError("Modal has dropped the result of this call. Run it again.") from error
             except TimeoutError:
                 lost_since = None  # it runs on
-            except (modal.exception.ConnectionError, modal.exception.ServiceError) as error:
+            except (
+                modal.exception.ConnectionError,
+                modal.exception.ServiceError,
+                modal.exception.InternalError,
+            ) as error:
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > PATIENCE:
                     raise
                 log.warning("The connection to Modal is away (%s); the call runs on.", error)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             except modal.exception.InputCancellation as error:
-                raise ProbelineError(
-                    "The call was cancelled on Modal. Run the same command again."
-                ) from error
+                raise CallEndedError(CANCELLED) from error
+            except Exception as error:
+                if words := _end(error, timeout):
+                    raise CallEndedError(words) from error
+                raise
     finally:
-        follower.stop()
+        follower.stop(SECONDS_FOR_LAST_LINES)
 
 
-class Follower:
+def _end(error: Exception, timeout: int) -> str:
+    """How a call has ended, in words; nothing if the error is not about that."""
+    from modal import exception
+
+    text = str(error)
+    if isinstance(error, exception.FunctionTimeoutError):
+        return (
+            f"The container was stopped after {timeout} s, the limit of one job. Raise modal.timeout, or "
+            "shards in the config; what was done is kept on the volume."
+        )
+    if isinstance(error, exception.OutputExpiredError | exception.NotFoundError):
+        return "Modal has dropped this call and its result. Run the same command again."
+    if isinstance(error, exception.RemoteError | exception.InternalFailure):
+        if "cancel" in text.lower():
+            return CANCELLED
+        return (
+            f"The container on Modal was lost, also when the job was tried again ({text}). Most often its "
+            "memory is used up: raise modal.memory, or shards in the config. The same command goes on from "
+            "what was done."
+        )
+    if isinstance(error, exception.Error) and not isinstance(error, exception.ExecutionError):
+        return ""
+    lines = "".join(traceback.format_exception(error))[-4000:]
+    return f"On Modal, the job ended with {type(error).__name__}: {text}\n{lines}"
+
+
+def replay(call_id: str, lines: Iterable[str]) -> None:
+    """Log the lines of a call that has ended."""
+    seen = Lines(call_id)
+    for line in lines:
+        seen.take(line)
+
+
+class Lines:
+    """Log lines of a call, each taken once, whichever way it comes.
+
+    Args:
+        call_id: of the call.
+    """
+
+    def __init__(self, call_id: str) -> None:
+        self._call_id = call_id
+        self._seen: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+
+    def take(self, line: str) -> None:
+        """Log a line of a container, if it is this call's and was not seen yet."""
+        try:
+            found = orjson.loads(line)
+            place = (str(found["attempt"]), int(found["number"]))
+            mine = found["call"] == self._call_id
+            level, text = int(found["level"]), str(found["text"])
+        except (ValueError, KeyError, TypeError):
+            if line.strip():
+                log.info("container: %s", line.rstrip())
+            return
+        with self._lock:
+            new = mine and place not in self._seen
+            self._seen.add(place)
+        if new:
+            log.log(level, "%s", text)
+
+
+class Follower(Lines):
     """Writes a call's log lines into ours, while it runs."""
 
-    def __init__(self, call: "modal.FunctionCall[Any]", key: str) -> None:
+    def __init__(self, call: "modal.FunctionCall[Any]") -> None:
+        super().__init__(call.object_id)
         self._call = call
-        self._key = key
-        self._seen: set[tuple[str, int]] = set()
         self._stopped = False
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """No more lines, once those that are on their way have come."""
+    def stop(self, patience: float) -> None:
+        """No more lines, once those that are on their way have come.
+
+        Args:
+            patience: seconds to wait for them.
+        """
+        if not self._stopped:
+            self._thread.join(patience)
         self._stopped = True
-        self._thread.join(SECONDS_FOR_LAST_LINES)
+        # What ends while it waits for more lines is of no interest any more.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
     def _follow(self) -> None:
-        import modal
-
         try:
             for entry in self._call.logs.stream():
                 if self._stopped:
                     return
                 for line in entry.message.splitlines():
                     self.take(line)
-        except modal.exception.Error as error:
+        except Exception as error:
             # The lines are in a file on the volume, too, and come with the result.
             log.debug("No log stream: %s", error)
-
-    def take(self, line: str) -> None:
-        """Log a line of the container, if it is this job's and was not seen yet."""
-        try:
-            found = orjson.loads(line)
-            place = (str(found["attempt"]), int(found["number"]))
-            mine, level, text = found["probeline"] == self._key, int(found["level"]), str(found["text"])
-        except (ValueError, KeyError, TypeError):
-            if line.strip():
-                log.info("container: %s", line.rstrip())
-            return
-        if mine and place not in self._seen:
-            self._seen.add(place)
-            log.log(level, "%s", text)

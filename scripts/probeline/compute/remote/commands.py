@@ -117,10 +117,9 @@ def _add(
 
 
 @contextmanager
-def _connected(create: bool = False) -> "Iterator[Store]":
-    """Both volumes, where there is a token and an answer; faults of the service come as words."""
+def _connected() -> Iterator[None]:
+    """Where there is a token and an answer; faults of the service come as words."""
     from probeline.compute.remote.connection import in_words, require_connection
-    from probeline.compute.remote.store import Store
     from probeline.lineage.commands import require_project
 
     require_project()
@@ -129,7 +128,16 @@ def _connected(create: bool = False) -> "Iterator[Store]":
         logging.getLogger(name).setLevel(logging.WARNING)
     require_connection()
     with in_words():
-        yield Store(create)
+        yield
+
+
+@contextmanager
+def _volumes() -> "Iterator[Store]":
+    """Both volumes, as `_connected`."""
+    from probeline.compute.remote.store import Store
+
+    with _connected():
+        yield Store()
 
 
 def _print_json(value: Any) -> None:
@@ -137,14 +145,18 @@ def _print_json(value: Any) -> None:
 
 
 def _deploy(options: argparse.Namespace) -> None:
-    from probeline.compute.remote.deploy import app_name, find_or_deploy, is_deployed
+    from probeline.compute.remote.deploy import app_name, deploy, find_or_deploy, is_deployed
     from probeline.compute.remote.layout import DATA_VOLUME, WEIGHTS_VOLUME
+    from probeline.compute.remote.standing import volumes_there
 
-    with _connected(create=True) as store:
-        store.data.hydrate()
-        store.weights.hydrate()
-        before = is_deployed(app_name())
-        name = find_or_deploy()
+    with _connected():
+        name = app_name()
+        before = is_deployed(name)
+        if before and not volumes_there():
+            # Its containers see the volumes that were deleted: they are told of new ones.
+            before = False
+            deploy(name)
+        find_or_deploy()
     if options.json:
         _print_json({"app": name, "deployed_now": not before, "volumes": [DATA_VOLUME, WEIGHTS_VOLUME]})
         return
@@ -222,7 +234,7 @@ def _list(options: argparse.Namespace) -> int:
     from probeline.compute.remote.copies import LISTED, copy_names, list_copies
     from probeline.probes.show import make_console
 
-    with _connected() as store:
+    with _volumes() as store:
         names = copy_names(store)
         listed = names if options.all else [name for name in names if name.startswith(LISTED)]
         copies, faults = list_copies(store, listed)
@@ -279,7 +291,7 @@ def _figures(headline: Mapping[str, Any]) -> tuple[str, str]:
 def _download(options: argparse.Namespace) -> None:
     from probeline.compute.remote.copies import download, find_copy
 
-    with _connected() as store:
+    with _volumes() as store:
         copy = find_copy(store, options.name)
         output = options.output or Path(copy.name)
         fetched, said = download(store, copy, output)
@@ -300,7 +312,7 @@ def _upload(options: argparse.Namespace) -> None:
     from probeline.compute.remote.copies import upload
 
     sent = {}
-    with _connected(create=True) as store:
+    with _volumes() as store:
         for path in options.path:
             before = store.sent
             copy = upload(store, path)

@@ -53,6 +53,7 @@ def unreachable(url: str, error: Exception) -> str:
 @contextmanager
 def in_words() -> Iterator[None]:
     """Turn the client's exceptions into faults that say what to do."""
+    import aiohttp
     from modal.config import config
 
     from modal import exception
@@ -69,7 +70,7 @@ def in_words() -> Iterator[None]:
         raise ProbelineError(
             f"A limit of the Modal workspace is reached: {error}. Wait, or lower modal.containers."
         ) from error
-    except (exception.ConnectionError, exception.ServiceError) as error:
+    except (exception.ConnectionError, exception.ServiceError, aiohttp.ClientError) as error:
         raise ProbelineError(unreachable(config["server_url"], error)) from error
 
 

@@ -44,8 +44,11 @@ if TYPE_CHECKING:
 
     from probeline.activations.engine import HeldDecoder
 
-SECONDS_BETWEEN_COMMITS = 120
-"""A container that is lost loses the work of so long at most."""
+SHARE_OF_COMMITS = 0.05
+"""Of a job's time: a container that is lost loses the work of twenty commits' time at most."""
+
+
+log = logging.getLogger(__name__)
 
 
 SCRATCH = "probeline-job-"
@@ -82,8 +85,16 @@ class Container:
         self._start_seconds = 0.0
         self._started = time.monotonic()
 
-    def hold(self, model: Path, adapter: Path | None, dtype: str) -> None:
-        """Load a model for all jobs. A fault is told to each job: raised here, it would be tried again."""
+    def hold(self, weights: Volume, model: Path, adapter: Path | None, dtype: str) -> None:
+        """Load a model for all jobs. A fault is told to each job: raised here, it would be tried again.
+
+        Args:
+            weights: the weights volume.
+            model: a folder on it.
+            adapter: that of an adapter on it, if there is one.
+            dtype: number type of the weights.
+        """
+        _reload(weights)
         try:
             from probeline.activations.engine import HeldDecoder
 
@@ -106,7 +117,7 @@ class Container:
         """
         if self._fault:
             return self._fault
-        self._data.reload()
+        _reload(self._data)
         folder = DATA / run_folder(call["key"])
         if (folder / DONE).is_file():
             return {"done": True}
@@ -116,15 +127,22 @@ class Container:
         missing = [file["at"] for file in job["files"].values() if not _is_there(file)]
         if missing:
             return {"missing": missing}
-        with _logged(call["key"], folder / LOG):
+        with _logged(call["id"], folder / LOG) as attempt:
+            if attempt > 1:
+                log.info("Attempt %d: what the one before has left on the volume is used.", attempt)
+            took = _commit(self._data)  # this attempt's first line
             try:
-                self._run_body(call, job, folder)
+                self._run_body(call, job, folder, _RareCommits(self._data, took))
+            except _VolumeError:
+                raise
             except Exception as error:
-                self._data.commit()  # what was done so far, and the log
+                _commit(self._data)  # what was done so far, and the log
                 return fault(error)
         return {"done": True}
 
-    def _run_body(self, call: Mapping[str, Any], job: Mapping[str, Any], folder: Path) -> None:
+    def _run_body(
+        self, call: Mapping[str, Any], job: Mapping[str, Any], folder: Path, commit: "_RareCommits"
+    ) -> None:
         module, _, name = job["body"].partition(":")
         body = getattr(importlib.import_module(module), name)
         output = folder / OUTPUT / Path(job["name"]).name
@@ -143,7 +161,7 @@ class Container:
                     work=DATA / WORK,
                     figures=figures,
                     workers=max(1, int(call["resources"]["cpu"])),
-                    commit=_RareCommits(self._data),
+                    commit=commit,
                     held=self._held,
                 ),
             )
@@ -163,8 +181,8 @@ class Container:
         done = {"files": _described(output, folder), "run": run}
         entry = {"name": job["name"], "made": int(time.time()), "files": done["files"]}
         write_json(DATA / artifact_entry(job["name"]), entry | _headline(output))
-        write_json(folder / DONE, done)
-        self._data.commit()
+        write_json(folder / DONE, done | {"digest": canonical_digest(done)})
+        _commit(self._data)
 
 
 def fault(error: Exception) -> dict[str, Any]:
@@ -271,22 +289,63 @@ def _processor_seconds() -> float:
 
 
 class _RareCommits:
-    """Commits a volume, but not more often than is worth it."""
+    """Commits a volume, but not more often than is worth it.
 
-    def __init__(self, volume: Volume) -> None:
+    Args:
+        volume: what is committed.
+        took: seconds that the last commit took.
+    """
+
+    def __init__(self, volume: Volume, took: float) -> None:
         self._volume = volume
+        self._took = took
         self._last = time.monotonic()
 
     def __call__(self) -> None:
-        if time.monotonic() - self._last > SECONDS_BETWEEN_COMMITS:
-            self._volume.commit()
+        if self._took < SHARE_OF_COMMITS * (time.monotonic() - self._last):
+            started = time.monotonic()
+            try:
+                self._volume.commit()
+            except Exception as error:
+                # A commit also reloads, which fails while files are open; what was written is kept then.
+                # Whatever else it is, the commit at the end of the job says.
+                log.debug("A commit on the way: %s", error)
             self._last = time.monotonic()
+            self._took = self._last - started
+
+
+def _commit(volume: Volume) -> float:
+    """Commit; the seconds that it took. What goes wrong is tried again, by another container."""
+    started = time.monotonic()
+    try:
+        volume.commit()
+    except Exception as error:
+        raise _VolumeError(
+            f"The data volume could not be committed ({type(error).__name__}: {error})."
+        ) from error
+    return time.monotonic() - started
+
+
+class _VolumeError(Exception):
+    """The volume fails; not an exception of the service's client, which would be taken for one from there."""
+
+
+def _reload(volume: Volume) -> None:
+    """See what others have written. What goes wrong is tried again, by another container."""
+    try:
+        volume.reload()
+    except Exception as error:
+        raise _VolumeError(f"A volume could not be read anew ({type(error).__name__}: {error}).") from error
 
 
 @contextmanager
-def _logged(key: str, file: Path) -> "Iterator[None]":
-    """Every log line goes to the caller while the job runs, and into a file, should a line get lost."""
-    handler = _Lines(key, file)
+def _logged(call: str, file: Path) -> "Iterator[int]":
+    """Every log line goes to the caller while the job runs, and into a file, should a line get lost.
+
+    Yields:
+        Which attempt at the call this is, as far as the file knows.
+    """
+    handler = _Lines(call, file)
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
@@ -294,7 +353,7 @@ def _logged(key: str, file: Path) -> "Iterator[None]":
     for name in ("httpx", "transformers", "torch", "matplotlib", "fsspec", "modal", "hpack"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        yield
+        yield handler.attempts
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
@@ -302,20 +361,27 @@ def _logged(key: str, file: Path) -> "Iterator[None]":
 
 
 class _Lines(logging.Handler):
-    """Numbered lines that name their job: those of several jobs share one stream."""
+    """Numbered lines that name their call: those of several share one stream.
 
-    def __init__(self, key: str, file: Path) -> None:
+    Attributes:
+        attempts: at the call, with this one.
+    """
+
+    def __init__(self, call: str, file: Path) -> None:
         super().__init__()
-        self._key = key
+        self._call = call
         self._attempt = secrets.token_hex(4)
         self._number = 0
         self._file = file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        self.attempts = 1 + sum(f'"call": "{call}"' in line and '"number": 1,' in line for line in lines)
+        self.emit(logging.makeLogRecord({"levelno": logging.DEBUG, "msg": "An attempt begins."}))
 
     def emit(self, record: logging.LogRecord) -> None:
         self._number += 1
         line = json.dumps(
             {
-                "probeline": self._key,
+                "call": self._call,
                 "attempt": self._attempt,
                 "number": self._number,
                 "level": record.levelno,

@@ -1,20 +1,18 @@
 """The artifacts that lie on the data volume: those made there, and those sent there; list, send, bring."""
 
+import difflib
 import os
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import orjson
-
 from probeline.compute.remote.layout import ARTIFACTS, CONTENT, MODELS, WEIGHTS_VOLUME, artifact_entry
 from probeline.compute.remote.places import keep_places, places_of
-from probeline.compute.remote.store import DOWNLOADS, Files, Store
+from probeline.compute.remote.store import Files, Store
 from probeline.digests import sha256_bytes, sha256_file
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import MANIFEST, json_bytes, read_json, write_bytes
@@ -27,7 +25,6 @@ LISTED = ("results/probes/", "results/adapters/")
 PLACES = ("results", "data")
 """Folders of the project that hold artifacts."""
 READS_AT_ONCE = 16
-RECORD = "record"
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,16 @@ class Copy:
 
 def copy_names(store: Store) -> list[str]:
     """The paths of all artifacts on the data volume."""
+    from modal.types import FileEntryType
+
     import modal
 
-    # A folder that is missing is not the same as a volume that is missing.
-    store.data.hydrate()
     try:
         entries = store.data.listdir(ARTIFACTS, recursive=True)
     except (modal.exception.NotFoundError, FileNotFoundError):
         return []
-    paths = [PurePosixPath(entry.path.lstrip("/")) for entry in entries]
-    names = [path.relative_to(ARTIFACTS).as_posix().removesuffix(".json") for path in paths if path.suffix]
+    files = [PurePosixPath(entry.path.lstrip("/")) for entry in entries if entry.type == FileEntryType.FILE]
+    names = [file.relative_to(ARTIFACTS).as_posix().removesuffix(".json") for file in files]
     return sorted(name for name in names if is_place(name))
 
 
@@ -77,14 +74,18 @@ def list_copies(store: Store, names: Iterable[str]) -> tuple[list[Copy], list[st
     Returns:
         The artifacts, and what is wrong with those of which it says nothing that can be used.
     """
-    copies, faults = [], []
+
+    def read(name: str) -> Copy | str:
+        try:
+            return _read_copy(store, name)
+        except ProbelineError as error:
+            return str(error)
+
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        for copy in pool.map(partial(_read_copy, store), names):
-            if isinstance(copy, Copy):
-                copies.append(copy)
-            else:
-                faults.append(copy)
-    return copies, faults
+        found = list(pool.map(read, names))
+    return [copy for copy in found if isinstance(copy, Copy)], [
+        said for said in found if isinstance(said, str)
+    ]
 
 
 def find_copy(store: Store, wanted: str) -> Copy:
@@ -99,17 +100,15 @@ def find_copy(store: Store, wanted: str) -> Copy:
     if len(found) > 1:
         raise ProbelineError(f"{wanted} is the name of several: {', '.join(found)}. Give the path of one.")
     if not found:
-        listed = [name for name in names if name.startswith(LISTED)]
-        if "/" not in path:
-            listed = [PurePosixPath(name).name for name in listed]
+        known = {name if "/" in path else PurePosixPath(name).name: name for name in names}
+        # Those of other kinds are many: only the closest of them are named.
+        listed = {short for short, name in known.items() if name.startswith(LISTED)}
+        listed |= {*difflib.get_close_matches(path, known)}
         raise ProbelineError(
             f"No artifact {wanted} is on Modal. {near_misses(path, listed)} `probeline remote list --all` "
             f"names all {len(names):,}."
         )
-    copy = _read_copy(store, found[0])
-    if isinstance(copy, str):
-        raise ProbelineError(copy)
-    return copy
+    return _read_copy(store, found[0])
 
 
 def is_place(name: str) -> bool:
@@ -118,32 +117,40 @@ def is_place(name: str) -> bool:
     return len(parts) > 1 and parts[0] in PLACES and ".." not in parts
 
 
-def _read_copy(store: Store, name: str) -> Copy | str:
-    """What an entry says, or why it cannot be used: it has no digest, so what came damaged is read again."""
-    for _ in range(DOWNLOADS):
-        try:
-            entry = orjson.loads(store.read(artifact_entry(name)) or b"")
-            return Copy(
-                name=name,
-                kind=str(entry.get("kind", "")),
-                made=int(entry["made"]),
-                headline=dict(entry.get("headline") or {}),
-                files={
-                    file: {
-                        **facts,
-                        "bytes": int(facts["bytes"]),
-                        "sha256": facts["sha256"],
-                        "at": facts["at"],
-                    }
-                    for file, facts in entry["files"].items()
-                },
-                record=dict(entry.get(RECORD) or {}),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return (
-        f"{artifact_entry(name)} on the data volume cannot be read: send the artifact again with "
-        f"`probeline remote upload {name}`, or have it made again."
+def _read_copy(store: Store, name: str) -> Copy:
+    """What an entry says.
+
+    Raises:
+        ProbelineError: it says nothing that can be used.
+    """
+    value = store.read_json(artifact_entry(name), wrong_with=_fault)
+    if value is None:
+        raise ProbelineError(f"{artifact_entry(name)} is not on the data volume any more.")
+    return _copy(name, value)
+
+
+def _fault(value: Any) -> str:
+    """What is wrong with an entry, nothing if all of it can be used: it has no digest that would tell."""
+    try:
+        copy = _copy("", value)
+        datetime.fromtimestamp(copy.made, UTC)  # is there such a moment?
+        return "" if copy.files else "it names no file"
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError):
+        return "it is no entry of an artifact"
+
+
+def _copy(name: str, entry: Any) -> Copy:
+    record = entry.get("record")
+    return Copy(
+        name=name,
+        kind=str(entry.get("kind", "")),
+        made=int(entry["made"]),
+        headline=dict(entry.get("headline") or {}),
+        files={
+            file: {**facts, "bytes": int(facts["bytes"]), "sha256": facts["sha256"], "at": facts["at"]}
+            for file, facts in entry["files"].items()
+        },
+        record={key: record[key] for key in ("bytes", "sha256", "at")} if record else {},
     )
 
 
@@ -198,9 +205,14 @@ def _bring_record(store: Store, copy: Copy, path: Path) -> str:
     if path.is_file():
         same = sha256_file(path) == copy.record["sha256"]
         return "" if same else f"{path} is another one than that on Modal, and was left as it is."
-    data = store.read(copy.record["at"])
-    if data is None or sha256_bytes(data) != copy.record["sha256"]:
-        return f"Its record could not be fetched. `probeline remote upload {copy.name}` sends it anew."
+    wanted = copy.record["sha256"]
+    data = store.read(
+        copy.record["at"], wrong_with=lambda found: "" if sha256_bytes(found) == wanted else "another digest"
+    )
+    if data is None:
+        return (
+            f"Its record is not on Modal any more: `probeline remote upload {copy.name}`, where it was made."
+        )
     write_bytes(path, data)
     return f"{path} came along."
 
@@ -214,9 +226,7 @@ def upload(store: Store, artifact: Path) -> Copy:
     name = _own_name(artifact)
     artifact, facts = Path(name), read_json(Path(name) / MANIFEST)
     digests = _checked(artifact, facts)
-    known = store.names(PurePosixPath(artifact_entry(name)).parent.as_posix())
-    before = _read_copy(store, name) if f"{artifact.name}.json" in known else None
-    before = before if isinstance(before, Copy) else None
+    before = _before(store, name)
     if facts.get("kind") == "model":
         files = _put_model(store, artifact, digests)
     else:
@@ -233,6 +243,14 @@ def upload(store: Store, artifact: Path) -> Copy:
         # The entry comes last: an artifact that is listed is there whole.
         store.put({artifact_entry(name): json_bytes(asdict(copy))})
     return copy
+
+
+def _before(store: Store, name: str) -> Copy | None:
+    """What the volume says of an artifact so far; None where that cannot be used."""
+    try:
+        return _read_copy(store, name)
+    except ProbelineError:
+        return None
 
 
 def _own_name(path: Path) -> str:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -374,7 +375,7 @@ def _ask(secrets_needed: set[str]) -> list[Finding]:
             remedy = f"`modal secret create {name} {variable}=…` makes it." if lack else ""
             findings.append(Finding(f"secret {name}", state, lack or f"with {variable}", remedy))
         for name in (DATA_VOLUME, WEIGHTS_VOLUME):
-            there = _is_there(volume(name, create=False))
+            there = _is_there(partial(volume, name))
             findings.append(_made_by_deploy(f"volume {name}", there, "there", "not there"))
         app = app_name()
         findings.append(
@@ -393,7 +394,7 @@ def _lack_of_secret(name: str, variable: str) -> str:
     """What a secret lacks; nothing if it is there with its variable."""
     import modal
 
-    if not _is_there(modal.Secret.from_name(name)):
+    if not _is_there(modal.Secret.from_name(name).hydrate):
         return "not there"
     try:
         modal.Secret.from_name(name, required_keys=[variable]).hydrate()
@@ -402,11 +403,11 @@ def _lack_of_secret(name: str, variable: str) -> str:
     return ""
 
 
-def _is_there(item: Any) -> bool:
+def _is_there(ask: Callable[[], Any]) -> bool:
     import modal
 
     try:
-        item.hydrate()
+        ask()
     except modal.exception.NotFoundError:
         return False
     return True

@@ -16,6 +16,8 @@ from probeline.digests import sha256_file
 LOCK = Path(__file__).parents[4] / "constraints.txt"
 LOCK_VARIABLE = "PROBELINE_LOCK"
 """Tells a container which lock file its packages are from."""
+SECONDS_TO_LOAD = 3600
+"""For the largest models; by default, the service gives up a container that takes five minutes to start."""
 # In a container the lock file is not there, but what its image was built with is.
 LOCK_DIGEST = sha256_file(LOCK) if LOCK.is_file() else os.environ.get(LOCK_VARIABLE, "")
 
@@ -30,7 +32,10 @@ weights = modal.Volume.from_name(WEIGHTS_VOLUME, create_if_missing=True, version
 app = modal.App("probeline", image=image, include_source=False)
 
 
-@app.cls(volumes={str(DATA): data, str(WEIGHTS): weights.with_mount_options(read_only=True)})
+@app.cls(
+    volumes={str(DATA): data, str(WEIGHTS): weights.with_mount_options(read_only=True)},
+    startup_timeout=SECONDS_TO_LOAD,
+)
 class Model:
     """Bodies that need a model: it is loaded once for all calls that a container serves.
 
@@ -54,9 +59,8 @@ class Model:
         from probeline.compute.remote.container import Container
 
         self.container = Container(data, self.threads, self.variables)
-        weights.reload()
         adapter = WEIGHTS / self.adapter if self.adapter else None
-        self.container.hold(WEIGHTS / self.model, adapter, self.dtype)
+        self.container.hold(weights, WEIGHTS / self.model, adapter, self.dtype)
 
     @modal.method()
     def run(self, call: dict[str, Any]) -> dict[str, Any]:

@@ -73,10 +73,20 @@ def _listing(name: str) -> dict[str, int] | None:
     import modal
 
     try:
-        entries = volume(name, create=False).listdir("/", recursive=True)
+        entries = volume(name).listdir("/", recursive=True)
     except modal.exception.NotFoundError:
         return None
     return {entry.path.lstrip("/"): entry.size for entry in entries if entry.type == FileEntryType.FILE}
+
+
+def volumes_there() -> bool:
+    """Whether both volumes are there."""
+    import modal
+
+    try:
+        return all(volume(name).object_id for name in (DATA_VOLUME, WEIGHTS_VOLUME))
+    except modal.exception.NotFoundError:
+        return False
 
 
 def _kept(listing: dict[str, int]) -> dict[str, int]:

@@ -3,8 +3,8 @@
 import fcntl
 import io
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import orjson
 from probeline.compute.remote.layout import CONTENT, DATA_VOLUME, WEIGHTS_VOLUME
 from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
-from probeline.files import atomic_directory
+from probeline.files import MANIFEST, atomic_directory
 
 if TYPE_CHECKING:
     import modal
@@ -28,18 +28,26 @@ Files = Mapping[str, Mapping[str, Any]]
 """Name → bytes, sha256 and `at`, the place on the data volume."""
 
 
-def volume(name: str, create: bool = True) -> "modal.Volume":
-    """One of the two volumes, made where it is missing unless it is only to be looked at."""
+class VanishedError(ProbelineError):
+    """A file that should be on a volume is not there."""
+
+
+def volume(name: str) -> "modal.Volume":
+    """One of the two volumes, which deploying has made.
+
+    Raises:
+        modal.exception.NotFoundError: it was deleted. Made anew, it would not be that of the containers.
+    """
     import modal
 
-    return modal.Volume.from_name(name, create_if_missing=create, version=2)
+    return modal.Volume.from_name(name).hydrate()
 
 
 class Store:
     """Both volumes.
 
-    Args:
-        create: make them where they are missing.
+    Raises:
+        modal.exception.NotFoundError: one of them is missing.
 
     Attributes:
         data: inputs by content, runs and what they made.
@@ -47,23 +55,63 @@ class Store:
         sent: bytes sent by this object.
     """
 
-    def __init__(self, create: bool = True) -> None:
-        self.data = volume(DATA_VOLUME, create)
-        self.weights = volume(WEIGHTS_VOLUME, create)
+    def __init__(self) -> None:
+        self.data = volume(DATA_VOLUME)
+        self.weights = volume(WEIGHTS_VOLUME)
         self.sent = 0
 
-    def read(self, path: str, of: "modal.Volume | None" = None) -> bytes | None:
-        """A small file of a volume; None if it is not there."""
-        import modal
+    def read(
+        self,
+        path: str,
+        of: "modal.Volume | None" = None,
+        wrong_with: Callable[[bytes], str] = lambda data: "",
+    ) -> bytes | None:
+        """A small file of a volume; None if it is not there.
+
+        Args:
+            path: its place there.
+            of: the volume; by default that of the data.
+            wrong_with: says what is wrong with what came, nothing if it is whole.
+
+        Raises:
+            ProbelineError: it never comes whole.
+        """
+        found = [b""]
+
+        def fetch() -> str:
+            found[0] = b"".join((of or self.data).read_file(path))
+            return wrong_with(found[0])
 
         try:
-            return b"".join((of or self.data).read_file(path))
-        except (modal.exception.NotFoundError, FileNotFoundError):
+            _fetch_whole(path, fetch)
+        except VanishedError:
             return None
+        return found[0]
 
-    def read_json(self, path: str, of: "modal.Volume | None" = None) -> Any:
-        """The value of a JSON file on a volume; None if it is not there."""
-        data = self.read(path, of)
+    def read_json(
+        self,
+        path: str,
+        of: "modal.Volume | None" = None,
+        wrong_with: Callable[[Any], str] = lambda value: "",
+    ) -> Any:
+        """The value of a JSON file on a volume; None if it is not there.
+
+        Args:
+            path: its place there.
+            of: the volume; by default that of the data.
+            wrong_with: says what is wrong with the value, nothing if it is whole.
+
+        Raises:
+            ProbelineError: it never comes whole.
+        """
+
+        def wrong(data: bytes) -> str:
+            try:
+                return wrong_with(orjson.loads(data))
+            except orjson.JSONDecodeError:
+                return "it is no JSON"
+
+        data = self.read(path, of, wrong)
         return None if data is None else orjson.loads(data)
 
     def lines(self, path: str) -> list[str]:
@@ -109,14 +157,14 @@ class Store:
     def put_folder(self, folder: Path, at: str) -> None:
         """Put a model on the weights volume, unless it is there: its manifest comes last and tells."""
         with _alone():
-            if self.read_json(f"{at}/manifest.json", self.weights) is not None:
+            if MANIFEST in self.names(at, self.weights):
                 return
             files = {
                 file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
             }
-            manifest = files.pop("manifest.json")
+            manifest = files.pop(MANIFEST)
             self.put({f"{at}/{name}": file for name, file in files.items()}, self.weights)
-            self.put({f"{at}/manifest.json": manifest}, self.weights)
+            self.put({f"{at}/{MANIFEST}": manifest}, self.weights)
 
     def fetch(
         self,
@@ -134,6 +182,7 @@ class Store:
             others: name → content of what is put beside them.
 
         Raises:
+            VanishedError: a file is not on the volume.
             ProbelineError: a file is not what it should be, also after it was fetched again.
         """
         with atomic_directory(output) as draft:
@@ -147,28 +196,52 @@ class Store:
                 (draft / name).write_bytes(data)
 
     def _fetch_file(self, file: Mapping[str, Any], target: Path, of: "modal.Volume") -> None:
+        def fetch() -> str:
+            with target.open("wb") as stream:
+                of.read_file_into_fileobj(file["at"], stream)
+            return "" if sha256_file(target) == file["sha256"] else "its digest is another one"
+
+        _fetch_whole(file["at"], fetch)
+
+    def forget(self, folder: str) -> None:
+        """Remove a folder of the data volume, of which something has vanished."""
         import modal
 
-        wrong = ""
-        for _ in range(DOWNLOADS):
-            try:
-                with target.open("wb") as stream:
-                    of.read_file_into_fileobj(file["at"], stream)
-                if sha256_file(target) == file["sha256"]:
-                    return
-                wrong = "its digest is another one"
-            except (modal.exception.NotFoundError, FileNotFoundError):
-                raise ProbelineError(
-                    f"{file['at']} is not on the data volume any more. Run again with --forcerun to have it "
-                    "made again."
-                ) from None
-            except (OSError, ValueError, modal.exception.Error) as error:
-                wrong = f"{type(error).__name__}: {error}"
-            log.warning("%s came damaged (%s): it is fetched again.", target.name, wrong)
-        raise ProbelineError(
-            f"{file['at']} could not be fetched from the data volume ({wrong}). It is kept there: run the "
-            "same command again."
-        )
+        with suppress(modal.exception.NotFoundError, FileNotFoundError):
+            self.data.remove_file(folder, recursive=True)
+
+
+def _fetch_whole(place: str, fetch: Callable[[], str]) -> None:
+    """Fetch a file until nothing is wrong with it.
+
+    Args:
+        place: where it lies on its volume.
+        fetch: fetches it, and says what is wrong with what came.
+
+    Raises:
+        VanishedError: it is not there.
+        ProbelineError: it never comes whole.
+    """
+    import aiohttp
+
+    import modal
+
+    for attempt in range(1, DOWNLOADS + 1):
+        try:
+            wrong = fetch()
+        except (modal.exception.NotFoundError, FileNotFoundError):
+            raise VanishedError(f"{place} is not on the volume any more.") from None
+        except modal.exception.AuthError:
+            raise
+        except (OSError, ValueError, aiohttp.ClientError, modal.exception.Error) as error:
+            wrong = f"{type(error).__name__}: {error}"
+        if not wrong:
+            return
+        log.warning("%s came damaged (%s), attempt %d of %d.", place, wrong, attempt, DOWNLOADS)
+    raise ProbelineError(
+        f"{place} came damaged from the volume {DOWNLOADS} times ({wrong}). It is kept there: look at the "
+        "network, and run the same command again."
+    )
 
 
 @contextmanager

@@ -1,16 +1,20 @@
 """A model of the hub goes straight onto the weights volume; here come its config, tokenizer and manifest."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy
+from probeline.compute.remote.interrupts import INTERRUPTED, Interrupts
 from probeline.compute.remote.settings import LONGEST
 from probeline.compute.remote.store import Store
-from probeline.digests import canonical_digest
+from probeline.digests import canonical_digest, sha256_bytes
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, json_bytes
 
@@ -37,22 +41,34 @@ def fetch_there(source: Mapping[str, Any], output: Path) -> None:
         ProbelineError: it cannot be had; in words.
     """
     require_connection()
-    with in_words():
-        answer = _fetched(dict(source), output)
-        store = Store()
-        at = answer["model"]
-        manifest = store.read_json(f"{at}/{MANIFEST}", store.weights)
-        # What is listed is what is here; the rest of the manifest is that of the whole.
-        manifest["files"] = {
-            name: file for name, file in manifest["files"].items() if not name.endswith(WEIGHTS)
-        }
-        manifest["weights_at"] = at
-        listed = {name: file | {"at": f"{at}/{name}"} for name, file in manifest["files"].items()}
-        store.fetch(listed, output, store.weights, {MANIFEST: json_bytes(manifest)})
+    try:
+        with Interrupts() as interrupts, in_words():
+            at = _fetched(dict(source), output, interrupts)["model"]
+            _bring(at, output)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     log.info("%s: its weights are on the volume %s, and not here.", output.name, at)
 
 
-def _fetched(source: dict[str, Any], output: Path) -> Mapping[str, Any]:
+def _bring(at: str, output: Path) -> None:
+    """What lies at a place of the weights volume, without the weights."""
+    store, digest = Store(), Path(at).parts[-2]
+
+    def wrong_with(manifest: bytes) -> str:
+        return "" if sha256_bytes(manifest) == digest else "its digest is another one"
+
+    data = store.read(f"{at}/{MANIFEST}", store.weights, wrong_with)
+    if data is None:
+        raise ProbelineError(f"The model at {at} is not on its volume any more.")
+    manifest = orjson.loads(data)
+    # What is listed is what is here; the rest of the manifest is that of the whole.
+    manifest["files"] = {name: file for name, file in manifest["files"].items() if not name.endswith(WEIGHTS)}
+    manifest["weights_at"] = at
+    listed = {name: file | {"at": f"{at}/{name}"} for name, file in manifest["files"].items()}
+    store.fetch(listed, output, store.weights, {MANIFEST: json_bytes(manifest)})
+
+
+def _fetched(source: dict[str, Any], output: Path, interrupts: Interrupts) -> Mapping[str, Any]:
     import modal
 
     journal, key = calls.Journal(output.as_posix()), canonical_digest([source, output.name])
@@ -68,15 +84,20 @@ def _fetched(source: dict[str, Any], output: Path) -> Mapping[str, Any]:
             timeout=LONGEST,
             retries=modal.Retries(max_retries=RETRIES, initial_delay=1.0),
         )
-        call = weights().fetch.spawn({"source": source, "name": output.name})
-        journal.write(call.object_id, key)
+        with interrupts.deferred():
+            call = weights().fetch.spawn({"source": source, "name": output.name})
+            journal.write(call.object_id, key)
     try:
-        answer = calls.wait(call, key, LONGEST, list)
+        answer = calls.wait(call, LONGEST, list)
     except KeyboardInterrupt:
+        log.warning("Cancelling the call on Modal.")
         calls.cancel(call.object_id)
-        raise
-    finally:
         journal.clear()
+        raise
+    except calls.CallEndedError:
+        journal.clear()
+        raise
+    journal.clear()
     if "model" not in answer:
         raise ProbelineError(answer.get("fault") or f"{answer['exception']}\n{answer['traceback']}")
     return answer
