@@ -272,8 +272,10 @@ def test_what_comes_damaged_is_fetched_again(
         found.fetch(files, tmp_path / kind)
         assert sha256_file(tmp_path / kind / "part/file") == files["part/file"]["sha256"]
     assert caplog.text.count("came damaged (its digest is another one), attempt 1 of 3") == 2
-    fresh.fault("corrupt_block", times=3, skip=0)
-    with pytest.raises(ProbelineError, match="came damaged from the volume 3 times"):
+    with (
+        fresh.failing("corrupt_block", times=6),
+        pytest.raises(ProbelineError, match="came damaged from the volume 3 times"),
+    ):
         found.fetch(files, tmp_path / "never")
     assert not list(tmp_path.glob("*never*"))
 
