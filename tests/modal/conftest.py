@@ -46,6 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh_project(tmp_path_factory.mktemp("prepared") / "project")
     project.write("few.yaml", FEW)
     made = [f"data/processed/dialogues/collusion/shard-{number}-of-5/manifest.json" for number in range(5)]
+    made += [f"data/processed/dialogues/trust/shard-{number}-of-5/manifest.json" for number in (0, 3)]
     made += [f"data/models/{name}/manifest.json" for name in ("tiny", "wide")]
     project.run(*made, config=CONFIG)
     return project

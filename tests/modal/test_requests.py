@@ -7,7 +7,7 @@ import pytest
 
 from probeline.compute.remote import deploy
 from tests.modal.loopback import REPOSITORY, Server
-from tests.modal.projects import files_of, refused, run, shard
+from tests.modal.projects import files_of, refused, run, shard, until
 from tests.workflow.conftest import Project
 
 modal = pytest.importorskip("modal")
@@ -73,6 +73,10 @@ def test_requests_carry_what_the_config_says_and_a_model_is_loaded_once(
     commands = " ".join(line for layer in layers for line in layer.get("dockerfile_commands", []))
     assert f"python:{deploy.python_version()}" in commands
     assert deploy.lock_digest() in commands
+
+    # What the run has kept warm ends with it.
+    until(lambda: fresh.containers()[0]["ended"])
+    assert len({entry["request"]["function_id"] for entry in fresh.requests("FunctionUpdate*")}) == 1
 
     # Five jobs at once: one container, which loads the model once, and one sending of the model.
     [container] = fresh.containers()

@@ -260,9 +260,11 @@ def _run(job: Job, anew: Callable[[], Job], place: _Place) -> dict[str, Any]:
         journal.clear()
         known = {}
     for _ in range(ATTEMPTS):
-        call = _taken_up(known["call"]) if known else _started(job, place)
+        if known:
+            log.info("Taking up the call %s of an earlier run.", known["call"])
+        call_id = known["call"] if known else _started(job, place)
         try:
-            answer = _waited(call, job.key, place)
+            answer = _waited(call_id, job.key, place)
         except calls.CallEndedError as error:
             journal.clear()
             if not known:
@@ -283,31 +285,24 @@ def _run(job: Job, anew: Callable[[], Job], place: _Place) -> dict[str, Any]:
     raise ProbelineError("Files that were sent are not on the volume. Run the same command again.")
 
 
-def _waited(call: "modal.FunctionCall[Any]", key: str, place: _Place) -> Mapping[str, Any]:
+def _waited(call_id: str, key: str, place: _Place) -> Mapping[str, Any]:
     """What a call answers; told to end, it is cancelled."""
     try:
         written = partial(place.store.lines, f"{run_folder(key)}/{LOG}")
-        return calls.wait(call, place.settings.timeout, written)
+        return calls.wait(call_id, place.settings.timeout, written)
     except KeyboardInterrupt:
         log.warning("Cancelling the call on Modal.")
-        calls.cancel(call.object_id)
+        calls.cancel(call_id)
         place.journal.clear()
         raise
 
 
-def _taken_up(call_id: str) -> "modal.FunctionCall[Any]":
-    import modal
-
-    log.info("Taking up the call %s of an earlier run.", call_id)
-    return modal.FunctionCall.from_id(call_id)
-
-
-def _started(job: Job, place: _Place) -> "modal.FunctionCall[Any]":
+def _started(job: Job, place: _Place) -> str:
     _send(job, place.store)
     with place.interrupts.deferred():
-        call = _start(job, place.settings)
-        place.journal.write(call.object_id, job.key)
-    return call
+        call_id: str = _start(job, place.settings).object_id
+        place.journal.write(call_id, job.key)
+    return call_id
 
 
 def _send(job: Job, store: Store) -> None:

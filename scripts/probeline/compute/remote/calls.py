@@ -6,15 +6,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from probeline.errors import ProbelineError
 from probeline.files import write_json
-
-if TYPE_CHECKING:
-    import modal
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +72,11 @@ def cancel(call_id: str) -> None:
         log.info("The call %s had ended already.", call_id)
 
 
-def wait(
-    call: "modal.FunctionCall[Any]", timeout: int, written: Callable[[], Iterable[str]]
-) -> Mapping[str, Any]:
+def wait(call_id: str, timeout: int, written: Callable[[], Iterable[str]]) -> Mapping[str, Any]:
     """The value of a call, however long it takes; its log lines come here meanwhile.
 
     Args:
-        call: what is waited for.
+        call_id: of what is waited for.
         timeout: the limit of one attempt, in seconds.
         written: gives all lines of the job, from a file, when it has ended.
 
@@ -91,7 +86,8 @@ def wait(
     """
     import modal
 
-    follower = Follower(call)
+    call: modal.FunctionCall[Any] = modal.FunctionCall.from_id(call_id)
+    follower = Follower(call_id)
     lost_since = None
     try:
         while True:
@@ -189,9 +185,8 @@ class Lines:
 class Follower(Lines):
     """Writes a call's log lines into ours, while it runs."""
 
-    def __init__(self, call: "modal.FunctionCall[Any]") -> None:
-        super().__init__(call.object_id)
-        self._call = call
+    def __init__(self, call_id: str) -> None:
+        super().__init__(call_id)
         self._stopped = False
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -209,8 +204,10 @@ class Follower(Lines):
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
     def _follow(self) -> None:
+        import modal
+
         try:
-            for entry in self._call.logs.stream():
+            for entry in modal.FunctionCall.from_id(self._call_id).logs.stream():
                 if self._stopped:
                     return
                 for line in entry.message.splitlines():

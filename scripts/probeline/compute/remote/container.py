@@ -1,5 +1,6 @@
 """What happens inside a container: a job is run as it would be on the caller's machine. No modal here."""
 
+import gc
 import importlib
 import json
 import logging
@@ -131,14 +132,19 @@ class Container:
             if attempt > 1:
                 log.info("Attempt %d: what the one before has left on the volume is used.", attempt)
             took = _commit(self._data)  # this attempt's first line
+            commit = _RareCommits(self._data, took)
+            answer: dict[str, Any] = {"done": True}
             try:
-                self._run_body(call, job, folder, _RareCommits(self._data, took))
+                self._run_body(call, job, folder, commit)
             except _VolumeError:
                 raise
             except Exception as error:
-                _commit(self._data)  # what was done so far, and the log
-                return fault(error)
-        return {"done": True}
+                answer = fault(error)
+            if "done" not in answer:
+                # Files that the exception held open would be in the way of the next job's reload, too.
+                gc.collect()
+                commit.now()  # what was done so far, and the log
+        return answer
 
     def _run_body(
         self, call: Mapping[str, Any], job: Mapping[str, Any], folder: Path, commit: "_RareCommits"
@@ -303,15 +309,19 @@ class _RareCommits:
 
     def __call__(self) -> None:
         if self._took < SHARE_OF_COMMITS * (time.monotonic() - self._last):
-            started = time.monotonic()
-            try:
-                self._volume.commit()
-            except Exception as error:
-                # A commit also reloads, which fails while files are open; what was written is kept then.
-                # Whatever else it is, the commit at the end of the job says.
-                log.debug("A commit on the way: %s", error)
-            self._last = time.monotonic()
-            self._took = self._last - started
+            self.now()
+
+    def now(self) -> None:
+        """Commit; if that fails, the work goes on."""
+        started = time.monotonic()
+        try:
+            self._volume.commit()
+        except Exception as error:
+            # A commit also reloads, which fails while files are open; what was written is kept then.
+            # Whatever else it is, the commit at the end of the job says.
+            log.debug("A commit on the way: %s", error)
+        self._last = time.monotonic()
+        self._took = self._last - started
 
 
 def _commit(volume: Volume) -> float:

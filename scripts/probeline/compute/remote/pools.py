@@ -51,7 +51,9 @@ def instance_of(given: dict[str, Any]) -> Any:
 
     retries = modal.Retries(max_retries=given["retries"], initial_delay=1.0)
     cls = modal.Cls.from_name(given["app"], given["cls"])
-    return cls.with_options(retries=retries, **given["options"])(**given["arguments"])
+    # In one order, whether they come from a note or not: another one is another pool to the service.
+    arguments = dict(sorted(given["arguments"].items()))
+    return cls.with_options(retries=retries, **given["options"])(**arguments)
 
 
 def _keep_warm(instance: Any, seconds: int) -> None:

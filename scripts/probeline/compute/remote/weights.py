@@ -74,7 +74,7 @@ def _fetched(source: dict[str, Any], output: Path, interrupts: Interrupts) -> Ma
     journal, key = calls.Journal(output.as_posix()), canonical_digest([source, output.name])
     known = journal.read()
     if known.get("key") == key:
-        call: modal.FunctionCall[Any] = modal.FunctionCall.from_id(known["call"])
+        call_id = known["call"]
     else:
         secret = modal.Secret.from_name(SECRET, required_keys=[SECRET_KEY])
         weights = modal.Cls.from_name(find_or_deploy(), "Weights").with_options(
@@ -85,13 +85,13 @@ def _fetched(source: dict[str, Any], output: Path, interrupts: Interrupts) -> Ma
             retries=modal.Retries(max_retries=RETRIES, initial_delay=1.0),
         )
         with interrupts.deferred():
-            call = weights().fetch.spawn({"source": source, "name": output.name})
-            journal.write(call.object_id, key)
+            call_id = weights().fetch.spawn({"source": source, "name": output.name}).object_id
+            journal.write(call_id, key)
     try:
-        answer = calls.wait(call, LONGEST, list)
+        answer = calls.wait(call_id, LONGEST, list)
     except KeyboardInterrupt:
         log.warning("Cancelling the call on Modal.")
-        calls.cancel(call.object_id)
+        calls.cancel(call_id)
         journal.clear()
         raise
     except calls.CallEndedError:
