@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from probeline.cli import main
 from probeline.compute.remote import calls, pools
 from probeline.compute.remote.layout import CONTENT, DATA_VOLUME, artifact_entry
 from probeline.digests import sha256_file
@@ -250,13 +251,21 @@ def test_status_and_stop_know_of_running_calls_warm_containers_and_apps(
 
 
 @pytest.mark.parametrize("words", ["deploy", "status", "list", "download a", "upload a", "stop"])
-def test_each_command_says_that_there_is_no_token(refused: Callable[..., str], words: str) -> None:
-    assert "modal token new" in refused(*words.split(), MODAL_TOKEN_ID="")
+def test_each_command_says_what_keeps_it_from_modal(
+    project: Project, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setenv("MODAL_TOKEN_ID", "")
+    assert main(["remote", *words.split()]) == 1
+    assert "modal token new" in capsys.readouterr().err
+    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-some")
+    monkeypatch.setenv("MODAL_TOKEN_SECRET", "as-some")
+    monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:1")
+    assert main(["remote", *words.split()]) == 1
+    assert "Modal does not answer at http://127.0.0.1:1" in capsys.readouterr().err
 
 
-def test_a_server_that_is_not_there_and_a_refused_token_are_said(refused: Callable[..., str]) -> None:
-    said = refused("status", MODAL_SERVER_URL="http://127.0.0.1:1")
-    assert "Modal does not answer at http://127.0.0.1:1" in said
+def test_a_refused_token_is_said(refused: Callable[..., str]) -> None:
     said = refused("list", MODAL_TOKEN_SECRET="as-another")
     assert "Modal refused the token" in said
     assert "as-another" not in said

@@ -5,11 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from probeline.cli import main
 from probeline.compute.remote import deploy, doctor
 from tests.workflow.conftest import REPOSITORY
 
@@ -46,28 +48,46 @@ def run(project: Path, *words: str, **variables: str) -> tuple[int, dict[str, An
     )
 
 
-def test_without_modal_a_missing_token_is_no_fault(project: Path) -> None:
-    status, found, _ = run(project, "doctor")
+Here = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture
+def here(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """The same in this process."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("HOME", str(project.parent))
+
+    def run_here(*words: str, **variables: str) -> tuple[int, dict[str, Any], str]:
+        for name, value in (NO_TOKEN | variables).items():
+            monkeypatch.setenv(name, value)
+        status = main([*words, "--json"])
+        written = capsys.readouterr()
+        found = {item["name"]: item for item in json.loads(written.out)}
+        return status, found, written.out + written.err
+
+    return run_here
+
+
+def test_without_modal_a_missing_token_is_no_fault(here: Here) -> None:
+    status, found, _ = here("doctor")
     assert status == 0, found
     assert found["Modal token"]["state"] == "not needed"
     assert {found[name]["state"] for name in ("Python", "packages", "config", "disk", "processor")} == {"ok"}
 
 
 @pytest.mark.parametrize("words", [("doctor", "--configfile", "modal.yaml"), ("remote", "doctor")])
-def test_for_modal_it_is_one(project: Path, words: tuple[str, ...]) -> None:
-    status, found, _ = run(project, *words)
+def test_for_modal_it_is_one(here: Here, words: tuple[str, ...]) -> None:
+    status, found, _ = here(*words)
     assert status == 1
     assert found["Modal token"]["state"] == "missing"
     assert "modal token new" in found["Modal token"]["remedy"]
 
 
-def test_neither_the_home_folder_nor_a_token_is_shown(project: Path) -> None:
+def test_neither_the_home_folder_nor_a_token_is_shown(here: Here, project: Path) -> None:
     secret = "as-very-private"
     words = ("remote", "doctor", "--configfile", str(project / "none.yaml"))
     variables = {"MODAL_TOKEN_ID": "ak-private", "MODAL_TOKEN_SECRET": secret}
-    status, found, written = run(
-        project, *words, **variables, MODAL_SERVER_URL=f"http://127.0.0.1:1/{secret}"
-    )
+    status, found, written = here(*words, **variables, MODAL_SERVER_URL=f"http://127.0.0.1:1/{secret}")
     assert status == 1
     assert "~/project/none.yaml" in found["config"]["says"]
     assert found["Modal server"]["state"] == "missing"
