@@ -2,14 +2,11 @@
 
 import math
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import yaml
 
@@ -24,8 +21,6 @@ ALIASES = {"A10G": "A10", "A100": "A100-40GB", "H100!": "H100", "B200+": "B200"}
 """Other names by which Modal takes a GPU."""
 MOST_GPUS = 8
 """In one container."""
-ANSWERS = 5.0
-"""Seconds within which the server's port must answer."""
 RATE_OF_GPU = "gpu_hour_cost_"
 """Begins the names of the GPUs in an account's rates, such as gpu_hour_cost_a100_80gb; they are per hour."""
 RATES = {"cpu": "cpu_hour_cost", "memory": "mem_gib_hour_cost"}
@@ -156,23 +151,14 @@ def refresh_prices() -> Prices:
         ProbelineError: there is no account, Modal cannot be reached, or its answer lacks a price.
     """
     import modal
+    from probeline.compute.remote.connection import in_words, require_connection
 
-    if not modal.config.config["token_id"]:
-        raise ProbelineError(
-            f"There is no account of Modal here: make a token with `modal token new`. Until then, those of "
-            f"{TABLE} hold."
-        )
     try:
-        _require_answer(modal.config.config["server_url"])
-        rates = dict(modal.Workspace.from_context().billing.rates())
-    except modal.exception.AuthError as error:
-        raise ProbelineError(
-            f"Modal refuses the token: {error} Make another with `modal token new`; those of {TABLE} hold."
-        ) from error
-    except (modal.exception.Error, OSError) as error:
-        raise ProbelineError(
-            f"Modal could not be asked for prices: {error or type(error).__name__} Those of {TABLE} hold."
-        ) from error
+        require_connection()
+        with in_words():
+            rates = dict(modal.Workspace.from_context().billing.rates())
+    except (ProbelineError, modal.exception.Error) as error:
+        raise ProbelineError(f"{error or type(error).__name__} The prices of {TABLE} hold.") from error
     table = _table_of(rates)
     faults = _faults(table)
     if faults:
@@ -182,28 +168,6 @@ def refresh_prices() -> Prices:
         )
     write_bytes(OWN_TABLE, yaml.safe_dump(table, sort_keys=False).encode())
     return read_prices()
-
-
-def _require_answer(urls: str) -> None:
-    """Refuse a server whose port does not answer: the client itself would try for a minute.
-
-    Args:
-        urls: of the server, or of several with commas between; one that answers is enough.
-
-    Raises:
-        OSError: none does.
-    """
-    for url in urls.split(","):
-        server = urlsplit(url)
-        address = (server.hostname or "", server.port or (443 if server.scheme == "https" else 80))
-        if server.scheme in getproxies() and not proxy_bypass(address[0]):
-            return  # the way there leads through the proxy alone
-        try:
-            socket.create_connection(address, timeout=ANSWERS).close()
-            return
-        except OSError as error:
-            fault = error
-    raise OSError(f"{urls} does not answer ({fault}).") from fault
 
 
 def _table_of(rates: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from probeline.activations.machine import decisive_variables
 from probeline.compute.body import Body
 from probeline.compute.jobs import artifact_of, named_inputs
-from probeline.compute.prices import read_prices
+from probeline.compute.prices import gpu_text, parse_gpu, read_prices
 from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy, lock_digest, python_version
@@ -26,7 +26,7 @@ from probeline.compute.remote.layout import (
     WEIGHTS_VOLUME,
     run_folder,
 )
-from probeline.compute.remote.places import keep_places, places_of
+from probeline.compute.remote.places import forget_places, keep_places, places_of
 from probeline.compute.remote.pools import open_pool
 from probeline.compute.remote.settings import Settings, settings_of
 from probeline.compute.remote.store import Store, VanishedError
@@ -186,7 +186,10 @@ def describe(snakemake: Any, body: Body, threads: int, gpu: str | None, use_made
         "lock": lock_digest(),
         "python": python_version(),
     }
-    made = places_of({path.parent for path in found if path.name == MANIFEST}) if use_made else {}
+    artifacts = {path.parent for path in found if path.name == MANIFEST}
+    if not use_made:
+        forget_places(artifacts)
+    made = places_of(artifacts)
     files = {
         path.as_posix(): {
             "bytes": sizes[path],
@@ -370,7 +373,7 @@ def _facts(run: dict[str, Any]) -> dict[str, Any]:
     prices = read_prices()
     paid = run["seconds"] + run["startSeconds"]
     per_second = prices.per_second(run["gpu"], run["cpu"], run["memory"])
-    gpus = int(run["gpu"].partition(":")[2] or 1) if run["gpu"] else 0
+    _, gpus = parse_gpu(run["gpu"]) or ("", 0)
     cost = {
         "backend": "modal",
         "seconds": run["seconds"],
@@ -380,7 +383,7 @@ def _facts(run: dict[str, Any]) -> dict[str, Any]:
         "peakBytes": run["peakBytes"],
         "usd": round(paid * per_second, 6),
         "priceDate": str(prices.date),
-        "gpu": run["gpu"],
+        "gpu": gpu_text(run["gpu"]),
         "cpu": run["cpu"],
         "memory": run["memory"],
         "callId": run["call"],

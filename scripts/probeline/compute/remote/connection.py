@@ -1,14 +1,14 @@
 """The way to the service: is there a token, does it answer, and what its errors mean."""
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from probeline.errors import ProbelineError
 
-SECONDS_TO_ANSWER = 5
+SECONDS_TO_ANSWER = 4
 NO_TOKEN = (
     "There is no token for Modal. Make one with `modal token new`, or set MODAL_TOKEN_ID and "
     "MODAL_TOKEN_SECRET; without an account, compute: local runs everything here."
@@ -17,7 +17,6 @@ BAD_TOKEN = (
     "Modal refused the token. Make a new one with `modal token new`, or correct MODAL_TOKEN_ID and "
     "MODAL_TOKEN_SECRET."
 )
-PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
 
 
 def require_connection() -> None:
@@ -30,15 +29,20 @@ def require_connection() -> None:
 
     if not config["token_id"] or not config["token_secret"]:
         raise ProbelineError(NO_TOKEN)
-    url = config["server_url"]
-    parts = urlsplit(url)
-    if any(os.environ.get(name) for name in PROXIES):
-        return  # nothing of the service answers here directly
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise ProbelineError(unreachable(url, error)) from error
+    fault: OSError | None = None
+    # By default there are two, with a comma between; the client takes the one that answers.
+    for url in config["server_url"].split(","):
+        server = urlsplit(url)
+        host, port = server.hostname or "", server.port or (443 if server.scheme == "https" else 80)
+        proxies = {} if config["disable_api_proxy"] or proxy_bypass(host) else getproxies()
+        if server.scheme in proxies or "all" in proxies:
+            return  # nothing of the service answers here directly
+        try:
+            socket.create_connection((host, port), SECONDS_TO_ANSWER).close()
+            return
+        except OSError as error:
+            fault = error
+    raise ProbelineError(unreachable(config["server_url"], fault or OSError("no address"))) from fault
 
 
 def unreachable(url: str, error: Exception) -> str:

@@ -29,5 +29,11 @@ def places_of(artifacts: Iterable[Path]) -> dict[str, str]:
     return places
 
 
+def forget_places(artifacts: Iterable[Path]) -> None:
+    """Take these artifacts for such as were made here: the volume has lost them."""
+    for artifact in artifacts:
+        _note(artifact.as_posix()).unlink(missing_ok=True)
+
+
 def _note(name: str) -> Path:
     return MADE / f"{name.replace('/', '--')}.json"
