@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from probeline.compute.remote.deploy import app_name
 from probeline.errors import ProbelineError
 from probeline.files import write_json
 
@@ -204,14 +205,32 @@ class Follower(Lines):
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
     def _follow(self) -> None:
-        import modal
+        from modal import exception
 
         try:
-            for entry in modal.FunctionCall.from_id(self._call_id).logs.stream():
-                if self._stopped:
-                    return
-                for line in entry.message.splitlines():
-                    self.take(line)
+            try:
+                self._take_all(self._stream_of_call())
+            except exception.UnimplementedError:
+                # Of a service that has no logs of a call: those of all calls, from which ours are picked.
+                self._take_all(self._stream_of_app())
         except Exception as error:
             # The lines are in a file on the volume, too, and come with the result.
             log.debug("No log stream: %s", error)
+
+    def _take_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if self._stopped:
+                return
+            self.take(line)
+
+    def _stream_of_call(self) -> Iterator[str]:
+        import modal
+
+        for entry in modal.FunctionCall.from_id(self._call_id).logs.stream():
+            yield from entry.message.splitlines()
+
+    def _stream_of_app(self) -> Iterator[str]:
+        import modal
+
+        for entry in modal.App.lookup(app_name()).logs.stream():
+            yield from (line for line in entry.message.splitlines() if line.startswith("{"))
