@@ -151,7 +151,8 @@ def test_short_of_memory_rows_are_halved_and_less_ends_in_words(fresh: Server, p
     one, other = (f"results/activations/trust/shard-{number}-of-5" for number in (0, 3))
     project.write("extra.yaml", WIDE + "activations: {token_budget: 256}\n")
     going = Run(project, fresh, one)
-    process, peak = going.container(), 0
+    process = going.container()
+    held = peak = memory_of(process)  # the model is loaded, which took more than what is left of it
     while going.process.poll() is None:
         with contextlib.suppress(OSError, ValueError):  # it has ended
             peak = max(peak, memory_of(process))
@@ -166,10 +167,12 @@ def test_short_of_memory_rows_are_halved_and_less_ends_in_words(fresh: Server, p
     log = (project.folder / "logs/extract_activations/trust/shard-0-of-5.log").read_text()
     assert log.count("Out of memory: trying rows of") == said.count("Out of memory: trying rows of")
 
-    project.write("extra.yaml", WIDE + "modal: {retries: 2}\n")
-    fresh.fault("memory", bytes=peak // 2, match="Model.*")
+    project.write("extra.yaml", WIDE + "modal: {retries: 0}\n")
+    fresh.fault("memory", bytes=held, match="Model.*")
     said = refused(project, fresh, other)
-    assert "The container's memory is used up. Raise modal.memory" in said
+    assert (
+        "The container's memory is used up. Raise modal.memory" in said or "The memory does not hold" in said
+    )
 
 
 # The end of this side
