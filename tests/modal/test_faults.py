@@ -1,10 +1,12 @@
 """Everything that can go wrong on the way to Modal, there, and on the way back."""
 
+import contextlib
 import io
 import os
 import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +99,23 @@ def test_each_way_in_which_a_call_ends_has_its_words(fresh: Server, project: Pro
 def test_an_exception_there_comes_with_its_type_and_traceback(fresh: Server, project: Project) -> None:
     run(project, fresh, shard(0))
     until(lambda: all(container["ended"] for container in fresh.containers()))
-    [tokenizer] = [name for name in fresh.volume("probeline-weights") if name.endswith("tokenizer.json")]
+    [damaged] = [
+        name for name in fresh.volume("probeline-weights") if name.endswith("tiny/model.safetensors")
+    ]
     weights = modal.Volume.from_name("probeline-weights")
-    whole = b"".join(weights.read_file(tokenizer))
+    whole = b"".join(weights.read_file(damaged))
 
     def put(content: bytes) -> None:
         with weights.batch_upload(force=True) as batch:
-            batch.put_file(io.BytesIO(content), tokenizer)
+            batch.put_file(io.BytesIO(content), damaged)
 
     put(b"{" * len(whole))
-    try:
-        going = Run(project, fresh, shard(1))
-        assert going.end() == 1
-    finally:
-        put(whole)
-    assert "On Modal, the job ended with Exception: " in going.said
+    going = Run(project, fresh, shard(1))
+    assert going.end() == 1
+    put(whole)
+    assert "On Modal, the job ended with SafetensorError: " in going.said
     assert "Traceback (most recent call last):" in going.said
-    assert "load_tokenizer" in going.said
+    assert "in load_decoder" in going.said
     assert len(going.calls()) == 1
     assert len(going.calls()[0]["attempts"]) == 1  # nothing of it is tried again
     run(project, fresh, shard(1))
@@ -147,25 +149,30 @@ def memory_of(process: int) -> int:
 def test_short_of_memory_rows_are_halved_and_less_ends_in_words(fresh: Server, project: Project) -> None:
     """Whole games as input, so that a row takes far more than loading the model."""
     one, other = (f"results/activations/trust/shard-{number}-of-5" for number in (0, 3))
-    project.write("extra.yaml", WIDE + "modal: {retries: 0}\n")
-    going = Run(project, fresh, shard(0))
-    process = going.freeze()
-    held = memory_of(process)  # the model is loaded, and no game has been run
-    os.kill(process, signal.SIGCONT)
+    project.write("extra.yaml", WIDE + "activations: {token_budget: 256}\n")
+    going = Run(project, fresh, one)
+    process = going.container()
+    held = peak = memory_of(process)  # the model is loaded, which took more than what is left of it
+    while going.process.poll() is None:
+        with contextlib.suppress(OSError, ValueError):  # it has ended
+            peak = max(peak, memory_of(process))
+        time.sleep(0.002)
     assert going.end() == 0, going.said
     assert "Out of memory" not in going.said
 
     project.write("extra.yaml", WIDE + "activations: {token_budget: 8192}\nmodal: {retries: 1}\n")
-    fresh.fault("memory", bytes=held + 200_000_000, match="Model.*")
+    fresh.fault("memory", bytes=peak + 100_000_000, match="Model.*")
     said = run(project, fresh, one)
     assert "Out of memory: trying rows of" in said
     log = (project.folder / "logs/extract_activations/trust/shard-0-of-5.log").read_text()
     assert log.count("Out of memory: trying rows of") == said.count("Out of memory: trying rows of")
 
-    project.write("extra.yaml", WIDE + "modal: {retries: 2}\n")
-    fresh.fault("memory", bytes=held - 20_000_000, match="Model.*")
+    project.write("extra.yaml", WIDE + "modal: {retries: 0}\n")
+    fresh.fault("memory", bytes=held, match="Model.*")
     said = refused(project, fresh, other)
-    assert "The container's memory is used up. Raise modal.memory" in said
+    assert (
+        "The container's memory is used up. Raise modal.memory" in said or "The memory does not hold" in said
+    )
 
 
 # The end of this side

@@ -1,6 +1,9 @@
 """What the service is asked for, and that the same is never asked for twice."""
 
 import base64
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -30,6 +33,13 @@ def functions(server: Server) -> dict[str, dict[str, Any]]:
         for ranked in request.get("function_data", {}).get("ranked_functions", [{}])
     ]
     return {definition["function_name"]: definition for definition in definitions}
+
+
+def in_project(project: Project, deployed: str) -> None:
+    """Deploy in a process of its own: it knows no volume yet."""
+    words = f"from probeline.compute.remote.deploy import *; {deployed}"
+    environment = os.environ | {"PYTHONPATH": "scripts"}
+    subprocess.run([sys.executable, "-c", words], cwd=project.folder, env=environment, check=True)
 
 
 def test_requests_carry_what_the_config_says_and_a_model_is_loaded_once(
@@ -147,13 +157,13 @@ def test_a_model_of_the_hub_needs_its_secret_and_nothing_else_gets_it(
 def test_a_volume_that_was_deleted_is_named_and_deploying_makes_it_anew(
     fresh: Server, project: Project
 ) -> None:
-    deploy.find_or_deploy()
+    in_project(project, "find_or_deploy()")
     modal.Volume.objects.delete("probeline-weights")
     said = refused(project, fresh, SHARDS[1])
     assert "A Modal volume is missing" in said
     assert "probeline-weights" in said
     assert "probeline remote deploy" in said
-    deploy.deploy(deploy.app_name())
+    in_project(project, "deploy(app_name())")
     weights = modal.Volume.from_name("probeline-weights").hydrate()
     mounts = functions(fresh)["Model.*"]["volume_mounts"]
     assert weights.object_id in [mount["volume_id"] for mount in mounts]

@@ -197,13 +197,25 @@ def fault(error: Exception) -> dict[str, Any]:
     text = re.sub(r"/\S*?/" + SCRATCH + r"[^/\s]*/", "", str(error))
     if isinstance(error, ProbelineError):
         return {"fault": text}
-    if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY_SIGNS):
+    if any(isinstance(one, MemoryError) or _says_out_of_memory(one) for one in _chain(error)):
         return {
             "fault": "The container's memory is used up. Raise modal.memory or use a larger GPU (modal.gpu, "
             f"or gpu of the model), or raise shards in the config. ({type(error).__name__}: {text[:300]})"
         }
     lines = "".join(traceback.format_exception(error))
     return {"exception": f"{type(error).__name__}: {text[:1000]}", "traceback": lines[-4000:]}
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up."""
+    return any(sign in str(error) for sign in OUT_OF_MEMORY_SIGNS)
+
+
+def _chain(error: BaseException | None) -> "Iterator[BaseException]":
+    """An error, and those that led to it: a lack of memory has many names by the time it arrives."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def fetch_weights(call: Mapping[str, Any], volume: Volume) -> dict[str, Any]:
