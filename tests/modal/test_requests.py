@@ -140,7 +140,7 @@ def test_a_model_of_the_hub_needs_its_secret_and_nothing_else_gets_it(
     fresh: Server, project: Project
 ) -> None:
     project.write(
-        "extra.yaml", f"model: far\nmodels: {{far: {{hub: a/b, revision: {'0' * 40}, depth: 4}}}}\n"
+        "extra.yaml", f"model: far\nmodels: {{far: {{hub: a/b, revision: {'a' * 40}, depth: 4}}}}\n"
     )
     said = refused(project, fresh, "data/models/far/manifest.json")
     assert "The Modal secret huggingface-secret with HF_TOKEN is missing." in said
