@@ -26,7 +26,9 @@ from probeline.config import (
     base_model,
     check_config,
     check_files,
+    check_gpus,
     check_groups,
+    check_profile,
     check_target,
     extracted_names,
     is_simulated,
@@ -86,6 +88,8 @@ STARTED = time.time()
 run_jobs_from(SOURCES)
 
 in_words(check_config)(config, SOURCES.parent / SCHEMA)
+in_words(check_gpus)(config)
+in_words(check_profile)(sys.argv[1:], config)
 # Snakemake knows its targets only after parsing, and then says just MissingRuleException.
 for word in sys.argv[1:]:
     in_words(check_target)(word, config)

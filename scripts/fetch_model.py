@@ -1,17 +1,7 @@
 """Fetch a model at its pinned version into data/models."""
 
-from pathlib import Path
-
+from probeline.bodies.fetch_model import fetch_model
 from probeline.compute.jobs import job
 
-source, output = snakemake.params.spec["source"], Path(snakemake.output.model)
-with job(snakemake, hub=True):
-    # Imported here: the job has set the number of threads by now.
-    if snakemake.resources.modal:
-        from probeline.compute.remote.weights import fetch_there
-
-        fetch_there(source, output)
-    else:
-        from probeline.models.fetch import fetch_model
-
-        fetch_model(source, output)
+with job(snakemake, hub=True) as run:
+    run(fetch_model)

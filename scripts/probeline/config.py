@@ -1,5 +1,7 @@
 """Checking a configuration and the names of targets while the workflow is parsed, in words."""
 
+import argparse
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -446,6 +448,50 @@ def parse_probe_name(name: str, config: Mapping[str, Any]) -> ProbeName:
 
 def _closest(name: str, config: Mapping[str, Any]) -> str:
     return near_misses(name, [f"{c}_{m}_l<layers>" for c in config["probes"] for m in config["methods"]])
+
+
+def check_gpus(config: Mapping[str, Any]) -> None:
+    """Refuse a GPU that Modal does not have, in words.
+
+    Raises:
+        ProbelineError: names the key, and what is close.
+    """
+    from probeline.compute.prices import read_prices
+
+    asked = {"modal.gpu": config["modal"]["gpu"]}
+    asked |= {
+        f"models.{name}.gpu": model["gpu"] for name, model in config["models"].items() if "gpu" in model
+    }
+    prices = read_prices()
+    for key, gpu in asked.items():
+        try:
+            prices.per_second(gpu, 1, 1)
+        except ProbelineError as error:
+            raise ProbelineError(f"{key}: {error} For a container without one: none.") from error
+
+
+def check_profile(arguments: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse a run whose profile says compute: modal, where `--config` has replaced what the profile says.
+
+    Args:
+        arguments: of Snakemake's command line.
+        config: of the run.
+
+    Raises:
+        ProbelineError: it would run here, without a word.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--profile", default=os.environ.get("SNAKEMAKE_PROFILE", ""))
+    profile = Path(parser.parse_known_args(arguments)[0].profile, "config.yaml")
+    if config["compute"] == "modal" or not profile.is_file() or "--config" not in arguments:
+        return
+    said = yaml.safe_load(profile.read_bytes())
+    wanted = isinstance(said, dict) and "compute=modal" in (said.get("config") or ())
+    if wanted and not any(word.startswith("compute=") for word in arguments):
+        raise ProbelineError(
+            f"--config on the command line replaces that of the profile {profile.parent}. Add compute=modal "
+            "to it."
+        )
 
 
 def check_target(target: str, config: Mapping[str, Any]) -> None:

@@ -41,6 +41,6 @@ def run(artifact: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    from probeline import small_body
+    from probeline.bodies import small_body
 
     small_body.run(*sys.argv[1:])

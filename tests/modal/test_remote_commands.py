@@ -36,10 +36,10 @@ HEADLINE = {
 def project(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """One artifact that was made on Modal, and one that was made here."""
     project = fresh_project(tmp_path_factory.mktemp("remote") / "project")
-    shutil.copy2(Path(__file__).with_name("small_body.py"), project.folder / "scripts/probeline")
+    shutil.copy2(Path(__file__).with_name("small_body.py"), project.folder / "scripts/probeline/bodies")
     project.write("data/text.txt", "some words")
     done = subprocess.run(
-        [sys.executable, "-m", "probeline.small_body", MADE, "data/text.txt"],
+        [sys.executable, "-m", "probeline.bodies.small_body", MADE, "data/text.txt"],
         cwd=project.folder,
         env=environment(project, server),
         text=True,

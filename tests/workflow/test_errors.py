@@ -157,6 +157,21 @@ def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
     assert not list(project.folder.rglob(".*.tmp-*"))
 
 
+def test_what_failed_is_made_by_the_same_command_also_where_nothing_of_it_is_left(own_logs: Project) -> None:
+    """Snakemake removes what a failed job was to make again, and asks for no intermediate that is missing."""
+    own_logs.write("changed.yaml", "activations: {token_budget: 700}\n")
+    config = (*OWN, "changed.yaml")
+    weights = own_logs.folder / "data/models/tiny/model.safetensors"
+    weights.rename(weights.with_suffix(".away"))
+    own_logs.refused(PROBE, config=config)
+    assert not [*(own_logs.folder / "results/activations").rglob("activations.safetensors")]
+    weights.with_suffix(".away").rename(weights)
+    planned = own_logs.planned(PROBE, config=config)
+    assert planned.keys() == {"extract_activations", "train_probe"}
+    own_logs.run(PROBE, config=config)
+    assert not own_logs.planned(PROBE, config=config)
+
+
 def test_a_log_in_a_folder_with_an_unusual_name(tmp_path: Path) -> None:
     project = fresh_project(tmp_path / "project")
     simulate_games(1, range(3), tmp_path / "games")

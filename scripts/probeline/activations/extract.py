@@ -91,11 +91,13 @@ class Workplace:
         folder: the work folder; not an artifact, and safe to delete.
         name: the job's name, unique among those that share the folder.
         code: digest of the code that the engine runs.
+        shared: whether other projects work there, too, whose results are left alone.
     """
 
     folder: Path
     name: str
     code: str
+    shared: bool = False
 
 
 @dataclass
@@ -271,7 +273,9 @@ class _Job:
                 "packages": {package: version(package) for package in packages},
                 "environment": decisive_variables(),
             }
-            self._past = PastResults(workplace.folder, canonical_digest(identity), workplace.name)
+            self._past = PastResults(
+                workplace.folder, canonical_digest(identity), workplace.name, workplace.shared
+            )
         self._engine: ActivationEngine | None = None
         self._peak = 0.0
         self._tally = _Tally()

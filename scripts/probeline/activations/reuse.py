@@ -34,10 +34,12 @@ class PastResults:
         work: the work folder.
         identity: digest of everything that decides about the bits of a result, but for the game.
         name: the job's own; it may go on with its own journal, and its results replace those of its last run.
+        shared: whether others work there too, under names of theirs: what is there of other ways is kept.
     """
 
-    def __init__(self, work: Path, identity: str, name: str) -> None:
+    def __init__(self, work: Path, identity: str, name: str, shared: bool = False) -> None:
         self._work = work
+        self._shared = shared
         self._folder = work / identity[:16]
         self._name = name
         self._found: dict[str, tuple[Path, dict[str, Any]]] = {}
@@ -94,7 +96,7 @@ class PastResults:
                 except OSError:  # on another filesystem, or on one without links
                     shutil.copyfile(file, draft / name)
             write_json_lines(draft / GAMES, lines)
-        for other in self._work.glob("*/"):
+        for other in [self._folder] if self._shared else self._work.glob("*/"):
             shutil.rmtree(other / (self._name + JOURNAL_SUFFIX), ignore_errors=True)
             if other != self._folder:
                 shutil.rmtree(other / self._name, ignore_errors=True)

@@ -1,9 +1,12 @@
 """The body of the rule extract_activations."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probeline.compute.body import BodyFiles
+
+if TYPE_CHECKING:
+    from probeline.activations.extract import Workplace
 
 
 def extract_activations(spec: Mapping[str, Any], files: BodyFiles) -> None:
@@ -14,11 +17,10 @@ def extract_activations(spec: Mapping[str, Any], files: BodyFiles) -> None:
         files: inputs `dialogues`, `model` and, where there is an adapter, `adapter`.
     """
     # Imported here: the job has set the number of threads by now.
-    from probeline.activations.extract import Settings, Workplace, extract_activations
+    from probeline.activations.extract import Settings, extract_activations
     from probeline.activations.memory import keep_freed_memory
 
     keep_freed_memory()
-    concept, shard = files.name.split("/")[-2:]
     extract_activations(
         dialogues=files.folders("dialogues"),
         model=files.folder("model"),
@@ -32,8 +34,17 @@ def extract_activations(spec: Mapping[str, Any], files: BodyFiles) -> None:
             token_budget=spec["token_budget"],
         ),
         adapter=files.folder("adapter") if files.inputs.get("adapter") else None,
-        workplace=Workplace(files.work / "activations", f"{concept}--{shard}", spec["engine"]),
+        workplace=_workplace(spec, files),
         figures=files.figures,
         held=files.held,
         checkpoint=files.commit,
     )
+
+
+def _workplace(spec: Mapping[str, Any], files: BodyFiles) -> "Workplace":
+    from probeline.activations.extract import Workplace
+
+    folder, name = files.work / "activations", "--".join(files.name.split("/")[-2:])
+    if files.work_name:
+        return Workplace(folder, f"{name}--{files.work_name}", spec["engine"], shared=True)
+    return Workplace(folder, name, spec["engine"])

@@ -18,6 +18,8 @@ class BodyFiles:
         inputs: the rule's named inputs: of an artifact its manifest, beside which its other files lie.
         output: the folder to make.
         work: where what is worth keeping between runs lies; safe to delete.
+        work_name: added to a job's name in `work` where many projects share that, and nothing of others is
+            removed there; empty where it is this project's own.
         figures: a file for speeds and counts, which belong to the record and not to the artifact.
         workers: processes that may work side by side; no bit may depend on them.
         commit: keeps what was written so far, should this machine be lost; costs nothing where none can be.
@@ -30,6 +32,7 @@ class BodyFiles:
     output: Path
     work: Path
     figures: Path
+    work_name: str = ""
     workers: int = 1
     commit: Callable[[], None] = lambda: None
     held: Any = None

@@ -57,10 +57,12 @@ def job(snakemake: Any, threads: int = 1, hub: bool = False) -> Iterator[Callabl
     _log_to(Path(snakemake.log[0]))
     try:
         # Not part of any rule's code: an edit of how work is recorded must not run the work again.
+        from probeline.lineage.begun import note_begun, note_done
         from probeline.lineage.lock import hold_job_lock
         from probeline.lineage.records import Recorder
 
         hold_job_lock()
+        note_begun(str(snakemake.output.record))
         recorder = Recorder(snakemake, threads)
 
         def run(body: Body) -> None:
@@ -73,6 +75,7 @@ def job(snakemake: Any, threads: int = 1, hub: bool = False) -> Iterator[Callabl
 
         yield run
         recorder.write()
+        note_done(str(snakemake.output.record))
     except ProbelineError as error:
         logging.getLogger("probeline").error("%s", error)
         sys.exit(1)

@@ -345,9 +345,9 @@ def require_budget(plan: Sequence[PlannedJob], budget: float) -> None:
         return
     dearest = sorted(plan, key=lambda job: -job.usd)[:DEAREST]
     raise ProbelineError(
-        f"By its plan this run costs {cost:.2f} USD on Modal, more than modal.budget allows, "
+        f"By its plan this run costs {_usd(cost)} USD on Modal, more than modal.budget allows, "
         f"{budget:g} USD. Nothing was started.\nThe dearest of {_count(len(plan), 'entry', 'entries')}: "
-        + "; ".join(f"{job.name} {job.usd:.2f} USD ({job.basis})" for job in dearest)
+        + "; ".join(f"{job.name} {_usd(job.usd)} USD ({job.basis})" for job in dearest)
         + ".\nRaise modal.budget in the config, or ask for less;"
         " `probeline cost --plan` shows the whole plan."
     )
@@ -392,6 +392,10 @@ def _where(runs: Sequence[Earlier], gpu: str | None) -> str:
 
 def _on(gpu: str | None) -> str:
     return f" on {gpu}" if gpu else ""
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:.2f}" if amount >= 0.095 else f"{amount:.4f}"
 
 
 def _count(count: int, noun: str, several: str | None = None) -> str:

@@ -40,8 +40,10 @@ def spent_line(started: float) -> str:
         if name.endswith(SUFFIX)
     ]
     fresh = [path for path in paths if path.stat().st_mtime >= started]
-    records = [record for record in map(read_record, fresh) if record.cost["backend"] == "modal"]
-    return f"On Modal: {cost_line(records)} (probeline cost --actual)." if records else ""
+    there = [record for record in map(read_record, fresh) if record.cost["backend"] == "modal"]
+    paid = [record for record in there if not record.cost.get("reused")]
+    reused = f", and {len(there) - len(paid)} from the volume" if len(there) > len(paid) else ""
+    return f"On Modal: {cost_line(paid)}{reused} (probeline cost --actual)." if there else ""
 
 
 def plan_of(dag: Any, config: Mapping[str, Any]) -> list[PlannedJob]:

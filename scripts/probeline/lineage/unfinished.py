@@ -5,15 +5,17 @@ killed job leaves it, would pass for finished where Snakemake has lost its own n
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
+from probeline.lineage.begun import begun
 from probeline.lineage.snakemake_metadata import Mark, SnakemakeMetadata
 from probeline.text import plain_text
 
 UNRECORDED = "it has no record, so it was not finished"
+OUTDATED = "what it was made from was to be made again, and that did not end"
 NOT_HERE = "it was not here at the last `probeline restore`"
 MOST_NAMED = 10
 
@@ -40,7 +42,7 @@ def mark_unfinished(rules: Iterable[Any]) -> list[str]:
         # Files come and go: what was marked by names and sizes is looked at again.
         again = [name for name in (record, *outputs) if name in marks and not marks[name].read]
         metadata.unmark(again)
-        came_later = any(marks[name].why != UNRECORDED for name in again)
+        came_later = any(marks[name].why not in (UNRECORDED, OUTDATED) for name in again)
         known = metadata.knows(record) and not came_later
         if not known and not any(map(metadata.is_marked, [record, *outputs])):
             fault = _fault(Path(record), metadata, came_later)
@@ -48,7 +50,22 @@ def mark_unfinished(rules: Iterable[Any]) -> list[str]:
                 metadata.mark(record, fault)
             else:
                 unverified.append(record)
+    for record in _made_from(begun()):
+        metadata.mark(record, OUTDATED)
     return _lines(metadata.marks(), unverified)
+
+
+def _made_from(missing: Collection[str]) -> list[str]:
+    """The records of artifacts that were made from some of which nothing is left."""
+    if not missing:
+        return []
+    from probeline.lineage.graph import read_lineage
+
+    return [
+        record.path.as_posix()
+        for record in read_lineage().records.values()
+        if not {dependency.record for dependency in record.dependencies}.isdisjoint(missing)
+    ]
 
 
 def _outputs_by_record(rules: Iterable[Any]) -> dict[str, list[str]]:
@@ -117,5 +134,5 @@ def _lines(marks: dict[str, Mark], unverified: list[str]) -> list[str]:
 
 
 def _line(output: str, why: str) -> str:
-    until = "" if why == UNRECORDED else " until `probeline restore` finds it whole"
+    until = "" if why in (UNRECORDED, OUTDATED) else " until `probeline restore` finds it whole"
     return f"{output}: {why}; it counts as not made{until}."

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from probeline.activations.machine import decisive_variables
 from probeline.compute.body import Body
 from probeline.compute.jobs import artifact_of, named_inputs
-from probeline.compute.prices import gpu_text, parse_gpu, read_prices
 from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy, lock_digest, python_version
+from probeline.compute.remote.facts import facts_of
 from probeline.compute.remote.interrupts import INTERRUPTED, Interrupts
 from probeline.compute.remote.layout import (
     CONTENT,
@@ -24,16 +24,19 @@ from probeline.compute.remote.layout import (
     LOG,
     MODELS,
     WEIGHTS_VOLUME,
+    artifact_entry,
     run_folder,
 )
-from probeline.compute.remote.places import forget_places, keep_places, places_of
+from probeline.compute.remote.places import forget_places, keep_entry, places_of
 from probeline.compute.remote.pools import open_pool
 from probeline.compute.remote.settings import Settings, settings_of
 from probeline.compute.remote.store import Store, VanishedError
+from probeline.compute.remote.weights import fetch_there
 from probeline.digests import canonical_digest
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, json_bytes, read_json
 from probeline.lineage.hashing import STAT_CACHE, digests_of
+from probeline.models.adapter import FILES as ADAPTER_FILES
 from probeline.stat_cache import StatCache
 
 if TYPE_CHECKING:
@@ -79,6 +82,8 @@ def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
     Raises:
         ProbelineError: whatever went wrong on the way or there, in words.
     """
+    if snakemake.rule == "fetch_model":
+        return fetch_there(snakemake.params.spec["source"], Path(artifact_of(snakemake)))
     settings = settings_of(snakemake.rule, snakemake.config)
     job = describe(snakemake, body, threads, settings.gpu)
     require_connection()
@@ -89,7 +94,7 @@ def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
             done = _brought(job, anew, place, Path(artifact_of(snakemake)))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    return _facts(done["run"])
+    return facts_of(done["run"])
 
 
 @dataclass(frozen=True)
@@ -137,11 +142,23 @@ def _fetched(job: Job, anew: Callable[[], Job], place: _Place, output: Path) -> 
         done = _run(job, anew, place)
     else:
         log.info("It was run on Modal already: its output comes from the volume.")
+        done["run"]["reused"] = True
+        _cancel_other(job.key, place.journal)
         calls.replay(done["run"]["call"], store.lines(f"{run_folder(job.key)}/{LOG}"))
     store.fetch(done["files"], output)
-    keep_places(output.as_posix(), done["files"])
+    keep_entry(_listed(done["entry"], store))
     place.journal.clear()
     return done
+
+
+def _listed(entry: dict[str, Any], store: Store) -> dict[str, Any]:
+    """An artifact's entry on the volume, which names what is in use here, and may have named another."""
+    path = artifact_entry(entry["name"])
+    listed = store.read_json(path)
+    if listed is not None and listed["files"] == entry["files"]:
+        return listed
+    store.put({path: json_bytes(entry)})
+    return entry
 
 
 def _done(key: str, store: Store) -> dict[str, Any] | None:
@@ -178,7 +195,10 @@ def describe(snakemake: Any, body: Body, threads: int, gpu: str | None, use_made
         "name": artifact_of(snakemake),
         "body": f"{body.__module__}:{body.__name__}",
         "spec": snakemake.params.spec,
-        "inputs": {role: [path.as_posix() for path in paths] for role, paths in inputs.items()},
+        "inputs": {
+            role: [_held_name(role, path) if role in HELD else path.as_posix() for path in paths]
+            for role, paths in inputs.items()
+        },
         "digests": {path.as_posix(): digest for path, digest in found.items()} | folders,
         "threads": threads,
         "gpu": gpu,
@@ -193,13 +213,14 @@ def describe(snakemake: Any, body: Body, threads: int, gpu: str | None, use_made
     files = {
         path.as_posix(): {
             "bytes": sizes[path],
+            "sha256": digest,
             "at": made.get(str(digest), f"{CONTENT}/{digest}"),
             "volume": "data",
         }
         for path, digest in found.items()
     }
     for role, folder in local_folders.items():
-        files |= _held_files(folder, folders[role])
+        files |= _held_files(role, folder, folders[role])
     contents = {digest: path for path, digest in found.items() if digest and digest not in made}
     # Where a file lies on the volume changes nothing.
     key = canonical_digest(identity)
@@ -221,22 +242,29 @@ def _place(folder: Path, cache: StatCache) -> str:
     manifest = folder / MANIFEST
     if manifest.is_file() and "weights_at" in read_json(manifest):
         return read_json(manifest)["weights_at"]
-    index = manifest if manifest.is_file() else folder / "adapter_model.safetensors"
-    return f"{MODELS}/{digests_of([index], cache)[0]}/{folder.name}"
+    if manifest.is_file():
+        return f"{MODELS}/{digests_of([manifest], cache)[0]}/{folder.name}"
+    adapter = digests_of([folder / name for name in ADAPTER_FILES], cache)
+    return f"{MODELS}/{canonical_digest(adapter)}/{folder.name}"
 
 
-def _held_files(folder: Path, at: str) -> dict[str, dict[str, Any]]:
-    """The files of a model, as they lie on the weights volume; its weights may be there alone."""
+def _held_name(role: str, path: Path) -> str:
+    """What a file of a model or adapter is called in a container, wherever it lies here."""
+    return f"{role}/{path.parent.name}/{path.name}"
+
+
+def _held_files(role: str, folder: Path, at: str) -> dict[str, dict[str, Any]]:
+    """The files of a model or adapter, as they lie on the weights volume; weights may be there alone."""
     sizes: dict[str, int | None]
-    if (folder / MANIFEST).is_file():
+    if role == "model":
         facts = read_json(folder / MANIFEST)
         sizes = {name: file["bytes"] for name, file in facts["files"].items()}
         # That of a model that was fetched there lists the weights, too.
         sizes[MANIFEST] = None if "weights_at" in facts else (folder / MANIFEST).stat().st_size
     else:
-        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+        sizes = {name: (folder / name).stat().st_size for name in ADAPTER_FILES}
     return {
-        f"{folder.as_posix()}/{name}": {"bytes": size, "at": f"{at}/{name}", "volume": "weights"}
+        _held_name(role, folder / name): {"bytes": size, "at": f"{at}/{name}", "volume": "weights"}
         for name, size in sizes.items()
     }
 
@@ -256,16 +284,13 @@ def _run(job: Job, anew: Callable[[], Job], place: _Place) -> dict[str, Any]:
         ProbelineError: it failed; in words.
     """
     journal = place.journal
+    _cancel_other(job.key, journal)
     known = journal.read()
-    if known.get("key") not in (None, job.key):
-        log.info("What it reads was changed: the call of the earlier run is cancelled.")
-        calls.cancel(known["call"])
-        journal.clear()
-        known = {}
+    again: Collection[str] = ()
     for _ in range(ATTEMPTS):
         if known:
             log.info("Taking up the call %s of an earlier run.", known["call"])
-        call_id = known["call"] if known else _started(job, place)
+        call_id = known["call"] if known else _started(job, place, again)
         try:
             answer = _waited(call_id, job.key, place)
         except calls.CallEndedError as error:
@@ -283,9 +308,18 @@ def _run(job: Job, anew: Callable[[], Job], place: _Place) -> dict[str, Any]:
         known = {}
         if not answer.get("done") and "missing" not in answer:
             raise ProbelineError(_said(answer))
-        log.info("Files are no longer on the volume: what the job needs is sent again.")
-        job = anew()
+        log.info("Files are not on the volume as they were: what the job needs is sent again.")
+        again, job = answer.get("missing", ()), anew()
     raise ProbelineError("Files that were sent are not on the volume. Run the same command again.")
+
+
+def _cancel_other(key: str, journal: calls.Journal) -> None:
+    """End the call that an earlier run has left, if it is of another job: nobody wants its result."""
+    known = journal.read()
+    if known.get("key") not in (None, key):
+        log.info("What it reads was changed: the call of the earlier run is cancelled.")
+        calls.cancel(known["call"])
+        journal.clear()
 
 
 def _waited(call_id: str, key: str, place: _Place) -> Mapping[str, Any]:
@@ -300,25 +334,28 @@ def _waited(call_id: str, key: str, place: _Place) -> Mapping[str, Any]:
         raise
 
 
-def _started(job: Job, place: _Place) -> str:
-    _send(job, place.store)
+def _started(job: Job, place: _Place, again: Collection[str]) -> str:
+    _send(job, place.store, again)
     with place.interrupts.deferred():
         call_id: str = _start(job, place.settings).object_id
         place.journal.write(call_id, job.key)
+    log.info("Runs on Modal, %s (call %s).", place.settings.gpu or "without a GPU", call_id)
     return call_id
 
 
-def _send(job: Job, store: Store) -> None:
+def _send(job: Job, store: Store, again: Collection[str] = ()) -> None:
+    """Send what the job reads, as far as it is not there; some places `again`."""
     for role, folder in job.local_folders.items():
         at = job.folders[role]
         if any(folder.glob("*.safetensors")):
-            store.put_folder(folder, at)
+            names = [*read_json(folder / MANIFEST)["files"], MANIFEST] if role == "model" else ADAPTER_FILES
+            store.put_folder({name: folder / name for name in names}, at)
         elif MANIFEST not in store.names(at, store.weights):
             raise ProbelineError(
                 f"The weights of {folder.name} are neither here nor on the volume {WEIGHTS_VOLUME}. Delete "
                 f"{folder} to have them fetched again."
             )
-    store.send(job.contents)
+    store.send(job.contents, again)
     store.put({f"{run_folder(job.key)}/{JOB}": json_bytes(job.description)})
 
 
@@ -342,7 +379,9 @@ def _start(job: Job, settings: Settings) -> "modal.FunctionCall[Any]":
             "dtype": job.description["spec"]["dtype"],
         }
     cls = "Model" if job.folders else "Task"
-    container = open_pool(find_or_deploy(), cls, options, arguments, settings.retries)
+    # Modal also tries again what was too long: only a job that keeps what it has done is worth that.
+    retries = settings.retries if job.folders else 0
+    container = open_pool(find_or_deploy(), cls, options, arguments, retries)
     return container.run.spawn(
         {
             "key": job.key,
@@ -366,28 +405,3 @@ def _said(answer: Any) -> str:
             "Probeline, not of your data."
         )
     return str(answer["fault"])
-
-
-def _facts(run: dict[str, Any]) -> dict[str, Any]:
-    """What the record says of a run there."""
-    prices = read_prices()
-    paid = run["seconds"] + run["startSeconds"]
-    per_second = prices.per_second(run["gpu"], run["cpu"], run["memory"])
-    _, gpus = parse_gpu(run["gpu"]) or ("", 0)
-    cost = {
-        "backend": "modal",
-        "seconds": run["seconds"],
-        "startSeconds": run["startSeconds"],
-        "processorSeconds": run["processorSeconds"],
-        "gpuSeconds": round(paid * gpus, 3),
-        "peakBytes": run["peakBytes"],
-        "usd": round(paid * per_second, 6),
-        "priceDate": str(prices.date),
-        "gpu": gpu_text(run["gpu"]),
-        "cpu": run["cpu"],
-        "memory": run["memory"],
-        "callId": run["call"],
-    }
-    if run["figures"] is not None:
-        cost["figures"] = run["figures"]
-    return {"cost": cost, "environment": run["environment"]}

@@ -44,7 +44,7 @@ def prepare_modal(dag: Any, config: Mapping[str, Any]) -> None:
 def let_go() -> None:
     """At the end of a run, keep no container warm that it has used."""
     if any(POOLS.glob("*.json")):
-        subprocess.run([sys.executable, "-m", "probeline.compute.remote.pools"], check=False)
+        subprocess.run([sys.executable, "-m", "probeline.compute.remote.after_run"], check=False)
 
 
 def main(arguments: list[str]) -> int:
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     for name in ("modal", "hpack", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        require_connection()
+        require_connection(answer=True)
         with in_words():
             find_or_deploy()
             Store()

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 CALLS = Path(".probeline/modal/calls")
 SECONDS_BETWEEN_LOOKS = 5
 SECONDS_FOR_LAST_LINES = 3
+SECONDS_OF_SILENCE = 20
+"""An answer takes SECONDS_BETWEEN_LOOKS at most."""
 PATIENCE = 600
 """Seconds for which a connection may be away while a call runs on."""
 CANCELLED = "The call was cancelled on Modal, and not from here. Run the same command again."
@@ -89,9 +91,11 @@ def wait(call_id: str, timeout: int, written: Callable[[], Iterable[str]]) -> Ma
 
     call: modal.FunctionCall[Any] = modal.FunctionCall.from_id(call_id)
     follower = Follower(call_id)
+    silence = _Silence()
     lost_since = None
     try:
         while True:
+            silence.ends()
             try:
                 answer = call.get(timeout=SECONDS_BETWEEN_LOOKS)
                 for line in written():
@@ -117,7 +121,33 @@ def wait(call_id: str, timeout: int, written: Callable[[], Iterable[str]]) -> Ma
                     raise CallEndedError(words) from error
                 raise
     finally:
+        silence.is_over()
         follower.stop(SECONDS_FOR_LAST_LINES)
+
+
+class _Silence:
+    """Says once that the service does not answer: the client tries for minutes before it says so itself."""
+
+    def __init__(self) -> None:
+        self._timer = threading.Timer(0, lambda: None)
+
+    def ends(self) -> None:
+        """An answer has come; the next one is waited for."""
+        self._timer.cancel()
+        self._timer = threading.Timer(SECONDS_OF_SILENCE, self._say)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def is_over(self) -> None:
+        """Nothing more is waited for."""
+        self._timer.cancel()
+
+    def _say(self) -> None:
+        log.warning(
+            "Modal has not answered for %d seconds. The call runs on there; when Modal answers again, this "
+            "goes on, or the next run of the same command does. Ctrl-C ends the waiting.",
+            SECONDS_OF_SILENCE,
+        )
 
 
 def _end(error: Exception, timeout: int) -> str:

@@ -126,7 +126,7 @@ def _connected() -> Iterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("modal", "hpack", "httpx", "synchronicity"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    require_connection()
+    require_connection(answer=True)
     with in_words():
         yield
 
@@ -244,11 +244,15 @@ def _list(options: argparse.Namespace) -> int:
         _print_json([_as_json(copy) for copy in copies])
         return int(bool(faults))
     if copies:
+        shown = [copy.name if options.all else Path(copy.name).name for copy in copies]
         table = Table(box=None, pad_edge=False)
         for column in ("name", "made (UTC)", "AUROC, test games", "better text", "size"):
-            table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
-        for copy in copies:
-            name = copy.name if options.all else Path(copy.name).name
+            # A name is never cut: it is what `download` takes.
+            width = max(map(len, shown)) if column == "name" else None
+            table.add_column(
+                column, no_wrap=True, justify="right" if column == "size" else "left", min_width=width
+            )
+        for name, copy in zip(shown, copies, strict=True):
             cells = [name, _date(copy.made), *_figures(copy.headline), size_text(copy.size)]
             table.add_row(*(Text(plain_text(cell)) for cell in cells))
         make_console(highlight=False).print(table)
@@ -309,13 +313,16 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _upload(options: argparse.Namespace) -> None:
-    from probeline.compute.remote.copies import upload
+    from probeline.compute.remote.copies import own_name, upload
+    from probeline.lineage.records import SUFFIX
 
     sent = {}
     with _volumes() as store:
-        for path in options.path:
+        # A pattern such as results/activations/trust/* names the records beside the artifacts, too.
+        wanted = [path for path in options.path if not path.name.endswith(SUFFIX)]
+        for path in [own_name(path) for path in wanted]:  # all are looked at before one is sent
             before = store.sent
-            copy = upload(store, path)
+            copy = upload(store, Path(path))
             sent[copy.name] = {"bytes": copy.size, "sent": store.sent - before}
             if not options.json:
                 print(plain_text(f"{copy.name}: {size_text(copy.size)}, {store.sent - before:,} bytes sent"))

@@ -1,6 +1,7 @@
 """The way to the service: is there a token, does it answer, and what its errors mean."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -19,8 +20,11 @@ BAD_TOKEN = (
 )
 
 
-def require_connection() -> None:
+def require_connection(answer: bool = False) -> None:
     """See that there is a token and that the server's port answers: the client alone would try for a minute.
+
+    Args:
+        answer: ask something, too: a port may be open and nobody speak.
 
     Raises:
         ProbelineError: not so, in words.
@@ -36,13 +40,40 @@ def require_connection() -> None:
         host, port = server.hostname or "", server.port or (443 if server.scheme == "https" else 80)
         proxies = {} if config["disable_api_proxy"] or proxy_bypass(host) else getproxies()
         if server.scheme in proxies or "all" in proxies:
-            return  # nothing of the service answers here directly
+            break  # nothing of the service answers here directly
         try:
             socket.create_connection((host, port), SECONDS_TO_ANSWER).close()
-            return
+            break
         except OSError as error:
             fault = error
-    raise ProbelineError(unreachable(config["server_url"], fault or OSError("no address"))) from fault
+    else:
+        raise ProbelineError(unreachable(config["server_url"], fault or OSError("no address"))) from fault
+    if answer:
+        _require_answer(config["server_url"])
+
+
+def _require_answer(url: str) -> None:
+    """Ask for a volume that need not be there; what is answered counts for nothing, but that it is."""
+    import modal
+    from probeline.compute.remote.layout import DATA_VOLUME
+
+    said: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            modal.Volume.from_name(DATA_VOLUME).hydrate()
+            said.append(None)
+        except Exception as error:
+            said.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(SECONDS_TO_ANSWER)
+    if not said:
+        raise ProbelineError(unreachable(url, TimeoutError("it is open and says nothing")))
+    with in_words():
+        if said[0] is not None and not isinstance(said[0], modal.exception.NotFoundError):
+            raise said[0]
 
 
 def unreachable(url: str, error: Exception) -> str:

@@ -54,6 +54,10 @@ log = logging.getLogger(__name__)
 
 SCRATCH = "probeline-job-"
 """Begins the name of the folder that a job works in."""
+BODIES = "probeline.bodies."
+"""Begins the name of the module of a body."""
+MOST_NAMED = 20
+"""Files that an answer names; it is small."""
 
 
 class Volume(Protocol):
@@ -73,6 +77,9 @@ class Container:
         data: the data volume.
         threads: of numeric libraries; nothing numeric may have been imported before.
         variables: JSON of more settings of theirs.
+
+    Attributes:
+        is_broken: whether it should serve no more jobs: another container may do better.
     """
 
     def __init__(self, data: Volume, threads: int, variables: str) -> None:
@@ -82,6 +89,7 @@ class Container:
         self._threads = threads
         self._held: HeldDecoder | None = None
         self._fault: dict[str, Any] = {}
+        self.is_broken = False
         # What came before the first job is paid with it.
         self._start_seconds = 0.0
         self._started = time.monotonic()
@@ -102,6 +110,8 @@ class Container:
             self._held = HeldDecoder(model, dtype, self._threads, adapter=adapter)
         except Exception as error:
             self._fault = fault(error)
+            # What may pass is not told to more than one job.
+            self.is_broken = "fault" not in self._fault
         self._start_seconds = time.monotonic() - self._started
         print(f"Loaded {model.name} in {self._start_seconds:.1f} s.", flush=True)
 
@@ -122,12 +132,15 @@ class Container:
         folder = DATA / run_folder(call["key"])
         if (folder / DONE).is_file():
             return {"done": True}
-        job = read_json(folder / JOB)
-        if words := _skew(call, job):
-            return {"skew": words}
-        missing = [file["at"] for file in job["files"].values() if not _is_there(file)]
+        try:
+            job = read_json(folder / JOB)
+            if words := _skew(call, job):
+                return {"skew": words}
+            missing = [file["at"] for file in job["files"].values() if not _is_there(file)]
+        except Exception as error:
+            return fault(error)
         if missing:
-            return {"missing": missing}
+            return {"missing": missing[:MOST_NAMED]}
         with _logged(call["id"], folder / LOG) as attempt:
             if attempt > 1:
                 log.info("Attempt %d: what the one before has left on the volume is used.", attempt)
@@ -140,6 +153,8 @@ class Container:
                 raise
             except Exception as error:
                 answer = fault(error)
+                # After such an error, nothing runs on that GPU in this process.
+                self.is_broken = "CUDA error" in str(error)
             if "done" not in answer:
                 # Files that the exception held open would be in the way of the next job's reload, too.
                 gc.collect()
@@ -150,6 +165,9 @@ class Container:
         self, call: Mapping[str, Any], job: Mapping[str, Any], folder: Path, commit: "_RareCommits"
     ) -> None:
         module, _, name = job["body"].partition(":")
+        if not module.startswith(BODIES):
+            # Others may write to the volume, too.
+            raise ProbelineError(f"{job['body']} is no body of a rule.")
         body = getattr(importlib.import_module(module), name)
         output = folder / OUTPUT / Path(job["name"]).name
         started, processor = time.monotonic(), _processor_seconds()
@@ -165,6 +183,7 @@ class Container:
                     inputs=inputs,
                     output=made,
                     work=DATA / WORK,
+                    work_name=call["key"][:16],
                     figures=figures,
                     workers=max(1, int(call["resources"]["cpu"])),
                     commit=commit,
@@ -173,22 +192,36 @@ class Container:
             )
             measured = read_json(figures) if figures.is_file() else None
             shutil.copytree(made, output, dirs_exist_ok=True)
-        run = {
-            "seconds": round(time.monotonic() - started, 3),
-            "startSeconds": round(self._start_seconds, 3),
-            "processorSeconds": round(_processor_seconds() - processor, 3),
-            "peakBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "environment": environment() | {"hardware": hardware(self._threads)},
-            "figures": measured,
-            "call": call["id"],
-            **call["resources"],
-        }
+        run = _measured(call, started, processor, self._threads)
+        run |= {"startSeconds": round(self._start_seconds, 3), "figures": measured}
         self._start_seconds = 0.0
-        done = {"files": _described(output, folder), "run": run}
-        entry = {"name": job["name"], "made": int(time.time()), "files": done["files"]}
-        write_json(DATA / artifact_entry(job["name"]), entry | _headline(output))
+        files = _described(output, folder)
+        entry = {"name": job["name"], "made": int(time.time()), "files": files} | _headline(output)
+        done = {"files": files, "run": run, "entry": entry}
+        write_json(DATA / artifact_entry(job["name"]), entry)
         write_json(folder / DONE, done | {"digest": canonical_digest(done)})
         _commit(self._data)
+
+
+def _measured(call: Mapping[str, Any], started: float, processor: float, threads: int) -> dict[str, Any]:
+    """What a call took, and on what.
+
+    Args:
+        call: as it came.
+        started: moment of its start on the monotonic clock.
+        processor: processor seconds of this process until then.
+        threads: of numeric libraries.
+    """
+    return {
+        "seconds": round(time.monotonic() - started, 3),
+        "startSeconds": 0.0,
+        "processorSeconds": round(_processor_seconds() - processor, 3),
+        "peakBytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "environment": environment() | {"hardware": hardware(threads)},
+        "figures": None,
+        "call": call["id"],
+        **call["resources"],
+    }
 
 
 def fault(error: Exception) -> dict[str, Any]:
@@ -222,15 +255,17 @@ def fetch_weights(call: Mapping[str, Any], volume: Volume) -> dict[str, Any]:
     """Fetch a model onto the weights volume, unless it is there already.
 
     Args:
-        call: `source` as `fetch_model` takes it, and `name` of the model.
+        call: its `id`, `source` as `fetch_model` takes it, `name` of the model, `resources` paid for.
         volume: the weights volume.
 
     Returns:
-        `model`, its folder on the volume; or `fault`, or `exception` with `traceback`.
+        `model`, its folder on the volume, and `run`, what was measured; or `fault`, or `exception` with
+        `traceback`.
     """
     prepare_process(threads=1, hub=True)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    volume.reload()
+    started, processor = time.monotonic(), _processor_seconds()
+    _reload(volume)
     entry = WEIGHTS / SOURCES / f"{canonical_digest([call['source'], call['name']])}.json"
     try:
         if not entry.is_file():
@@ -246,7 +281,7 @@ def fetch_weights(call: Mapping[str, Any], volume: Volume) -> dict[str, Any]:
                 shutil.rmtree(draft, ignore_errors=True)
             write_json(entry, {"model": (target / call["name"]).relative_to(WEIGHTS).as_posix()})
             volume.commit()
-        return read_json(entry)
+        return read_json(entry) | {"run": _measured(call, started, processor, threads=1)}
     except Exception as error:
         return fault(error)
 
@@ -269,13 +304,18 @@ def _skew(call: Mapping[str, Any], job: Mapping[str, Any]) -> str:
 def _is_there(file: Mapping[str, Any]) -> bool:
     root = WEIGHTS if file["volume"] == "weights" else DATA
     path = root / file["at"]
-    return path.is_file() and file["bytes"] in (None, path.stat().st_size)
+    if not path.is_file() or file["bytes"] not in (None, path.stat().st_size):
+        return False
+    # Of weights, which containers can only read, the size will do.
+    return "sha256" not in file or sha256_file(path) == file["sha256"]
 
 
 def _laid_out(job: Mapping[str, Any], scratch: Path) -> dict[str, list[Path]]:
     """The job's inputs under their own names, as links into the volumes."""
     for name, file in job["files"].items():
         link = scratch / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ProbelineError(f"{name} is no path in a project.")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to((WEIGHTS if file["volume"] == "weights" else DATA) / file["at"])
     return {role: [scratch / name for name in names] for role, names in job["inputs"].items()}

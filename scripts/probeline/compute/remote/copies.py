@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from probeline.compute.remote.layout import ARTIFACTS, CONTENT, MODELS, WEIGHTS_VOLUME, artifact_entry
-from probeline.compute.remote.places import keep_places, places_of
+from probeline.compute.remote.places import keep_entry, kept_entries, places_of
 from probeline.compute.remote.store import Files, Store
 from probeline.digests import sha256_bytes, sha256_file
 from probeline.errors import ProbelineError, near_misses
@@ -178,7 +178,7 @@ def download(store: Store, copy: Copy, output: Path) -> tuple[bool, str]:
         on_weights = any(file.get("volume") == "weights" for file in copy.files.values())
         store.fetch(copy.files, output, store.weights if on_weights else None)
     if output.as_posix() == copy.name:
-        keep_places(copy.name, copy.files)
+        keep_entry(asdict(copy))
     return not present, _bring_record(store, copy, record_path(output))
 
 
@@ -223,7 +223,7 @@ def upload(store: Store, artifact: Path) -> Copy:
     Raises:
         ProbelineError: it is no artifact, or not what its manifest says.
     """
-    name = _own_name(artifact)
+    name = own_name(artifact)
     artifact, facts = Path(name), read_json(Path(name) / MANIFEST)
     digests = _checked(artifact, facts)
     before = _before(store, name)
@@ -245,6 +245,25 @@ def upload(store: Store, artifact: Path) -> Copy:
     return copy
 
 
+def send_records(store: Store) -> None:
+    """Send the records of what was made on Modal and is here: they are written here, when a job has ended."""
+    batch: dict[str, Path | bytes] = {}
+    entries = []
+    for entry in kept_entries():
+        path = record_path(Path(entry["name"]))
+        if not path.is_file():
+            continue
+        cost, digest = read_record(path).cost, sha256_file(path)
+        # What came from the volume has the record of its making there.
+        if cost["backend"] != "modal" or cost.get("reused") or (entry.get("record") or {}).get("sha256"):
+            continue
+        entries.append(entry | {"record": _described(path, digest, f"{CONTENT}/{digest}")})
+        batch |= {f"{CONTENT}/{digest}": path, artifact_entry(entry["name"]): json_bytes(entries[-1])}
+    store.put(batch)
+    for entry in entries:
+        keep_entry(entry)
+
+
 def _before(store: Store, name: str) -> Copy | None:
     """What the volume says of an artifact so far; None where that cannot be used."""
     try:
@@ -253,7 +272,7 @@ def _before(store: Store, name: str) -> Copy | None:
         return None
 
 
-def _own_name(path: Path) -> str:
+def own_name(path: Path) -> str:
     """The path of an artifact in the project, however it was written."""
     name = Path(os.path.relpath(path)).as_posix()
     if is_place(name) and (Path(name) / MANIFEST).is_file():
@@ -317,7 +336,9 @@ def _put(
 def _put_model(store: Store, artifact: Path, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """A model goes where the jobs look for it."""
     at = f"{MODELS}/{digests[MANIFEST]}/{artifact.name}"
-    store.put_folder(artifact, at)
+    # The manifest comes last.
+    names = sorted(digests, key=lambda name: (name == MANIFEST, name))
+    store.put_folder({name: artifact / name for name in names}, at)
     return {
         name: _described(artifact / name, digest, f"{at}/{name}") | {"volume": "weights"}
         for name, digest in digests.items()

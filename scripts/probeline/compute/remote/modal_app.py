@@ -9,6 +9,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import modal.experimental
+
 import modal
 from probeline.compute.remote.layout import DATA, DATA_VOLUME, WEIGHTS, WEIGHTS_VOLUME
 from probeline.digests import sha256_file
@@ -65,7 +67,10 @@ class Model:
     @modal.method()
     def run(self, call: dict[str, Any]) -> dict[str, Any]:
         """Run one job; see `Container.run`."""
-        return self.container.run(call | {"id": modal.current_function_call_id()})
+        answer = self.container.run(call | {"id": modal.current_function_call_id()})
+        if self.container.is_broken:
+            modal.experimental.stop_fetching_inputs()
+        return answer
 
 
 @app.cls(volumes={str(DATA): data})
@@ -102,4 +107,4 @@ class Weights:
         """Fetch a model; see `fetch_weights`."""
         from probeline.compute.remote.container import fetch_weights
 
-        return fetch_weights(call, weights)
+        return fetch_weights(call | {"id": modal.current_function_call_id()}, weights)

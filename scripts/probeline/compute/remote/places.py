@@ -1,6 +1,6 @@
-"""Where outputs of jobs lie on the data volume, remembered here: what was made there is not sent there."""
+"""What lies on the data volume of the artifacts here, remembered: what was made there is not sent there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ from probeline.files import read_json, write_json
 MADE = Path(".probeline/modal/made")
 
 
-def keep_places(name: str, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Remember an artifact that came from the volume.
+def keep_entry(entry: Mapping[str, Any]) -> None:
+    """Remember the entry on the volume of an artifact that came from there."""
+    write_json(_note(entry["name"]), entry)
 
-    Args:
-        name: its path.
-        files: file → `sha256` and `at`.
-    """
-    write_json(_note(name), {file["sha256"]: file["at"] for file in files.values()})
+
+def kept_entries() -> Iterator[dict[str, Any]]:
+    """The entries that are remembered."""
+    for note in sorted(MADE.glob("*.json")):
+        yield read_json(note)
 
 
 def places_of(artifacts: Iterable[Path]) -> dict[str, str]:
@@ -25,7 +26,7 @@ def places_of(artifacts: Iterable[Path]) -> dict[str, str]:
     for artifact in sorted(artifacts):
         note = _note(artifact.as_posix())
         if note.is_file():
-            places |= read_json(note)
+            places |= {file["sha256"]: file["at"] for file in read_json(note)["files"].values()}
     return places
 
 

@@ -1,7 +1,6 @@
 """The pools of warm containers that a run has used: when it ends, nothing is kept warm for it."""
 
 import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -66,21 +65,3 @@ def _keep_warm(instance: Any, seconds: int) -> None:
     except (modal.exception.UnimplementedError, modal.exception.NotFoundError) as error:
         # Then a container ends after the time that it was started with.
         log.debug("The pool stays as it is: %s", error)
-
-
-def main() -> int:
-    """Close the pools at the end of a run, in a process of its own: Snakemake's never loads the client."""
-    from probeline.compute.remote.connection import in_words, require_connection
-    from probeline.errors import ProbelineError
-
-    try:
-        require_connection()
-        with in_words():
-            close_pools()
-    except ProbelineError as error:
-        print(f"Containers on Modal stay warm for a while: {error}", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

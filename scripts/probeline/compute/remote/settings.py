@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from probeline.compute.prices import gpu_text
 from probeline.config import base_model
 
 RULES_WITH_MODEL = ("extract_activations",)
@@ -41,7 +42,7 @@ def settings_of(rule: str, config: Mapping[str, Any]) -> Settings:
     if rule in RULES_WITH_MODEL:
         gpu = config["models"][base_model(config)].get("gpu", modal["gpu"])
     keys = ("cpu", "memory", "containers", "timeout", "retries", "idle")
-    return Settings(gpu=None if gpu in (None, "none") else gpu, **{key: modal[key] for key in keys})
+    return Settings(gpu=gpu_text(gpu), **{key: modal[key] for key in keys})
 
 
 def runs_on_modal(rule: str, config: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 import fcntl
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import orjson
 from probeline.compute.remote.layout import CONTENT, DATA_VOLUME, WEIGHTS_VOLUME
 from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
-from probeline.files import MANIFEST, atomic_directory
+from probeline.files import atomic_directory
 
 if TYPE_CHECKING:
     import modal
@@ -127,15 +127,22 @@ class Store:
         except (modal.exception.NotFoundError, FileNotFoundError):
             return set()
 
-    def send(self, contents: Mapping[str, Path]) -> None:
+    def send(self, contents: Mapping[str, Path], again: Collection[str] = ()) -> None:
         """Put files under the name of their content, those that are not there.
 
         Args:
             contents: SHA-256 → file.
+            again: places where a file is, but not the one that should be.
         """
         present = self.names(CONTENT)
-        absent = {digest: file for digest, file in contents.items() if digest not in present}
-        self.put({f"{CONTENT}/{digest}": file for digest, file in absent.items()})
+        places = {f"{CONTENT}/{digest}": file for digest, file in contents.items()}
+        self.put(
+            {
+                place: file
+                for place, file in places.items()
+                if Path(place).name not in present or place in again
+            }
+        )
 
     def put(self, files: Mapping[str, Path | bytes], on: "modal.Volume | None" = None) -> None:
         """Write files to a volume.
@@ -154,17 +161,19 @@ class Store:
                 batch.put_file(io.BytesIO(data) if isinstance(data, bytes) else data, f"/{place}")
         self.sent += size
 
-    def put_folder(self, folder: Path, at: str) -> None:
-        """Put a model on the weights volume, unless it is there: its manifest comes last and tells."""
+    def put_folder(self, files: Mapping[str, Path], at: str) -> None:
+        """Put a model or adapter on the weights volume, unless it is there.
+
+        Args:
+            files: name → file; the last comes last, and tells that all are there.
+            at: the folder on the volume.
+        """
+        *others, last = files
         with _alone():
-            if MANIFEST in self.names(at, self.weights):
+            if last in self.names(at, self.weights):
                 return
-            files = {
-                file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
-            }
-            manifest = files.pop(MANIFEST)
-            self.put({f"{at}/{name}": file for name, file in files.items()}, self.weights)
-            self.put({f"{at}/{MANIFEST}": manifest}, self.weights)
+            self.put({f"{at}/{name}": files[name] for name in others}, self.weights)
+            self.put({f"{at}/{last}": files[last]}, self.weights)
 
     def fetch(
         self,

@@ -11,7 +11,9 @@ import orjson
 from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy
+from probeline.compute.remote.facts import facts_of
 from probeline.compute.remote.interrupts import INTERRUPTED, Interrupts
+from probeline.compute.remote.layout import WEIGHTS_VOLUME
 from probeline.compute.remote.settings import LONGEST
 from probeline.compute.remote.store import Store
 from probeline.digests import canonical_digest, sha256_bytes
@@ -21,7 +23,7 @@ from probeline.files import MANIFEST, json_bytes
 log = logging.getLogger(__name__)
 
 SECRET, SECRET_KEY = "huggingface-secret", "HF_TOKEN"
-CORES, MEBIBYTES, RETRIES = 2, 8192, 2
+CORES, GIBIBYTES, RETRIES = 2, 8, 2
 WEIGHTS = ".safetensors"
 
 
@@ -30,12 +32,15 @@ def is_fetched_there(source: Mapping[str, Any]) -> bool:
     return "hub" in source
 
 
-def fetch_there(source: Mapping[str, Any], output: Path) -> None:
+def fetch_there(source: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """Have Modal fetch a model at its pinned revision, without a GPU, unless it has it already.
 
     Args:
         source: as `fetch_model` takes it, of the hub.
         output: the folder to make here: everything of the model but its weights.
+
+    Returns:
+        What the record says of it: where it was, how long it took, and what it cost.
 
     Raises:
         ProbelineError: it cannot be had; in words.
@@ -43,11 +48,12 @@ def fetch_there(source: Mapping[str, Any], output: Path) -> None:
     require_connection()
     try:
         with Interrupts() as interrupts, in_words():
-            at = _fetched(dict(source), output, interrupts)["model"]
-            _bring(at, output)
+            answer = _fetched(dict(source), output, interrupts)
+            _bring(answer["model"], output)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    log.info("%s: its weights are on the volume %s, and not here.", output.name, at)
+    log.info("%s: its weights are on the volume %s, and not here.", output.name, WEIGHTS_VOLUME)
+    return facts_of(answer["run"])
 
 
 def _bring(at: str, output: Path) -> None:
@@ -80,12 +86,14 @@ def _fetched(source: dict[str, Any], output: Path, interrupts: Interrupts) -> Ma
         weights = modal.Cls.from_name(find_or_deploy(), "Weights").with_options(
             secrets=[secret],
             cpu=CORES,
-            memory=MEBIBYTES,
+            memory=GIBIBYTES * 1024,
             timeout=LONGEST,
             retries=modal.Retries(max_retries=RETRIES, initial_delay=1.0),
         )
         with interrupts.deferred():
-            call_id = weights().fetch.spawn({"source": source, "name": output.name}).object_id
+            resources = {"gpu": None, "cpu": CORES, "memory": GIBIBYTES}
+            asked = {"source": source, "name": output.name, "resources": resources}
+            call_id = weights().fetch.spawn(asked).object_id
             journal.write(call_id, key)
     try:
         answer = calls.wait(call_id, LONGEST, list)
