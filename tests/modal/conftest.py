@@ -1,15 +1,18 @@
 """The loopback server of a test module, and this process as its client."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests.modal.loopback import Server
-from tests.modal.projects import CONFIG, FEW
 from tests.workflow.conftest import Project, fresh_project, made_once
 
 
@@ -40,23 +43,42 @@ def reached(server: Server) -> Iterator[Server]:
         modal.Client.from_env().close()
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with dialogues and models, and all activations still to be made. Not to be edited."""
-    project = fresh_project(tmp_path_factory.mktemp("prepared") / "project")
-    project.write("few.yaml", FEW)
-    made = [f"data/processed/dialogues/collusion/shard-{number}-of-5/manifest.json" for number in range(5)]
-    made += [f"data/processed/dialogues/trust/shard-{number}-of-5/manifest.json" for number in (0, 3)]
-    made += [f"data/models/{name}/manifest.json" for name in ("tiny", "wide")]
-    project.run(*made, config=CONFIG)
+@pytest.fixture(scope="module")
+def small_project(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with the bodies in miniature in its package, deployed under the name that we call, too."""
+    project = fresh_project(tmp_path_factory.mktemp("small") / "project")
+    shutil.copy2(Path(__file__).with_name("small_body.py"), project.folder / "scripts/probeline/bodies")
+    project.write("data/text.txt", "some words")
+    subprocess.run(
+        [sys.executable, "-c", "from probeline.compute.remote.deploy import *; find_or_deploy()"],
+        cwd=project.folder,
+        env=os.environ | server.environment() | {"PYTHONPATH": str(project.folder / "scripts")},
+        check=True,
+    )
     return project
 
 
+@pytest.fixture(scope="module")
+def bodies() -> ModuleType:
+    """The bodies in miniature, under the name that they have in containers."""
+    spec = importlib.util.spec_from_file_location(
+        "probeline.bodies.small_body", Path(__file__).with_name("small_body.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
-def project(prepared: Project, tmp_path: Path) -> Iterator[Project]:
-    """A copy of the prepared project, to be run on the service."""
-    yield prepared.copy(tmp_path / "project")
-    shutil.rmtree(tmp_path / "project")
+def small(
+    reached: Server, small_project: Project, bodies: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
+    """The bodies, to be run in their project: one container serves all that ask for the same settings."""
+    monkeypatch.chdir(small_project.folder)
+    yield bodies
+    reached.clear()
 
 
 @pytest.fixture

@@ -126,6 +126,10 @@ class Server:
         }
         self.ask("fault", kind=kind, **(defaults.get(kind, {}) | details))
 
+    def preempt(self, grace: float = 30.0) -> None:
+        """Take all containers that are at work away, after the grace period."""
+        self.ask("preempt", grace=grace)
+
     def clear(self) -> None:
         """No more faults."""
         self.ask("clear")

@@ -12,24 +12,9 @@ from typing import Any
 from tests.modal.loopback import Server
 from tests.workflow.conftest import TINY, Project
 
-FEW = """\
-shards: 5
-corpora: {werewolf: {simulated_games: 15}}
-models:
-  # Slow, and of large rows, for a container that is lost or short of memory half-way.
-  wide:
-    random:
-      {architecture: llama, layers: 1, width: 1024, heads: 8, vocabulary: 400, max_length: 8192, seed: 0}
-"""
-WIDE = "model: wide\ntargets: {probes: [collusion_mms_l1]}\n"
-CONFIG = (TINY, "few.yaml")
 PROBE = "results/probes/trust_lr_l2"
 PATIENCE = 120
 """Seconds; what hangs fails the test."""
-
-
-def shard(number: int) -> str:
-    return f"results/activations/collusion/shard-{number}-of-5"
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -50,18 +35,17 @@ class Run:
         """Start it.
 
         Args:
-            project: in whose folder it runs; extra.yaml there is put on top of the config.
+            project: in whose folder it runs.
             server: the service.
             words: targets and options of Snakemake.
             environment: variables that are another than those that lead to the service.
         """
         self._server, self._log = server, project.folder / "run.log"
-        extra = [name for name in ("extra.yaml",) if (project.folder / name).is_file()]
         command = [sys.executable, "-m", "snakemake", "--cores", "2", "--profile", "profiles/modal", *words]
         self.calls_before = len(server.calls())
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--configfile", *CONFIG, *extra],
+                [*command, "--configfile", TINY],
                 cwd=project.folder,
                 env=os.environ | server.environment() | (environment or {}),
                 stdout=log,
@@ -98,14 +82,6 @@ class Run:
         process = self.container()
         os.kill(process, signal.SIGSTOP)
         return process
-
-
-def run(project: Project, server: Server, *words: str, environment: dict[str, str] | None = None) -> str:
-    """Run to success; the output."""
-    going = Run(project, server, *words, environment=environment)
-    assert going.end() == 0, going.said
-    assert "Traceback" not in going.said, going.said
-    return going.said
 
 
 def refused(project: Project, server: Server, *words: str, environment: dict[str, str] | None = None) -> str:

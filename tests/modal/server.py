@@ -237,6 +237,11 @@ class Http:
     def control_fault(self, kind: str, **details: Any) -> None:
         self.state.faults.set(kind, **details)
 
+    def control_preempt(self, grace: float) -> None:
+        for container in self.state.containers.values():
+            for entry in list(container.inputs.values()):
+                container.preempt(entry, len(entry.attempts), grace)
+
     def control_clear(self) -> None:
         self.state.faults.active.clear()
 

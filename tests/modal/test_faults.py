@@ -2,272 +2,384 @@
 
 import contextlib
 import io
+import json
+import logging
 import os
+import re
 import shutil
 import signal
 import socket
-import time
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from probeline.compute.remote import deploy, store
-from probeline.digests import sha256_file
+from probeline.compute.remote import before_run, calls, store
+from probeline.digests import sha256_bytes, sha256_file
 from probeline.errors import ProbelineError
 from tests.modal.loopback import Server
-from tests.modal.projects import CONFIG, WIDE, Run, files_of, refused, run, shard, until
+from tests.modal.projects import PROBE, Run, files_of, refused, until
 from tests.workflow.conftest import Project
 
 modal = pytest.importorskip("modal")
 
 pytestmark = pytest.mark.workflow
 
-
-@pytest.fixture(scope="module")
-def made_here(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """Artifacts made without the service, by model."""
-    found = {}
-    for model, number in (("tiny", 0), ("wide", 4)):
-        project = prepared.copy(tmp_path_factory.mktemp("local") / model)
-        project.write("extra.yaml", WIDE if model == "wide" else "")
-        project.run(shard(number), config=(*CONFIG, *(["extra.yaml"] if model == "wide" else [])))
-        found[model] = files_of(project.folder / shard(number))
-        shutil.rmtree(project.folder)
-    return found
+TEXT = "data/text.txt"
 
 
-def log_of(project: Project, number: int) -> str:
-    return (project.folder / f"logs/extract_activations/collusion/shard-{number}-of-5.log").read_text()
+@pytest.fixture
+def untrained(local_run: Project, tmp_path: Path) -> Iterator[Project]:
+    """A project that lacks nothing but a probe."""
+    project = local_run.copy(tmp_path / "project")
+    shutil.rmtree(project.folder / PROBE)
+    (project.folder / f"{PROBE}.lineage.json").unlink()
+    yield project
+    shutil.rmtree(tmp_path / "project")
+
+
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], Any]) -> Iterator[None]:
+    """Do something beside what the block does; what goes wrong there fails the test."""
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(action)
+        yield
+        going.result()
+
+
+def only_call(server: Server, before: int) -> dict[str, Any]:
+    """The one call since there were so many."""
+    [call] = server.calls()[before:]
+    return call
+
+
+def at_work(server: Server, before: int) -> dict[str, Any]:
+    """The container that serves the call since there were so many, once there is one."""
+
+    def found() -> dict[str, Any] | None:
+        attempts = [attempt for call in server.calls()[before:] for attempt in call["attempts"]]
+        busy = [attempt["container"] for attempt in attempts if attempt["status"] == "running"]
+        return next((one for one in server.containers() if one["id"] in busy and not one["ended"]), None)
+
+    return until(found)
 
 
 # Before anything starts
 
 
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": ""}, "There is no token for Modal. Make one with"),
-        ({"MODAL_TOKEN_SECRET": "as-wrong"}, "Modal refused the token. Make a new one with"),
-    ],
-)
-def test_without_a_good_token_nothing_starts(
-    fresh: Server, project: Project, environment: dict[str, str], words: str
-) -> None:
-    said = refused(project, fresh, shard(0), environment=environment)
-    assert words in said
+def test_without_a_token_nothing_starts(fresh: Server, untrained: Project) -> None:
+    said = refused(untrained, fresh, PROBE, environment={"MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": ""})
+    assert "There is no token for Modal. Make one with" in said
     assert "Job 0" not in said
 
 
-def test_a_server_that_does_not_answer_is_named(fresh: Server, project: Project) -> None:
+def test_a_refused_token_and_a_server_that_does_not_answer_are_named_before_a_run(
+    fresh: Server, small: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In a process of its own: this one keeps its client, with its token.
+    asked = subprocess.run(
+        [sys.executable, "-m", "probeline.compute.remote.before_run"],
+        env=os.environ | {"MODAL_TOKEN_SECRET": "as-wrong"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert asked.returncode == 1
+    assert "Modal refused the token. Make a new one with" in asked.stdout
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        said = refused(project, fresh, shard(0), environment={"MODAL_SERVER_URL": url})
-    assert f"Modal does not answer at {url} (Connection refused)" in said
-    assert "Job 0" not in said
+        monkeypatch.setenv("MODAL_SERVER_URL", url)
+        assert before_run.main([]) == 1
+    assert f"Modal does not answer at {url} (Connection refused)" in capsys.readouterr().out
 
 
 # In the containers
 
 
-def test_each_way_in_which_a_call_ends_has_its_words(fresh: Server, project: Project) -> None:
-    project.write("extra.yaml", "modal: {containers: 1, retries: 0, timeout: 2}")
-    fresh.fault("crash", after=0, match="Model.*")
-    going = Run(project, fresh, "--keep-going", *map(shard, range(3)))
-    lost = until(lambda: [call for call in going.calls() if call["status"] == "FAILURE"])
-    hanging = going.freeze()
-    waiting = until(
-        lambda: [call for call in going.calls() if not call["attempts"]] if len(going.calls()) == 3 else []
-    )
-    modal.FunctionCall.from_id(waiting[0]["call"]).cancel()
-    assert going.end() == 1, going.said
-    assert not Path(f"/proc/{hanging}").exists()
-    assert len(lost) == 1
-    assert sorted(call["status"] for call in going.calls()) == ["FAILURE", "TERMINATED", "TIMEOUT"]
-    for words in (
-        "The container on Modal was lost, also when the job was tried again (Runner failed with exit code",
-        "The container was stopped after 2 s, the limit of one job. Raise modal.timeout",
-        "The call was cancelled on Modal, and not from here.",
-    ):
-        assert going.said.count(words) == 1, going.said
-    assert "Traceback" not in going.said, going.said
-    assert not list((project.folder / ".probeline/modal/calls").glob("*"))
-    assert not list((project.folder / "results").rglob("manifest.json"))
+@pytest.mark.parametrize(
+    ("end", "status", "words"),
+    [
+        ("lost", "FAILURE", "was lost, also when the job was tried again (Runner failed with exit code"),
+        ("slow", "TIMEOUT", "was stopped after 2 s, the limit of one job. Raise modal.timeout"),
+        ("cancelled", "TERMINATED", "The call was cancelled on Modal, and not from here."),
+    ],
+)
+def test_each_way_in_which_a_call_ends_has_its_words(
+    fresh: Server, small: ModuleType, end: str, status: str, words: str
+) -> None:
+    name, before = f"results/sweeps/of.ends/{end}", len(fresh.calls())
+    seen: list[dict[str, Any]] = []
+
+    def bring_about() -> None:
+        seen.append(at_work(fresh, before))
+        if end == "lost":
+            os.kill(seen[0]["pid"], signal.SIGKILL)
+        if end == "cancelled":
+            modal.FunctionCall.from_id(only_call(fresh, before)["call"]).cancel()
+
+    with meanwhile(bring_about), pytest.raises(ProbelineError) as raised:
+        small.run(name, TEXT, small.sleep, retries=0, timeout=2 if end == "slow" else 600)
+    assert words in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+    assert only_call(fresh, before)["status"] == status
+    assert calls.journalled() == {}
+    assert not Path(name).exists()
+    if end != "cancelled":
+        until(lambda: not Path(f"/proc/{seen[0]['pid']}").exists())
 
 
-def test_an_exception_there_comes_with_its_type_and_traceback(fresh: Server, project: Project) -> None:
-    run(project, fresh, shard(0))
-    until(lambda: all(container["ended"] for container in fresh.containers()))
-    [damaged] = [
-        name for name in fresh.volume("probeline-weights") if name.endswith("tiny/model.safetensors")
-    ]
+def test_an_exception_there_comes_with_its_type_and_traceback(fresh: Server, small: ModuleType) -> None:
+    name, before = "results/sweeps/of.faults/exception", len(fresh.calls())
+    with pytest.raises(ProbelineError) as raised:
+        small.run(name, TEXT, small.fail_once)
+    said = str(raised.value)
+    assert "On Modal, the job ended with LookupError: there is no such word" in said
+    assert "Traceback (most recent call last):" in said
+    assert "in fail_once" in said
+    assert len(only_call(fresh, before)["attempts"]) == 1  # nothing of it is tried again
+    # The same command, once the reason is gone.
+    small.run(name, TEXT, small.fail_once)
+    assert (Path(name) / "numbers.json").is_file()
+
+
+def test_a_lack_of_memory_there_has_its_words(fresh: Server, small: ModuleType) -> None:
+    before = len(fresh.calls())
+    with pytest.raises(ProbelineError, match=r"The container's memory is used up. Raise modal\.memory"):
+        small.run("results/sweeps/of.faults/memory", TEXT, small.take_memory)
+    assert len(only_call(fresh, before)["attempts"]) == 1
+
+
+def test_another_code_under_the_apps_name_is_refused(fresh: Server, small: ModuleType) -> None:
+    spec = {"code": {"scripts/probeline/activations/engine.py": "0" * 64}}
+    with pytest.raises(ProbelineError) as raised:
+        small.run("results/sweeps/of.faults/code", TEXT, spec=spec)
+    assert "What runs on Modal is not what is here: the container's" in str(raised.value)
+    assert "scripts/probeline/activations/engine.py is another one" in str(raised.value)
+    assert "probeline remote deploy" in str(raised.value)
+
+
+# With a model
+
+
+@pytest.fixture(scope="module")
+def extract(small_project: Project) -> Callable[..., Any]:
+    """Run the extraction of one game of many short sequences, in rows as long as the budget says."""
+    from probeline.bodies.extract_activations import extract_activations
+    from probeline.compute.remote.backend import run_remotely
+    from probeline.config import load_config
+    from probeline.files import write_manifest
+    from probeline.models.fetch import fetch_model
+    from tests.unit import tiny
+
+    # Little to load and to compute, and more memory for each token than any of the rest takes.
+    random = {"architecture": "llama", "layers": 1, "width": 256, "heads": 4, "vocabulary": 400}
+    source = {"random": {**random, "max_length": 8192, "seed": 0}}
+    fetch_model(source, small_project.folder / "data/models/steep")
+    dialogues = small_project.folder / "data/processed/dialogues/trust/shard-0-of-1"
+    talk = "I was at home last night and saw nobody, and whoever says otherwise is wrong about it."
+    chats = {
+        f"g1#{number:04}": tiny.chat(
+            ("user", f"{number}: what do you say?"), ("assistant", f"{number}: {talk}")
+        )
+        for number in range(400)
+    }
+    tiny.write_dialogues(dialogues, chats)
+    write_manifest(dialogues, "dialogues", {})
+
+    def run(name: str, budget: int, **settings: Any) -> Any:
+        config = load_config()
+        models = {"steep": {**source, "gpu": "H100:4"}}
+        job = SimpleNamespace(
+            rule="extract_activations",
+            config={**config, "compute": "modal", "model": "steep", "models": models}
+            | {"modal": config["modal"] | settings},
+            input={
+                "dialogues": ["data/processed/dialogues/trust/shard-0-of-1/manifest.json"],
+                "model": "data/models/steep/manifest.json",
+            },
+            output=SimpleNamespace(record=f"results/activations/trust/{name}.lineage.json"),
+            params=SimpleNamespace(
+                spec={"layers": None, "token_layers": [], "dtype": "float32", "store": "float32"}
+                | {"threads": 1, "token_budget": budget, "engine": "0" * 64}
+            ),
+        )
+        return run_remotely(job, extract_activations, threads=1)
+
+    return run
+
+
+def described(name: str) -> dict[str, Any]:
+    """The manifest of activations."""
+    return json.loads((Path("results/activations/trust") / name / "manifest.json").read_bytes())
+
+
+class Memory:
+    """The most memory that counts against the limit of a container at work, while the block runs."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._before, self.peak = server, len(server.calls()), 0
+        self._over = threading.Event()
+
+    def watch(self) -> None:
+        status = Path(f"/proc/{at_work(self._server, self._before)['pid']}/status")
+        while not self._over.wait(0.002):
+            with contextlib.suppress(OSError, ValueError):  # it has ended
+                [line] = [line for line in status.read_text().splitlines() if line.startswith("VmData")]
+                self.peak = max(self.peak, int(line.split()[1]) * 1024)
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        with meanwhile(self.watch):
+            try:
+                yield
+            finally:
+                self._over.set()
+
+
+def test_short_of_memory_rows_are_halved(
+    fresh: Server, small: ModuleType, extract: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    peaks = []
+    for name, budget in (("small", 2048), ("large", 32768)):
+        memory = Memory(fresh)
+        with memory.measured():
+            extract(name, budget)
+        assert described(name)["smallest_token_budget"] == budget
+        peaks.append(memory.peak)
+    assert "Out of memory" not in caplog.text
+    assert peaks[1] - peaks[0] > 200e6, peaks
+
+    # Of its own, as memory is one of the settings that a container has.
+    fresh.fault("memory", bytes=peaks[0] + (peaks[1] - peaks[0]) // 4, match="Model.*")
+    extract("short", 32768, memory=3)
+    assert described("short")["smallest_token_budget"] < 32768
+    assert re.search(r"Out of memory: trying rows of \d+ tokens for this game", caplog.text)
+    assert caplog.text.count("games went through the model") == 3
+    assert described("short")["samples"] == described("large")["samples"] == 400
+    assert {one["gpu"] for one in fresh.containers() if one["function"] == "Model.*"} == {"H100:4"}
+
+
+def test_a_model_that_cannot_be_loaded_is_said_once_with_its_traceback(
+    fresh: Server, small: ModuleType, extract: Callable[..., Any]
+) -> None:
+    # As a run would have sent it, and damaged since then.
+    folder = Path("data/models/steep")
+    at = f"models/{sha256_file(folder / 'manifest.json')}/steep"
     weights = modal.Volume.from_name("probeline-weights")
-    whole = b"".join(weights.read_file(damaged))
-
-    def put(content: bytes) -> None:
-        with weights.batch_upload(force=True) as batch:
-            batch.put_file(io.BytesIO(content), damaged)
-
-    put(b"{" * len(whole))
-    going = Run(project, fresh, shard(1))
-    assert going.end() == 1
-    put(whole)
-    assert "On Modal, the job ended with SafetensorError: " in going.said
-    assert "Traceback (most recent call last):" in going.said
-    assert "in load_decoder" in going.said
-    assert len(going.calls()) == 1
-    assert len(going.calls()[0]["attempts"]) == 1  # nothing of it is tried again
-    run(project, fresh, shard(1))
-
-
-def test_another_code_under_the_apps_name_is_refused(fresh: Server, project: Project) -> None:
-    project.edit("scripts/probeline/activations/engine.py", "MOST_OPENINGS = 256", "MOST_OPENINGS = 255")
-    asked = project.command(
-        *("env", "PYTHONPATH=scripts", shutil.which("python") or "python", "-c"),
-        "from probeline.compute.remote import deploy; print(deploy.app_name())",
-    )
-    name = asked.stdout.strip()
-    assert name != deploy.app_name()
-    deploy.deploy(name)
-    said = refused(project, fresh, shard(0))
-    assert "What runs on Modal is not what is here: the container's" in said
-    assert "scripts/probeline/activations/engine.py is another one" in said
-    assert "probeline remote deploy" in said
-
-
-# Memory
-
-
-def memory_of(process: int) -> int:
-    """Bytes of a process that count against its limit."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    [line] = [line for line in lines if line.startswith("VmData")]
-    return int(line.split()[1]) * 1024
-
-
-def test_short_of_memory_rows_are_halved_and_less_ends_in_words(fresh: Server, project: Project) -> None:
-    """Whole games as input, so that a row takes far more than loading the model."""
-    one, other = (f"results/activations/trust/shard-{number}-of-5" for number in (0, 3))
-    project.write("extra.yaml", WIDE + "activations: {token_budget: 256}\n")
-    going = Run(project, fresh, one)
-    process = going.container()
-    held = peak = memory_of(process)  # the model is loaded, which took more than what is left of it
-    while going.process.poll() is None:
-        with contextlib.suppress(OSError, ValueError):  # it has ended
-            peak = max(peak, memory_of(process))
-        time.sleep(0.002)
-    assert going.end() == 0, going.said
-    assert "Out of memory" not in going.said
-
-    project.write("extra.yaml", WIDE + "activations: {token_budget: 8192}\nmodal: {retries: 1}\n")
-    fresh.fault("memory", bytes=peak + 100_000_000, match="Model.*")
-    said = run(project, fresh, one)
-    assert "Out of memory: trying rows of" in said
-    log = (project.folder / "logs/extract_activations/trust/shard-0-of-5.log").read_text()
-    assert log.count("Out of memory: trying rows of") == said.count("Out of memory: trying rows of")
-
-    project.write("extra.yaml", WIDE + "modal: {retries: 0}\n")
-    fresh.fault("memory", bytes=held, match="Model.*")
-    said = refused(project, fresh, other)
-    assert (
-        "The container's memory is used up. Raise modal.memory" in said or "The memory does not hold" in said
-    )
+    with weights.batch_upload(force=True) as batch:
+        for file in folder.iterdir():
+            data = b"{" * file.stat().st_size if file.suffix == ".safetensors" else file.read_bytes()
+            batch.put_file(io.BytesIO(data), f"{at}/{file.name}")
+    before = len(fresh.calls())
+    with pytest.raises(ProbelineError) as raised:
+        extract("damaged", 2048, memory=4)
+    weights.remove_file(at, recursive=True)
+    assert "On Modal, the job ended with SafetensorError: " in str(raised.value)
+    assert "in load_decoder" in str(raised.value)
+    assert len(only_call(fresh, before)["attempts"]) == 1
 
 
 # The end of this side
 
 
-def test_a_run_that_is_killed_or_told_to_end_leaves_nothing_twice(
-    fresh: Server, project: Project, made_here: dict[str, dict[str, bytes]]
+def test_a_run_that_is_told_to_end_cancels_its_call_whoever_was_told(
+    fresh: Server, untrained: Project
 ) -> None:
-    # Told to end: the call is cancelled there, whoever was told, and how.
-    for number, group in ((signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)):
-        going = Run(project, fresh, shard(0))
+    for number, tell in ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)):
+        going = Run(untrained, fresh, PROBE)
         frozen = going.freeze()
-        (os.killpg if group else os.kill)(going.process.pid, number)
+        tell(going.process.pid, number)
         assert going.end() == 1, going.said
         assert "Traceback" not in going.said, going.said
         assert "Cancelling the call on Modal." in going.said
         os.kill(frozen, signal.SIGCONT)
         until(lambda going=going: [call["status"] for call in going.calls()] == ["TERMINATED"])
-        assert not list((project.folder / ".probeline/modal/calls").glob("*"))
-
-    # Killed: it runs on.
-    killed = Run(project, fresh, shard(0))
-    frozen = killed.freeze()
-    os.killpg(killed.process.pid, signal.SIGKILL)
-    killed.end()
-    with fresh.failing("token", match="FunctionGetOutputs", times=100):
-        said = refused(project, fresh, shard(0))
-    assert "Modal refused the token." in said
-    os.kill(frozen, signal.SIGCONT)
-    again = Run(project, fresh, shard(0))
-    assert again.end() == 0, again.said
-    assert [call["status"] for call in killed.calls()] == ["SUCCESS"]
-    assert not again.calls()
-    assert files_of(project.folder / shard(0)) == made_here["tiny"]
-    assert log_of(project, 0).count("games went through the model") == 1
-    assert again.said.count("games went through the model") == 1
+        assert not list((untrained.folder / ".probeline/modal/calls").glob("*"))
 
 
-def test_a_job_whose_run_was_killed_ends_by_itself(
-    fresh: Server, project: Project, made_here: dict[str, dict[str, bytes]]
+def test_what_a_killed_run_has_started_is_taken_up_by_the_next(
+    fresh: Server, untrained: Project, local_run: Project
 ) -> None:
-    killed = Run(project, fresh, shard(0))
+    killed = Run(untrained, fresh, PROBE)
     frozen = killed.freeze()
     killed.process.kill()
     killed.end()
-    again = Run(project, fresh, shard(0))
+    again = Run(untrained, fresh, PROBE)
     until(lambda: "Waiting for the jobs of a run that was killed to end." in again.said)
+    os.killpg(killed.process.pid, signal.SIGKILL)  # its job, which waits on
+    until(lambda: "Taking up the call" in again.said)
     os.kill(frozen, signal.SIGCONT)
     assert again.end() == 0, again.said
-    assert [call["status"] for call in killed.calls()] == ["SUCCESS"]
-    assert files_of(project.folder / shard(0)) == made_here["tiny"]
+    assert [call["status"] for call in killed.calls()] == ["SUCCESS"]  # of both runs
+    assert files_of(untrained.folder / PROBE) == files_of(local_run.folder / PROBE)
+
+
+def test_a_call_is_taken_up_after_the_token_was_refused(
+    fresh: Server, small: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    name, before = "results/sweeps/of.faults/token", len(fresh.calls())
+    with (
+        fresh.failing("token", match="FunctionGetOutputs", times=100),
+        pytest.raises(ProbelineError, match=r"Modal refused the token\."),
+    ):
+        small.run(name, TEXT)
+    assert [*calls.journalled().values()] == [only_call(fresh, before)["call"]]
+    small.run(name, TEXT)
+    assert only_call(fresh, before)["status"] == "SUCCESS"
+    # Whether it still ran or had ended by then.
+    assert ("Taking up the call" in caplog.text) or ("It was run on Modal already" in caplog.text)
+    assert caplog.text.count("Numbers are written.") == 1
+    assert calls.journalled() == {}
 
 
 # The end of the other side
 
 
 def test_lost_containers_and_connections_cost_no_work_twice(
-    fresh: Server, project: Project, made_here: dict[str, dict[str, bytes]]
+    fresh: Server, small: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
-    project.write("extra.yaml", WIDE)
-    fresh.fault("preempt", after=0.2, grace=20, match="Model.*")
+    caplog.set_level(logging.INFO)
+    name, before = "results/sweeps/of.faults/lost", len(fresh.calls())
     fresh.fault("fail", match="FunctionGetOutputs", times=4)
     fresh.fault("drop_before", match="FunctionGetOutputs", skip=1)
-    going = Run(project, fresh, shard(4))
 
-    def worked() -> bool:
-        """Whether the second container has kept a game."""
-        found = fresh.volume("probeline-data").items()
-        kept = [file["size"] for name, file in found if name.endswith(".journal/results")]
-        attempts = [attempt for call in going.calls() for attempt in call["attempts"]]
-        return len(attempts) == 2 and any(kept) and attempts[-1]["status"] == "running"
+    def kept(steps: int) -> bool:
+        there = fresh.volume("probeline-data").get("work/" + name.replace("/", "--"), {})
+        return there.get("sha256") == sha256_bytes(str(steps).encode())
 
-    until(worked)
-    os.kill(going.container(), signal.SIGKILL)
-    assert going.end() == 0, going.said
-    assert "The connection to Modal is away" in going.said
-    [call] = going.calls()
-    statuses = [attempt["status"] for attempt in call["attempts"]]
+    def lose() -> None:
+        until(lambda: kept(10))
+        fresh.preempt(grace=5)
+        until(lambda: kept(20))
+        os.kill(at_work(fresh, before)["pid"], signal.SIGKILL)
+
+    with meanwhile(lose):
+        small.run(name, TEXT, small.count, {"count": 30})
+    statuses = [attempt["status"] for attempt in only_call(fresh, before)["attempts"]]
     assert statuses == ["INTERNAL_FAILURE", "FAILURE", "SUCCESS"]
-    assert files_of(project.folder / shard(4)) == made_here["wide"]
-    lines = log_of(project, 4).splitlines()
-    assert [line for line in lines if line.startswith("Attempt")] == [
-        f"Attempt {number}: what the one before has left on the volume is used." for number in (2, 3)
-    ]
-    assert any("games were computed before and are taken from there." in line for line in lines)
-    assert going.said.count("Attempt 3") == 1
+    assert json.loads((Path(name) / "numbers.json").read_bytes()) == [*range(30)]
+    assert "The connection to Modal is away" in caplog.text
+    for number in (2, 3):
+        words = f"Attempt {number}: what the one before has left on the volume is used."
+        assert caplog.text.count(words) == 1
+    for steps in (0, 10, 20):
+        assert caplog.text.count(f" {steps} steps were taken before.") == 1
 
 
 # The way back
 
 
 @pytest.fixture
-def stored(fresh: Server, tmp_path: Path) -> Any:
+def stored(fresh: Server, small: ModuleType, tmp_path: Path) -> Any:
     """A store with a file on it, and how a fetch names it."""
-    deploy.find_or_deploy()
     found = store.Store()
     (tmp_path / "sent").write_bytes(os.urandom(9_000_000))  # of two blocks
     digest = sha256_file(tmp_path / "sent")
@@ -293,16 +405,48 @@ def test_what_comes_damaged_is_fetched_again(
 
 
 def test_what_the_volume_says_of_a_job_is_verified(
-    fresh: Server, project: Project, made_here: dict[str, dict[str, bytes]]
+    fresh: Server, small: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(project, fresh, shard(0))
-    shutil.rmtree(project.folder / "results")
-    before = fresh.uploaded_bytes()["volume"]
+    caplog.set_level(logging.INFO)
+    name = "results/sweeps/of.faults/told"
+    small.run(name, TEXT)
+    made = files_of(Path(name))
+    shutil.rmtree(name)
+    before, called = fresh.uploaded_bytes()["volume"], len(fresh.calls())
+    caplog.clear()
     # The first block that comes is that of _DONE.json.
     with fresh.failing("corrupt_block", times=2):
-        said = run(project, fresh, shard(0))
-    assert said.count("_DONE.json came damaged") == 2
-    assert "It was run on Modal already" in said
-    assert fresh.uploaded_bytes()["volume"] == before
-    assert files_of(project.folder / shard(0)) == made_here["tiny"]
-    assert log_of(project, 0).count("games went through the model") == 1
+        small.run(name, TEXT)
+    assert caplog.text.count("_DONE.json came damaged") == 2
+    assert "It was run on Modal already" in caplog.text
+    assert caplog.text.count("Numbers are written.") == 1
+    assert (fresh.uploaded_bytes()["volume"], len(fresh.calls())) == (before, called)
+    assert files_of(Path(name)) == made
+
+
+def test_what_has_vanished_from_the_volume_is_sent_or_made_again(
+    fresh: Server, small: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    name, after = "results/sweeps/of.faults/vanished", "results/sweeps/of.faults/after"
+    small.run(name, TEXT)
+    made = files_of(Path(name))
+    data = modal.Volume.from_name("probeline-data")
+
+    # An output that is fetched once more, and inputs that were sent.
+    outputs = [path for path in fresh.volume("probeline-data") if path.endswith("/numbers.json")]
+    assert outputs
+    for path in outputs:
+        data.remove_file(path)
+    data.remove_file("cas", recursive=True)
+    shutil.rmtree(name)
+    small.run(name, TEXT)
+    assert "The job is run again." in caplog.text
+    assert files_of(Path(name)) == made
+
+    # Inputs that were made there: the next job takes them to be on the volume still.
+    data.remove_file("runs", recursive=True)
+    caplog.clear()
+    small.run(after, f"{name}/manifest.json")
+    assert "sent again" in caplog.text
+    assert (Path(after) / "inner/input.txt").read_bytes() == made["manifest.json"]

@@ -1,5 +1,7 @@
 """`probeline remote …` as a user types it, against the loopback server."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from probeline.files import write_manifest
 from probeline.lineage.hashing import files_of
 from probeline.lineage.records import record_path
 from tests.modal.loopback import Server
-from tests.workflow.conftest import Project, fresh_project
+from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.workflow
 
@@ -33,22 +36,13 @@ HEADLINE = {
 
 
 @pytest.fixture(scope="module")
-def project(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(reached: Server, small_project: Project, bodies: ModuleType) -> Project:
     """One artifact that was made on Modal, and one that was made here."""
-    project = fresh_project(tmp_path_factory.mktemp("remote") / "project")
-    shutil.copy2(Path(__file__).with_name("small_body.py"), project.folder / "scripts/probeline/bodies")
-    project.write("data/text.txt", "some words")
-    done = subprocess.run(
-        [sys.executable, "-m", "probeline.bodies.small_body", MADE, "data/text.txt"],
-        cwd=project.folder,
-        env=environment(project, server),
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    record_path(project.folder / MADE).write_text('{"another": "record"}\n')
-    make_probe(project.folder / PROBE)
-    return project
+    with contextlib.chdir(small_project.folder):
+        bodies.main(MADE, "data/text.txt")
+    record_path(small_project.folder / MADE).write_text('{"another": "record"}\n')
+    make_probe(small_project.folder / PROBE)
+    return small_project
 
 
 def make_probe(folder: Path) -> None:
@@ -74,27 +68,39 @@ def command(project: Project, server: Server, *words: str, **variables: str) -> 
     )
 
 
+def said(project: Project, *words: str) -> tuple[int, str, str]:
+    """Run a command in this process, which saves the start of another: status, output, errors."""
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(project.folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        status = main(["remote", *words])
+    return status, out.getvalue(), errors.getvalue()
+
+
 @pytest.fixture(scope="module")
-def remote(project: Project, server: Server) -> Callable[..., str]:
+def remote(project: Project) -> Callable[..., str]:
     """Run a command to success: its standard output."""
 
     def run(*words: str) -> str:
-        done = command(project, server, *words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        status, out, errors = said(project, *words)
+        assert status == 0, out + errors
+        return out
 
     return run
 
 
 @pytest.fixture(scope="module")
-def refused(project: Project, server: Server) -> Callable[..., str]:
+def refused(project: Project) -> Callable[..., str]:
     """Run a command that fails in words: what it says."""
 
-    def run(*words: str, **variables: str) -> str:
-        done = command(project, server, *words, **variables)
-        assert done.returncode == 1, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
+    def run(*words: str) -> str:
+        status, out, errors = said(project, *words)
+        assert status == 1, out + errors
+        assert "Traceback" not in errors
+        return errors
 
     return run
 
@@ -150,7 +156,7 @@ def test_the_list_shows_name_date_figures_and_size(sent: int, remote: Callable[.
     lines = remote("list").splitlines()
     for column in ("name", "made (UTC)", "AUROC, test games", "better text", "size"):
         assert column in lines[0]
-    assert lines[1].startswith("trust_lr_l2  20")
+    assert lines[1].split()[0] == "trust_lr_l2"
     assert "0.800 (0.700 to 0.900)  0.720" in lines[1]
     assert lines[1].endswith("kB")
     assert lines[2] == "1 of other kinds: --all"
@@ -265,10 +271,12 @@ def test_each_command_says_what_keeps_it_from_modal(
     assert "Modal does not answer at http://127.0.0.1:1" in capsys.readouterr().err
 
 
-def test_a_refused_token_is_said(refused: Callable[..., str]) -> None:
-    said = refused("list", MODAL_TOKEN_SECRET="as-another")
-    assert "Modal refused the token" in said
-    assert "as-another" not in said
+def test_a_refused_token_is_said(project: Project, server: Server) -> None:
+    done = command(project, server, "list", MODAL_TOKEN_SECRET="as-another")
+    assert done.returncode == 1
+    assert "Modal refused the token" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "as-another" not in done.stdout + done.stderr
 
 
 def test_the_doctor_asks_modal_without_showing_a_secret(project: Project) -> None:
@@ -290,7 +298,7 @@ def test_the_doctor_asks_modal_without_showing_a_secret(project: Project) -> Non
         found = examined("--configfile", "hub.yaml")
         assert found["Modal token"][0] == found["Modal server"][0] == "ok"
         for name in ("volume probeline-data", "volume probeline-weights", "app"):
-            assert found[name][0] == "missing"
+            assert found[name][0] == "not needed"
             assert "probeline remote deploy" in found[name][1]
         assert found["secret huggingface-secret"][0] == "missing"
         assert "modal secret create huggingface-secret HF_TOKEN=…" in found["secret huggingface-secret"][1]

@@ -142,7 +142,8 @@ def _fetched(job: Job, anew: Callable[[], Job], place: _Place, output: Path) -> 
         done = _run(job, anew, place)
     else:
         log.info("It was run on Modal already: its output comes from the volume.")
-        done["run"]["reused"] = True
+        # The call that this project's earlier run has left is paid for by it.
+        done["run"]["reused"] = place.journal.read().get("key") != job.key
         _cancel_other(job.key, place.journal)
         calls.replay(done["run"]["call"], store.lines(f"{run_folder(job.key)}/{LOG}"))
     store.fetch(done["files"], output)
@@ -379,9 +380,7 @@ def _start(job: Job, settings: Settings) -> "modal.FunctionCall[Any]":
             "dtype": job.description["spec"]["dtype"],
         }
     cls = "Model" if job.folders else "Task"
-    # Modal also tries again what was too long: only a job that keeps what it has done is worth that.
-    retries = settings.retries if job.folders else 0
-    container = open_pool(find_or_deploy(), cls, options, arguments, retries)
+    container = open_pool(find_or_deploy(), cls, options, arguments, settings.retries)
     return container.run.spawn(
         {
             "key": job.key,
