@@ -76,6 +76,13 @@ def test_all_of_it_is_on_the_volume_with_equal_digests(run: tuple[Project, str],
             assert sha256_bytes(data) in there, name
 
 
+def test_records_go_to_the_volume_at_the_end_of_a_run(run: tuple[Project, str], server: Server) -> None:
+    there = server.volume("probeline-data")
+    for name in (PROBE, "results/activations/trust/shard-0-of-2"):
+        assert f"artifacts/{name}.json" in there
+        assert f"cas/{sha256_bytes(record_path(run[0].folder / name).read_bytes())}" in there
+
+
 def test_outputs_of_one_job_are_not_sent_to_the_next(run: tuple[Project, str], server: Server) -> None:
     sent = {path for path in server.volume("probeline-data") if path.startswith("cas/")}
     activations = run[0].folder / "results/activations/trust/shard-0-of-2/activations.safetensors"

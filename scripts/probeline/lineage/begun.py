@@ -13,12 +13,12 @@ BEGUN = Path(".probeline/begun")
 def note_begun(record: str) -> None:
     """Note that the artifact of this record is being made."""
     BEGUN.mkdir(parents=True, exist_ok=True)
-    (BEGUN / record.replace("/", "--")).write_text(record)
+    _note(record).write_text(record)
 
 
 def note_done(record: str) -> None:
     """It is made."""
-    (BEGUN / record.replace("/", "--")).unlink(missing_ok=True)
+    _note(record).unlink(missing_ok=True)
 
 
 def begun() -> list[str]:
@@ -31,3 +31,7 @@ def begun() -> list[str]:
         else:
             found.append(record)
     return found
+
+
+def _note(record: str) -> Path:
+    return BEGUN / f"{record.replace('/', '--')}.begun"  # it is no record, and must not look like one
