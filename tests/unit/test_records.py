@@ -14,6 +14,7 @@ import pytest
 from probeline import schema
 from probeline.errors import ProbelineError
 from probeline.files import write_parquet
+from probeline.lineage import code as code_module
 from probeline.lineage import running_code
 from probeline.lineage.code import code_digest
 from probeline.lineage.games import games_in
@@ -103,7 +104,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(running_code, "PACKAGE", "lazily_loaded")
     monkeypatch.syspath_prepend(scripts)
     monkeypatch.delitem(sys.modules, "lazily_loaded", raising=False)
-    code_digest.cache_clear()
+    code_module._read.cache_clear()
     return scripts / "lazily_loaded.py"
 
 
@@ -114,7 +115,7 @@ def running(source: Path) -> RunningCode:
 def edit(source: Path, text: str) -> None:
     time.sleep(0.02)
     source.write_text(text)
-    code_digest.cache_clear()
+    code_module._read.cache_clear()
 
 
 def test_code_that_was_edited_before_a_job_loads_it_is_refused(package: Path) -> None:

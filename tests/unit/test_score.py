@@ -139,7 +139,7 @@ def test_a_batch_beyond_the_gpu_is_parted(probe, monkeypatch, caplog):
     monkeypatch.setattr(probe.engine, "_run", small_memory)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     close(probe.score_batch(texts, return_token_scores=True), expected)
-    assert "out of memory" in caplog.text
+    assert "Out of memory" in caplog.text
 
 
 def test_token_scores_average_to_the_score(probe):

@@ -24,7 +24,7 @@ def lineage(own_logs_run: Project, monkeypatch: pytest.MonkeyPatch) -> Lineage:
 def test_every_artifact_has_a_record_with_its_digest(lineage: Lineage) -> None:
     assert not lineage.faults
     manifests = [path for top in ("data", "results") for path in Path(top).rglob(MANIFEST)]
-    assert len(manifests) > 10
+    assert len(manifests) >= 9
     for manifest in manifests:
         assert record_path(manifest.parent).is_file(), manifest
     for record in lineage.records.values():
