@@ -20,14 +20,13 @@ from typing import Any
 
 import pytest
 
+import modal
 from probeline.compute.remote import before_run, calls, store
 from probeline.digests import sha256_bytes, sha256_file
 from probeline.errors import ProbelineError
 from tests.modal.loopback import Server
 from tests.modal.projects import PROBE, Run, files_of, refused, until
 from tests.workflow.conftest import Project
-
-modal = pytest.importorskip("modal")
 
 pytestmark = pytest.mark.workflow
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+import modal
 from probeline.compute.remote import before_run, deploy, pools
 from tests.modal.loopback import REPOSITORY, Server
 from tests.modal.projects import until
 from tests.workflow.conftest import Project
-
-modal = pytest.importorskip("modal")
 
 pytestmark = pytest.mark.workflow
 

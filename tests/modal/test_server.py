@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 
+import modal
 from tests.modal.loopback import REPOSITORY, Server
 
 HERE = Path(__file__).parent
-
-modal = pytest.importorskip("modal")
 
 
 @pytest.fixture(scope="module")

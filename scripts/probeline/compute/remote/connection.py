@@ -1,9 +1,11 @@
 """The way to the service: is there a token, does it answer, and what its errors mean."""
 
+import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -57,23 +59,31 @@ def _require_answer(url: str) -> None:
     import modal
     from probeline.compute.remote.layout import DATA_VOLUME
 
-    said: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            modal.Volume.from_name(DATA_VOLUME).hydrate()
-            said.append(None)
-        except Exception as error:
-            said.append(error)
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(SECONDS_TO_ANSWER)
-    if not said:
+    said = within(SECONDS_TO_ANSWER, modal.Volume.from_name(DATA_VOLUME).hydrate)
+    if said is None:
         raise ProbelineError(unreachable(url, TimeoutError("it is open and says nothing")))
     with in_words():
-        if said[0] is not None and not isinstance(said[0], modal.exception.NotFoundError):
-            raise said[0]
+        if isinstance(said, Exception) and not isinstance(said, modal.exception.NotFoundError):
+            raise said
+
+
+def within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """The answer, or the exception that came instead; None where neither came in time."""
+    answers: list[Any] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except Exception as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answers:
+        # What is given up here complains at the end of the process that it was given up.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    return answers[0] if answers else None
 
 
 def unreachable(url: str, error: Exception) -> str:

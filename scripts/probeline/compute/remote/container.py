@@ -108,12 +108,12 @@ class Container:
             from probeline.activations.engine import HeldDecoder
 
             self._held = HeldDecoder(model, dtype, self._threads, adapter=adapter)
+            print(f"Loaded {model.name} in {time.monotonic() - self._started:.1f} s.", flush=True)
         except Exception as error:
             self._fault = fault(error)
             # What may pass is not told to more than one job.
             self.is_broken = "fault" not in self._fault
         self._start_seconds = time.monotonic() - self._started
-        print(f"Loaded {model.name} in {self._start_seconds:.1f} s.", flush=True)
 
     def run(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """Run one job, unless it was run already.

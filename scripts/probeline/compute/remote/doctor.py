@@ -2,18 +2,17 @@
 
 import argparse
 import json
-import logging
 import os
 import re
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from probeline.compute.remote.connection import within
 from probeline.errors import ProbelineError
 from probeline.text import plain_text
 
@@ -273,7 +272,7 @@ def _dvc() -> Finding:
     if dvc_repository.repository_root() is None:
         return Finding("DVC remote", NOT_NEEDED, "no DVC repository", "`probeline track` makes one.")
     remedy = "Look at `dvc remote list`, and at the network; `probeline track --push` needs it."
-    answer = _within(SECONDS_TO_ASK, dvc_repository.default_remote)
+    answer = within(SECONDS_TO_ASK, dvc_repository.default_remote)
     if answer is None:
         return Finding("DVC remote", MISSING, f"no answer within {SECONDS_TO_ASK} s", remedy)
     if isinstance(answer, Exception):
@@ -287,25 +286,6 @@ def _chromium() -> Finding:
     if found is None:
         return Finding("chromium", NOT_NEEDED, "not installed; only the tests of the lineage page use it")
     return Finding("chromium", OK, found)
-
-
-def _within(seconds: float, ask: Callable[[], Any]) -> Any:
-    """The answer, or the exception that came instead; None where neither came in time."""
-    answers: list[Any] = []
-
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:
-            answers.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answers:
-        # What is given up here complains at the end of the process that it was given up.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    return answers[0] if answers else None
 
 
 def _modal(config: Mapping[str, Any], needed: bool) -> Iterator[Finding]:
@@ -337,7 +317,7 @@ def _of_modal(secrets: set[str]) -> Iterator[Finding]:
     url = config["server_url"]
     try:
         require_connection()
-        answer = _within(SECONDS_TO_ASK, lambda: _ask(secrets))
+        answer = within(SECONDS_TO_ASK, lambda: _ask(secrets))
         unreached = "" if answer is not None else f"{NETWORK} It was waited for {SECONDS_TO_ASK} s."
     except ProbelineError as error:
         answer, unreached = None, str(error)
