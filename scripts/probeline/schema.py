@@ -103,10 +103,16 @@ ACTIONS = [
     ("outcome", "string", "the true one for this player: win, loss, timeout or error"),
     ("rules", "string", "what the game told the player first: role, team, players, rules"),
     ("seen", "string", "what is new since the observation before, without the rules and the player's echo"),
-    ("action", "string", "what the player sent"),
+    ("action", "string", "what the player sent, as logged"),
     ("targets", "string?", "numbers of the last valid list: `0 2 3`; null in a discussion"),
     ("target", "int32?", "the number that the action names and nothing else"),
     ("dropped", "string?", "why it is kept from training, a key of logs.mafia.FAULTS; null for a legal act"),
+]
+
+DATASET_GAMES = [
+    ("game", "string", "key of a game that a dataset for fine-tuning is made of"),
+    ("content", "string", "SHA-256 of its canonical content"),
+    ("split", "string", "train, validation or test"),
 ]
 
 SEQUENCES = [

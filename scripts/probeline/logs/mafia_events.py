@@ -129,7 +129,7 @@ def action_rows(key: str, game: MafiaGame) -> list[dict[str, Any]]:
                 "outcome": game.outcome,
                 "rules": game.rules,
                 "seen": _without_rules(pair.seen) if position == 0 else pair.seen,
-                "action": pair.action.strip(),
+                "action": pair.action,
                 "targets": None if pair.targets is None else " ".join(map(str, pair.targets)),
                 "target": None if pair.phase == DISCUSSION else move_of(pair.action),
                 "dropped": pair.faults[0] if pair.faults else None,
