@@ -5,7 +5,6 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from probeline.datasets.dialogues import SPLITS
 from probeline.datasets.mafia_acts import DECIDED, ROLE_WORDS, Act

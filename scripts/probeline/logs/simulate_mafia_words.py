@@ -8,8 +8,8 @@ from random import Random
 
 OPENINGS: dict[str, tuple[float, float, tuple[str, ...]]] = {
     "accuse": (
-        1.6,
-        0.8,
+        1.8,
+        0.7,
         (
             "I suspect {t}, because their answers change with every question.",
             "The evidence points to {t} for me, thin as it still is.",
@@ -20,8 +20,8 @@ OPENINGS: dict[str, tuple[float, float, tuple[str, ...]]] = {
         ),
     ),
     "calm": (
-        0.7,
-        1.5,
+        0.5,
+        2.6,
         (
             "Let us not rush, there is no real evidence against {t} so far.",
             "I would rather look for a pattern than throw a name into the room.",
@@ -43,8 +43,8 @@ OPENINGS: dict[str, tuple[float, float, tuple[str, ...]]] = {
         ),
     ),
     "plan": (
-        1.1,
         0.9,
+        1.4,
         (
             "We need to coordinate before the vote, so that it does not scatter.",
             "If a doctor is among us, I hope they protect whoever speaks most openly.",
