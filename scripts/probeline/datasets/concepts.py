@@ -122,8 +122,8 @@ def concept_notes(name: str, concept: Mapping[str, Any]) -> list[str]:
         )
     if context in ROLE_CONTEXTS and columns & ROLE_COLUMNS:
         notes.append(
-            f"With context {context} the input names the actor's role and its team mates, as far as it knows them, "
-            "which the label depends on: compare with text alone on the whole input and with a role-masked version."
+            f"With context {context} the input names the actor's role and the team mates it knows, which the "
+            "label depends on: compare with text alone on the whole input and with a role-masked version."
         )
     if columns & {"text", "question", "reasoning"}:
         notes.append("The label is computed from words, so a text baseline can be perfect.")

@@ -23,7 +23,7 @@ import orjson
 from probeline.errors import ProbelineError
 from probeline.files import atomic_directory, read_json, write_json, write_json_lines, write_manifest
 from probeline.logs.formats import unit_key
-from probeline.logs.listing import file_content
+from probeline.logs.listing import MAX_SMALL_FILE_BYTES, file_content
 from probeline.logs.mafia import FAULTS, OUTCOMES, PHASES, ROLES, UNKNOWN, MafiaGame, read_mafia
 from probeline.logs.mafia_events import action_rows, event_rows
 from probeline.logs.reading import quarantined, read_bytes
@@ -100,7 +100,7 @@ def _games(
             counts["duplicates"] += 1
             continue
         try:
-            game = read_mafia(read_bytes(path))
+            game = read_mafia(read_bytes(path, MAX_SMALL_FILE_BYTES))
         except (ProbelineError, OSError) as error:
             counts["quarantined"] += 1
             name = path.relative_to(root).as_posix()
@@ -117,7 +117,7 @@ def _by_content(files: list[Path]) -> list[tuple[str | None, Path]]:
     contents: list[tuple[str | None, Path]] = []
     for path in files:
         try:
-            contents.append((file_content(path), path))
+            contents.append((file_content(path, MAX_SMALL_FILE_BYTES), path))
         except OSError:
             contents.append((None, path))
     return sorted(contents, key=lambda item: (item[0] or "", item[1]))

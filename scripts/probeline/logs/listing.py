@@ -9,6 +9,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -24,8 +25,11 @@ GAME_STATS = "game_stats.json"
 LLM_LOG = "llm_log.txt"
 # With another number all digests are made again: raise it when `game_content` changes what it digests.
 CACHE_PURPOSE = "game_content 1"
+FILE_CACHE_PURPOSE = "file_content 1"
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A larger file is no log of one game (the largest real ones have 3.5 MB) and is not read into memory."""
+MAX_SMALL_FILE_BYTES = 16 * 1024 * 1024
+"""The same for the files of corpora that are made of files (real Mafia logs stay below 1 MB)."""
 MANY_FILES = 2000
 """Reading more takes long enough to be announced."""
 
@@ -217,7 +221,8 @@ def file_contents(root: Path, files: list[str], cache: StatCache) -> dict[str, s
         files: paths relative to it.
         cache: remembers the digests of unchanged files.
     """
-    contents = cache.values(CACHE_PURPOSE, [root / file for file in files], file_content, _announce)
+    compute = partial(file_content, limit=MAX_SMALL_FILE_BYTES)
+    contents = cache.values(FILE_CACHE_PURPOSE, [root / file for file in files], compute, _announce)
     return {file: content for file, content in zip(files, contents, strict=True) if content is not None}
 
 
@@ -252,8 +257,8 @@ def _announce(count: int) -> None:
         print(f"Reading {count:,} game logs once, to find copies …", file=sys.stderr, flush=True)
 
 
-def file_content(path: Path) -> str:
+def file_content(path: Path, limit: int = MAX_FILE_BYTES) -> str:
     """The digest of a file's content, see `game_content`; of its bytes where it is too large to be a log."""
-    if path.stat().st_size > MAX_FILE_BYTES:
+    if path.stat().st_size > limit:
         return sha256_file(path)
     return game_content(path.read_bytes())

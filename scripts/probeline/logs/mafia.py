@@ -16,6 +16,8 @@ from probeline.logs.reading import content_digest, kind_of, parse_json, take
 
 MAX_TURNS = 5000
 """More observations (the longest real logs have about 20) are no log of one game."""
+MAX_MESSAGES = 20_000
+"""More messages (real logs have some hundred) are no log of one game either."""
 MAX_NUMBER = 10_000
 """Larger numbers name no player and no turn."""
 
@@ -253,7 +255,7 @@ def _players_in(text: str) -> list[int]:
 
 def _join(game: MafiaGame, observations: list[tuple[int, str]], actions: dict[int, deque[str]]) -> None:
     """Each observation with the action of its turn, its phase and the moves that were allowed."""
-    before, phase, targets = "", UNKNOWN, None
+    before, phase, targets, messages = "", UNKNOWN, None, 0
     for turn, content in observations:
         new = content
         if content.startswith(before):
@@ -266,6 +268,9 @@ def _join(game: MafiaGame, observations: list[tuple[int, str]], actions: dict[in
             phase, targets = _after(entry, phase, targets)
             entries.append((phase, entry))
             _note_fate(game, entry)
+        messages += len(entries)
+        if messages > MAX_MESSAGES:
+            raise ProbelineError(f"observations hold more than {MAX_MESSAGES} messages")
         action = actions[turn].popleft() if actions.get(turn) else None
         faults = [] if action is None else action_faults(action, phase, targets)
         seen = _without_echo(new, game.player)

@@ -28,15 +28,18 @@ def event_rows(key: str, game: MafiaGame) -> list[dict[str, Any]]:
     these have the actor's role and team.
     """
     rows: list[dict[str, Any]] = []
+    checks: dict[str, dict[str, Any]] = {}
     for pair in game.pairs:
         for phase, entry in pair.entries:
             row = _seen(game, phase, entry)
             if row is not None:
                 rows.append(row | {"turn": pair.turn + 1})
             elif (result := check_result(entry)) is not None:
-                _tell_result(rows, *result)
+                _tell_result(checks, *result)
         if pair.action is not None:
             rows.append(_own_act(game, pair, pair.action))
+            if rows[-1]["type"] == "seer_check" and "target" in rows[-1]:
+                checks[rows[-1]["target"]] = rows[-1]
     return [{**_EMPTY, **row, "game": key, "event": position} for position, row in enumerate(rows)]
 
 
@@ -97,14 +100,12 @@ def _target(game: MafiaGame, number: int) -> dict[str, Any]:
     }
 
 
-def _tell_result(rows: list[dict[str, Any]], number: int, is_mafia: bool) -> None:
+def _tell_result(checks: dict[str, dict[str, Any]], number: int, is_mafia: bool) -> None:
     """Give the check that a message answers its result."""
-    for row in reversed(rows):
-        if row["type"] == "seer_check" and row.get("target") == _name(number):
-            row["target_role"] = "mafia" if is_mafia else "not mafia"
-            row["target_team"] = "mafia" if is_mafia else "village"
-            row["same_team"] = not is_mafia
-            return
+    if row := checks.pop(_name(number), None):
+        row["target_role"] = "mafia" if is_mafia else "not mafia"
+        row["target_team"] = "mafia" if is_mafia else "village"
+        row["same_team"] = not is_mafia
 
 
 def _name(number: int) -> str:

@@ -16,15 +16,20 @@ from probeline.text import plain_text
 MAX_DEPTH = 200
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
     """The content of a file.
+
+    Args:
+        path: the file.
+        limit: most bytes; MAX_FILE_BYTES where it is not given.
 
     Raises:
         ProbelineError: it is too large for the log of one game.
         OSError: it cannot be read.
     """
-    if (size := path.stat().st_size) > MAX_FILE_BYTES:
-        raise ProbelineError(f"the file has {size} bytes, more than {MAX_FILE_BYTES}")
+    most = MAX_FILE_BYTES if limit is None else limit
+    if (size := path.stat().st_size) > most:
+        raise ProbelineError(f"the file has {size} bytes, more than {most}")
     return path.read_bytes()
 
 

@@ -162,6 +162,9 @@ class _Game:
                 self._say(f"[GAME] Player {chosen} IS{no} a Mafia member.")
         if role != "doctor" and self._living("doctor") and self.rng.random() < 0.2:
             guarded = victim
+        if victim not in self.alive:
+            # The player, who was thrown out for invalid moves meanwhile.
+            victim = self.rng.choice([number for number in prey if number in self.alive])
         if guarded == victim:
             self._say("[GAME] No one was killed tonight.")
         else:
