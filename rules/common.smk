@@ -186,13 +186,47 @@ def cache_of_digests():
 
 @cache
 @in_words
+def files_of(corpus):
+    """The files of a corpus, and the digest of the content of each that can be read."""
+    files = list_files(root_of(corpus), corpus, config["corpora"][corpus]["format"])
+    return files, file_contents(root_of(corpus), files, cache_of_digests())
+
+
+@cache
+@in_words
+def retracted_files_of(corpus):
+    """Key of a Mafia game → why it is taken out; a file is one game there, and its key is its content's."""
+    if not RETRACTIONS or config["corpora"][corpus]["format"] != "mafia":
+        return {}
+    contents = {}
+    if not is_simulated(corpus, config["corpora"][corpus]):
+        contents = {
+            unit_key(content): content for content in files_of(corpus)[1].values()
+        }
+    return retracted_games(corpus, contents, RETRACTIONS)
+
+
+@cache
+def simulated_keys(corpus):
+    """The keys of the games of a simulated Mafia corpus, by index: all are simulated to know one."""
+    from probeline.logs.simulate_mafia import simulated_mafia_contents
+
+    count = config["corpora"][corpus]["simulated_games"]
+    return [
+        unit_key(content) for content in simulated_mafia_contents(config["seed"], count)
+    ]
+
+
+@cache
+@in_words
 def files_by_shard(corpus):
     """Shard → the files dealt to it, by content: names decide nothing, and copies fall together."""
     root = root_of(corpus)
-    files = list_files(root, corpus, config["corpora"][corpus]["format"])
-    contents = file_contents(root, files, cache_of_digests())
+    files, contents = files_of(corpus)
     dealt = {shard: [] for shard in SHARDS}
     for file in files:
+        if file in contents and unit_key(contents[file]) in retracted_files_of(corpus):
+            continue
         if "{" in file or "}" in file:
             raise ProbelineError(
                 "Snakemake takes braces in a path for wildcards. "
@@ -294,24 +328,38 @@ def log_files_of(wildcards):
     return [str(root / file) for file in files if os.access(root / file, os.R_OK)]
 
 
+def retracted_here(wildcards):
+    """Key → why it is taken out, for what would be in this shard; a retraction touches no other.
+
+    Where a file holds several cases or dialogues, their shards are not known before they are read.
+    """
+    corpus = config["corpora"][wildcards.corpus]
+    if corpus["format"] != "mafia":
+        return retracted_units(RETRACTIONS)
+    retracted = retracted_files_of(wildcards.corpus)
+    shard_by_key = {key: shard_of(key, len(SHARDS)) for key in retracted}
+    if retracted and is_simulated(wildcards.corpus, corpus):
+        shard_by_key = {
+            key: shard_of(simulated_unit("mafia", i), len(SHARDS))
+            for i, key in enumerate(simulated_keys(wildcards.corpus))
+        }
+    shard = SHARDS.index(wildcards.shard)
+    return {
+        key: reason
+        for key, reason in retracted.items()
+        if shard_by_key.get(key) == shard
+    }
+
+
 def files_spec(wildcards):
     corpus, root = config["corpora"][wildcards.corpus], root_of(wildcards.corpus)
     simulated = is_simulated(wildcards.corpus, corpus)
     files = [] if simulated else files_by_shard(wildcards.corpus)[wildcards.shard]
-    retracted = retracted_units(RETRACTIONS)
-    if corpus["format"] == "mafia" and not simulated:
-        # A file is one game here, dealt by its key: a retraction touches no other shard.
-        shard = SHARDS.index(wildcards.shard)
-        retracted = {
-            key: reason
-            for key, reason in retracted.items()
-            if shard_of(key, len(SHARDS)) == shard
-        }
     return {
         "root": str(root / wildcards.shard if simulated else root),
         "simulated": FILE_FORMATS[corpus["format"]] if simulated else None,
         "unreadable": [file for file in files if not os.access(root / file, os.R_OK)],
-        "retracted": retracted,
+        "retracted": retracted_here(wildcards),
         "code": code_of(f"ingest_{INGESTED[corpus['format']]}"),
     }
 

@@ -3,7 +3,8 @@
 `quality.json` counts, over the files of a shard or a corpus:
 
 - files = games + duplicates + quarantined + retracted: each file is read, left out as the copy of another by
-  content, listed in `quarantine.jsonl` with the reason, or not used because config/retracted.yaml says so.
+  content, listed in `quarantine.jsonl` with the reason, or not used because config/retracted.yaml says so;
+  all copies of a retracted one count as one.
 - outcomes: games by true outcome for the player; they add up to games. roles: games by the player's role.
 - pairs: observations with the action of their turn, = kept + all of dropped; phases: the same by phase.
 - dropped: pairs that are kept from training, each by its first reason (`mafia.FAULTS`); action_faults: how
@@ -58,9 +59,13 @@ def ingest_mafia(files: list[Path], root: Path, output: Path, retracted: Mapping
         root: the folder of the corpus, which the quarantine names files below.
         output: the folder to make: events.parquet (`schema.EVENTS`), games.parquet (`schema.GAMES`),
             actions.parquet (`schema.ACTIONS`), quality.json, quarantine.jsonl, manifest.json.
-        retracted: key of each game that is taken out → the reason.
+        retracted: key of each game of the shard that is taken out → the reason, whether its file is still
+            there or not.
     """
     counts: Counter[str] = Counter()
+    for key, reason in retracted.items():
+        counts.update(("files", "retracted"))
+        _log.info("Left out, because it was retracted: %s (%s)", key, plain_text(reason))
     quarantine: list[dict[str, Any]] = []
     with atomic_directory(output) as draft:
         with (
@@ -92,10 +97,9 @@ def _games(
     """Each game once, in the order of the keys; one at a time is in memory."""
     read = ""
     for content, path in progress(_by_content(files), "Reading Mafia logs", len(files), "file"):
-        counts["files"] += 1
         if content is not None and unit_key(content) in retracted:
-            counts["retracted"] += 1
             continue
+        counts["files"] += 1
         if content is not None and content == read:
             counts["duplicates"] += 1
             continue
