@@ -16,6 +16,7 @@ from probeline.lineage.games import games_in
 from probeline.logs.ingest_mafia import collect_mafia, ingest_mafia
 from probeline.logs.mafia import action_faults
 from probeline.logs.simulate_mafia import simulate_mafia
+from tests.unit import tiny
 
 SPLITS = {"by": "game", "train": 0.6, "validation": 0.2, "test": 0.2}
 GAMES = 400
@@ -93,6 +94,14 @@ def test_the_filter_can_be_set(corpus: Path, tmp_path: Path) -> None:
         if row["type"] == "discussion":
             assert len(row["output"]) >= 200
             assert "alliance" in row["output"].lower()
+
+
+def test_what_is_too_long_for_a_model_is_left_out_and_counted(corpus: Path, tmp_path: Path) -> None:
+    model = tiny.make_model(tmp_path / "model")
+    build_sft(corpus, tmp_path / "short", {"max_tokens": 900}, SPLITS, 0, model=model)
+    facts = manifest(tmp_path / "short")
+    assert facts["excluded"]["more_than_900_tokens"] > 0
+    assert 0 < facts["examples"] == facts["entries"] - sum(facts["excluded"].values())
 
 
 def test_statistics_balance_and_compliance(corpus: Path, examples: Path, pairs: Path) -> None:

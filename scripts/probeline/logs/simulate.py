@@ -24,6 +24,8 @@ def simulator_of(format_name: str) -> Simulator:
         from probeline.logs.simulate_mafia import simulate_mafia
 
         return simulate_mafia
-    from probeline.logs.simulate_werewolf import simulate_games
+    if format_name == "werewolf":
+        from probeline.logs.simulate_werewolf import simulate_games
 
-    return simulate_games
+        return simulate_games
+    raise ValueError(f"no simulator writes the format {format_name}")
