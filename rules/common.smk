@@ -209,7 +209,7 @@ def retracted_files_of(corpus):
 @cache
 def simulated_keys(corpus):
     """The keys of the games of a simulated Mafia corpus, by index: all are simulated to know one."""
-    from probeline.logs.simulate_mafia import simulated_mafia_contents
+    from probeline.logs.simulated_contents import simulated_mafia_contents
 
     count = config["corpora"][corpus]["simulated_games"]
     return [

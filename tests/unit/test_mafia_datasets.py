@@ -98,9 +98,9 @@ def test_the_filter_can_be_set(corpus: Path, tmp_path: Path) -> None:
 
 def test_what_is_too_long_for_a_model_is_left_out_and_counted(corpus: Path, tmp_path: Path) -> None:
     model = tiny.make_model(tmp_path / "model")
-    build_sft(corpus, tmp_path / "short", {"max_tokens": 900}, SPLITS, 0, model=model)
+    build_sft(corpus, tmp_path / "short", {"max_tokens": 400}, SPLITS, 0, model=model)
     facts = manifest(tmp_path / "short")
-    assert facts["excluded"]["more_than_900_tokens"] > 0
+    assert facts["excluded"]["more_than_400_tokens"] > 0
     assert 0 < facts["examples"] == facts["entries"] - sum(facts["excluded"].values())
 
 

@@ -178,7 +178,7 @@ def _unit_contents(name: str, corpus: Mapping[str, Any], seed: int) -> dict[str,
     from probeline.logs.formats import UNIT_TABLES, unit_key
     from probeline.logs.listing import file_contents, list_files
     from probeline.logs.retracted import read_retractions
-    from probeline.logs.simulate_mafia import simulated_mafia_contents
+    from probeline.logs.simulated_contents import simulated_mafia_contents
     from probeline.stat_cache import StatCache
 
     if corpus["format"] == "mafia":

@@ -16,7 +16,6 @@ from typing import Any
 import orjson
 
 from probeline.files import atomic_directory, write_manifest
-from probeline.logs.listing import game_content
 from probeline.logs.simulate_mafia_words import prose_vote, speech
 
 PLAYERS = 6
@@ -86,11 +85,6 @@ def simulate_mafia(seed: int, indices: Iterable[int], output: Path) -> None:
             (folder / name).write_bytes(orjson.dumps(log, option=orjson.OPT_INDENT_2))
         facts = {"corpus": "mafia", "seed": seed, "games": len(chosen), "indices": chosen}
         write_manifest(draft, "simulated-logs", facts)
-
-
-def simulated_mafia_contents(seed: int, count: int) -> list[str]:
-    """The digest of each game's content, by index: what `retract` and the plan know it by."""
-    return [game_content(orjson.dumps(simulate_mafia_game(seed, index))) for index in range(count)]
 
 
 class _Game:
