@@ -186,9 +186,23 @@ def cache_of_digests():
 
 @cache
 @in_words
+def listed_files(corpus):
+    """The files of a corpus, from the names alone."""
+    files = list_files(root_of(corpus), corpus, config["corpora"][corpus]["format"])
+    for file in files:
+        if "{" in file or "}" in file:
+            raise ProbelineError(
+                "Snakemake takes braces in a path for wildcards. "
+                f"Rename the file {file} of corpora.{corpus}.root."
+            )
+    return files
+
+
+@cache
+@in_words
 def files_of(corpus):
     """The files of a corpus, and the digest of the content of each that can be read."""
-    files = list_files(root_of(corpus), corpus, config["corpora"][corpus]["format"])
+    files = listed_files(corpus)
     return files, file_contents(root_of(corpus), files, cache_of_digests())
 
 
@@ -227,11 +241,6 @@ def files_by_shard(corpus):
     for file in files:
         if file in contents and unit_key(contents[file]) in retracted_files_of(corpus):
             continue
-        if "{" in file or "}" in file:
-            raise ProbelineError(
-                "Snakemake takes braces in a path for wildcards. "
-                f"Rename the file {file} of corpora.{corpus}.root."
-            )
         # What cannot be read has no content; the job says so.
         key = unit_key(contents[file]) if file in contents else file
         dealt[SHARDS[shard_of(key, len(SHARDS))]].append(file)
@@ -378,6 +387,8 @@ def shards_of_corpus(wildcards):
 
 def experiments_of(corpus):
     if config["corpora"][corpus]["format"] in FILE_FORMATS:
+        if not is_simulated(corpus, config["corpora"][corpus]):
+            listed_files(corpus)  # A mistyped root is found out now.
         return {NO_EXPERIMENT}
     games = games_by_shard(corpus).values()
     return {experiment_of(game) for dealt in games for game in dealt}

@@ -68,6 +68,10 @@ def test_one_log_touches_one_shard_and_retracting_it_undoes_that(tmp_path: Path)
     assert quality_of(project)["games"] == 31
 
     key = key_of(logs / "one more.json")
+    status, said = audit(project, "impact", f"{LOGS}/one more.json", "--configfile", *OWN)
+    assert status == 0, said
+    assert f"game  {key}" in said
+    assert "data/processed/sft/mafia_sft" in said
     status, said = audit(project, "retract", f"game:{key}", "--reason", "withdrawn", "--configfile", *OWN)
     assert status == 0, said
     assert "data/processed/sft/mafia_sft (holds it in" in said
