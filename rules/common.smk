@@ -235,7 +235,6 @@ def simulated_keys(corpus):
 @in_words
 def files_by_shard(corpus):
     """Shard → the files dealt to it, by content: names decide nothing, and copies fall together."""
-    root = root_of(corpus)
     files, contents = files_of(corpus)
     dealt = {shard: [] for shard in SHARDS}
     for file in files:
