@@ -230,7 +230,7 @@ class _Game:
         """Whom a player has in mind: the mafia spares its own, the others see a little of the truth."""
         mafia = self.roles[player] == "mafia"
         others = [number for number in self.alive if number != player] or list(range(PLAYERS))
-        weights = [(0.1 if mafia else 1.6) if self.roles[number] == "mafia" else 1.0 for number in others]
+        weights = [(0.1 if mafia else 3.0) if self.roles[number] == "mafia" else 1.0 for number in others]
         return self.rng.choices(others, weights)[0]
 
     def _move(self, targets: list[int], *, echo: bool) -> int | None:
