@@ -1,6 +1,7 @@
 # Names, parameters and code identity that the rules share; no rules.
 # Parsed by every command, also by `snakemake -n`: nothing here may import anything heavy.
 
+import os
 import re
 import sys
 import time
@@ -39,20 +40,31 @@ from probeline.config import (
 )
 from probeline.digests import canonical_digest, shard_name, shard_of
 from probeline.errors import ProbelineError
-from probeline.experiments import experiment_of
+from probeline.experiments import NO_EXPERIMENT, experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.lineage.planned_run import check_budget, spent_line
 from probeline.lineage.root import root_digest
 from probeline.lineage.unfinished import mark_unfinished
+from probeline.logs.formats import (
+    FILE_FORMATS,
+    simulated_unit,
+    unit_key,
+)
 from probeline.logs.listing import (
     contents_of,
+    file_contents,
     find_duplicates,
     game_files,
+    list_files,
     list_games,
 )
-from probeline.logs.retracted import read_retractions, retracted_games
+from probeline.logs.retracted import (
+    read_retractions,
+    retracted_games,
+    retracted_units,
+)
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
 from probeline.models.adapter import adapter_files
@@ -106,6 +118,23 @@ EXTRACTION_JOBS = {
 RESULTS_OF_GAMES = Path(".probeline/activations")
 
 
+def either(names):
+    """A pattern that fits these names and nothing else; without a name, nothing at all."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def corpora_of(format_name):
+    """The corpora of a format."""
+    corpora = config["corpora"].items()
+    return [name for name, corpus in corpora if corpus["format"] == format_name]
+
+
+def datasets_of(kind):
+    """The datasets for fine-tuning of a kind."""
+    datasets = config["datasets"].items()
+    return [name for name, dataset in datasets if dataset["kind"] == kind]
+
+
 wildcard_constraints:
     corpus="|".join(config["corpora"]),
     shard="|".join(SHARDS),
@@ -113,7 +142,7 @@ wildcard_constraints:
     concept="|".join(map(re.escape, EXTRACTED)),
     method="|".join(config["methods"]),
     layers=r"\d+(_\d+)*",
-    transfer="|".join(config["transfers"]) or "(?!)",
+    transfer=either(config["transfers"]),
 
 
 @cache
@@ -161,6 +190,68 @@ def cache_of_digests():
 
 @cache
 @in_words
+def listed_files(corpus):
+    """The files of a corpus, from the names alone."""
+    files = list_files(root_of(corpus), corpus, config["corpora"][corpus]["format"])
+    for file in files:
+        if "{" in file or "}" in file:
+            raise ProbelineError(
+                "Snakemake takes braces in a path for wildcards. "
+                f"Rename the file {file} of corpora.{corpus}.root."
+            )
+    return files
+
+
+@cache
+@in_words
+def files_of(corpus):
+    """The files of a corpus, and the digest of the content of each that can be read."""
+    files = listed_files(corpus)
+    return files, file_contents(root_of(corpus), files, cache_of_digests())
+
+
+@cache
+@in_words
+def retracted_files_of(corpus):
+    """Key of a Mafia game → why it is taken out; a file is one game there, and its key is its content's."""
+    if not RETRACTIONS or config["corpora"][corpus]["format"] != "mafia":
+        return {}
+    contents = {}
+    if not is_simulated(corpus, config["corpora"][corpus]):
+        contents = {
+            unit_key(content): content for content in files_of(corpus)[1].values()
+        }
+    return retracted_games(corpus, contents, RETRACTIONS)
+
+
+@cache
+def simulated_keys(corpus):
+    """The keys of the games of a simulated Mafia corpus, by index: all are simulated to know one."""
+    from probeline.logs.simulated_contents import simulated_mafia_contents
+
+    count = config["corpora"][corpus]["simulated_games"]
+    return [
+        unit_key(content) for content in simulated_mafia_contents(config["seed"], count)
+    ]
+
+
+@cache
+@in_words
+def files_by_shard(corpus):
+    """Shard → the files dealt to it, by content: names decide nothing, and copies fall together."""
+    files, contents = files_of(corpus)
+    dealt = {shard: [] for shard in SHARDS}
+    for file in files:
+        if file in contents and unit_key(contents[file]) in retracted_files_of(corpus):
+            continue
+        # What cannot be read has no content; the job says so.
+        key = unit_key(contents[file]) if file in contents else file
+        dealt[SHARDS[shard_of(key, len(SHARDS))]].append(file)
+    return dealt
+
+
+@cache
+@in_words
 def duplicates_of(corpus):
     """Game → the copy of it that is kept, over the whole corpus."""
     games = sorted(game for shard in games_by_shard(corpus).values() for game in shard)
@@ -190,11 +281,21 @@ def games_to_read(wildcards):
 
 
 def simulated_spec(wildcards):
-    dealt = set(games_to_read(wildcards))
-    count = config["corpora"][wildcards.corpus]["simulated_games"]
+    corpus = config["corpora"][wildcards.corpus]
+    count, simulated_format = corpus["simulated_games"], corpus["format"]
+    if simulated_format in FILE_FORMATS:
+        shard = SHARDS.index(wildcards.shard)
+        units = [simulated_unit(simulated_format, i) for i in range(count)]
+        indices = [
+            i for i, unit in enumerate(units) if shard_of(unit, len(SHARDS)) == shard
+        ]
+    else:
+        dealt = set(games_to_read(wildcards))
+        indices = [i for i in range(count) if simulated_game_key(i) in dealt]
     return {
+        "format": simulated_format,
         "seed": config["seed"],
-        "indices": [i for i in range(count) if simulated_game_key(i) in dealt],
+        "indices": indices,
         "code": code_of("simulate_logs"),
     }
 
@@ -230,16 +331,74 @@ def ingest_spec(wildcards):
     }
 
 
-in_words(check_groups)(
-    config,
-    {
-        name: {
-            experiment_of(game)
-            for games in games_by_shard(name).values()
-            for game in games
+def log_files_of(wildcards):
+    """The logs of one shard of a corpus of files; for a simulated one the manifest of the shard."""
+    corpus, root = config["corpora"][wildcards.corpus], root_of(wildcards.corpus)
+    if is_simulated(wildcards.corpus, corpus):
+        return f"{root}/{wildcards.shard}/manifest.json"
+    files = files_by_shard(wildcards.corpus)[wildcards.shard]
+    return [str(root / file) for file in files if os.access(root / file, os.R_OK)]
+
+
+def retracted_here(wildcards):
+    """Key → why it is taken out, for what would be in this shard; a retraction touches no other.
+
+    Where a file holds several cases or dialogues, their shards are not known before they are read.
+    """
+    corpus = config["corpora"][wildcards.corpus]
+    if corpus["format"] != "mafia":
+        return retracted_units(RETRACTIONS)
+    retracted = retracted_files_of(wildcards.corpus)
+    shard_by_key = {key: shard_of(key, len(SHARDS)) for key in retracted}
+    if retracted and is_simulated(wildcards.corpus, corpus):
+        shard_by_key = {
+            key: shard_of(simulated_unit("mafia", i), len(SHARDS))
+            for i, key in enumerate(simulated_keys(wildcards.corpus))
         }
-        for name in config["corpora"]
-    },
+    shard = SHARDS.index(wildcards.shard)
+    return {
+        key: reason
+        for key, reason in retracted.items()
+        if shard_by_key.get(key) == shard
+    }
+
+
+def files_spec(wildcards):
+    corpus, root = config["corpora"][wildcards.corpus], root_of(wildcards.corpus)
+    simulated = is_simulated(wildcards.corpus, corpus)
+    files = [] if simulated else files_by_shard(wildcards.corpus)[wildcards.shard]
+    return {
+        "root": str(root / wildcards.shard if simulated else root),
+        "simulated": FILE_FORMATS[corpus["format"]] if simulated else None,
+        "unreadable": [file for file in files if not os.access(root / file, os.R_OK)],
+        "retracted": retracted_here(wildcards),
+        "code": code_of(f"ingest_{INGESTED[corpus['format']]}"),
+    }
+
+
+# The rules' names say what they read.
+INGESTED = {"mafia": "mafia", "forecast": "forecasts", "support": "support"}
+
+
+def shards_of_corpus(wildcards):
+    return expand(
+        "data/processed/{corpus}/shards/{shard}/manifest.json",
+        corpus=wildcards.corpus,
+        shard=SHARDS,
+    )
+
+
+def experiments_of(corpus):
+    if config["corpora"][corpus]["format"] in FILE_FORMATS:
+        if not is_simulated(corpus, config["corpora"][corpus]):
+            listed_files(corpus)  # A mistyped root is found out now.
+        return {NO_EXPERIMENT}
+    games = games_by_shard(corpus).values()
+    return {experiment_of(game) for dealt in games for game in dealt}
+
+
+in_words(check_groups)(
+    config, {name: experiments_of(name) for name in config["corpora"]}
 )
 
 
@@ -286,6 +445,30 @@ def dialogues_spec(wildcards):
         "splits": config["splits"],
         "seed": config["seed"],
         "code": code_of("build_dialogues"),
+    }
+
+
+def table_to_train_on(wildcards):
+    """The manifest of the corpus that a dataset for fine-tuning is made of."""
+    corpus = config["datasets"][wildcards.dataset]["corpus"]
+    return f"data/processed/{corpus}/manifest.json"
+
+
+def model_to_render(wildcards):
+    """The manifest of the model whose chat template and tokenizer a dataset is measured with, if it is."""
+    model = config["datasets"][wildcards.dataset].get("model")
+    return [] if model is None else f"data/models/{model}/manifest.json"
+
+
+def dataset_spec(wildcards):
+    dataset = config["datasets"][wildcards.dataset]
+    corpus = config["corpora"][dataset["corpus"]]
+    return {
+        "dataset": dataset,
+        "simulated": is_simulated(dataset["corpus"], corpus),
+        "splits": config["splits"],
+        "seed": config["seed"],
+        "code": code_of(f"build_{dataset['kind']}"),
     }
 
 

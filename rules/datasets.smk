@@ -19,6 +19,98 @@ rule build_dialogues:
         "../scripts/build_dialogues.py"
 
 
+rule build_sft:
+    input:
+        corpus=table_to_train_on,
+        model=model_to_render,
+    output:
+        record="data/processed/sft/{dataset}.lineage.json",
+        dataset=directory("data/processed/sft/{dataset}"),
+        manifest="data/processed/sft/{dataset}/manifest.json",
+    log:
+        "logs/build_sft/{dataset}.log",
+    benchmark:
+        "benchmarks/build_sft/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=either(datasets_of("sft")),
+    threads: 1
+    params:
+        spec=dataset_spec,
+    message:
+        "Build the examples {wildcards.dataset} for supervised fine-tuning."
+    script:
+        "../scripts/build_sft.py"
+
+
+rule build_preferences:
+    input:
+        corpus=table_to_train_on,
+        model=model_to_render,
+    output:
+        record="data/processed/preferences/{dataset}.lineage.json",
+        dataset=directory("data/processed/preferences/{dataset}"),
+        manifest="data/processed/preferences/{dataset}/manifest.json",
+    log:
+        "logs/build_preferences/{dataset}.log",
+    benchmark:
+        "benchmarks/build_preferences/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=either(datasets_of("preferences")),
+    threads: 1
+    params:
+        spec=dataset_spec,
+    message:
+        "Build the preference pairs {wildcards.dataset}."
+    script:
+        "../scripts/build_preferences.py"
+
+
+rule build_forecasts:
+    input:
+        corpus=table_to_train_on,
+        model=model_to_render,
+    output:
+        record="data/processed/forecasts/{dataset}.lineage.json",
+        dataset=directory("data/processed/forecasts/{dataset}"),
+        manifest="data/processed/forecasts/{dataset}/manifest.json",
+    log:
+        "logs/build_forecasts/{dataset}.log",
+    benchmark:
+        "benchmarks/build_forecasts/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=either(datasets_of("forecasts")),
+    threads: 1
+    params:
+        spec=dataset_spec,
+    message:
+        "Build the forecasting examples {wildcards.dataset}, without their leaks."
+    script:
+        "../scripts/build_forecasts.py"
+
+
+rule build_prompts:
+    input:
+        corpus=table_to_train_on,
+        model=model_to_render,
+    output:
+        record="data/processed/prompts/{dataset}.lineage.json",
+        dataset=directory("data/processed/prompts/{dataset}"),
+        manifest="data/processed/prompts/{dataset}/manifest.json",
+    log:
+        "logs/build_prompts/{dataset}.log",
+    benchmark:
+        "benchmarks/build_prompts/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=either(datasets_of("prompts")),
+    threads: 1
+    params:
+        spec=dataset_spec,
+    message:
+        "Build the prompts {wildcards.dataset} with their references and rubrics."
+    script:
+        "../scripts/build_prompts.py"
+
+
 rule datasets:
     input:
         expand("data/processed/{corpus}/quality.json", corpus=config["corpora"]),
@@ -27,3 +119,7 @@ rule datasets:
             concept=EXTRACTED,
             shard=SHARDS,
         ),
+        [
+            f"data/processed/{dataset['kind']}/{name}/manifest.json"
+            for name, dataset in config["datasets"].items()
+        ],

@@ -6,7 +6,7 @@ from probeline.compute.jobs import job
 
 with job(snakemake):
     # Imported here: the job has set the number of threads by now.
-    from probeline.logs.simulate_werewolf import simulate_games
+    from probeline.logs.simulate import simulate_logs
 
     spec = snakemake.params.spec
-    simulate_games(spec["seed"], spec["indices"], Path(snakemake.output.logs))
+    simulate_logs(spec["format"], spec["seed"], spec["indices"], Path(snakemake.output.logs))

@@ -100,11 +100,12 @@ def _parser() -> argparse.ArgumentParser:
 
     simulate = commands.add_parser(
         "simulate",
-        help="write simulated Werewolf games to a folder",
+        help="write simulated games to a folder",
         description="Write seeded games in the real format; game i depends on the seed and i alone.",
         epilog="example: probeline simulate --games 1000 --output data/raw/simulated-1000",
     )
     simulate.add_argument("--games", type=int, required=True, metavar="N")
+    simulate.add_argument("--format", choices=["werewolf", "mafia"], default="werewolf")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet"
@@ -213,10 +214,12 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> None:
     from probeline.config import load_config
     from probeline.datasets.check import data_check, format_check
+    from probeline.logs.formats import GAME_FORMATS
 
     _require_range("--cores", options.cores, 1)
     config = load_config(options.configfile)
-    targets = [f"data/processed/{corpus}/quality.json" for corpus in config["corpora"]]
+    corpora = [name for name, corpus in config["corpora"].items() if corpus["format"] in GAME_FORMATS]
+    targets = [f"data/processed/{corpus}/quality.json" for corpus in corpora]
     command = [sys.executable, "-m", "snakemake", "--quiet", "progress", "rules", "host"]
     command += ["--cores", str(options.cores)]
     if options.configfile:
@@ -225,7 +228,7 @@ def _check(options: argparse.Namespace) -> None:
     if run.returncode:
         raise ProbelineError("the logs could not be read; what is wrong stands above.")
     reports = {}
-    for corpus in config["corpora"]:
+    for corpus in corpora:
         concepts = {name: c for name, c in config["probes"].items() if c["corpus"] == corpus}
         reports[corpus] = data_check(
             Path("data/processed") / corpus,
@@ -266,13 +269,13 @@ def _no_collection() -> Iterator[None]:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from probeline.logs.simulate_werewolf import simulate_games
+    from probeline.logs.simulate import simulate_logs
 
     _require_range("--games", options.games, 1)
     _require_range("--seed", options.seed, -(2**63), 2**63 - 1)
     if options.output.exists():
         raise ProbelineError(f"{options.output} exists; name a folder that does not.")
-    simulate_games(options.seed, range(options.games), options.output)
+    simulate_logs(options.format, options.seed, range(options.games), options.output)
     print(f"{options.games} simulated games in {options.output}")
 
 

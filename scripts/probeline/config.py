@@ -13,6 +13,7 @@ from probeline.digests import shard_name
 from probeline.errors import ProbelineError, near_misses
 from probeline.experiments import fitting, misfit
 from probeline.files import MANIFEST, read_json
+from probeline.logs.formats import DATASET_FORMATS, GAME_FORMATS
 from probeline.models.adapter import adapter_files
 
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -147,8 +148,16 @@ def _in_words(error: Any) -> str:
     if described and not isinstance(error.instance, dict):
         return f"{key} is {error.instance!r}. Expected: {description}"
     if error.validator == "oneOf" and isinstance(error.instance, dict):
+        kinds = {
+            choice["properties"]["kind"]["const"]: choice
+            for choice in error.validator_value
+            if "kind" in choice.get("properties", {})
+        }
+        if kinds and error.instance.get("kind") not in kinds:
+            written = error.instance.get("kind")
+            return f"{key}.kind is {written!r}. {near_misses(str(written), kinds)}"
         # Report against the alternative that shares most keys with what was written.
-        best = max(
+        best = kinds.get(error.instance.get("kind")) or max(
             error.validator_value,
             key=lambda choice: len(choice.get("properties", {}).keys() & error.instance),
         )
@@ -181,10 +190,16 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
                 f"probes.{name}.corpus is {concept['corpus']!r}. "
                 + near_misses(concept["corpus"], config["corpora"])
             )
+        elif config["corpora"][concept["corpus"]]["format"] not in GAME_FORMATS:
+            faults.append(
+                f"probes.{name}.corpus is {concept['corpus']!r}, whose logs are no games: concepts are told "
+                f"from logs of the formats {' and '.join(GAME_FORMATS)}."
+            )
         try:
             check_concept(name, concept)
         except ProbelineError as error:
             faults.append(str(error))
+    faults += _dataset_faults(config)
     for name, corpus in config["corpora"].items():
         if name in TAKEN:
             faults.append(f"corpora.{name}: records use this name for other things. Choose another.")
@@ -219,6 +234,25 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
             if target not in config["transfers"]
         ]
     return faults + _transfer_faults(config) + _sweep_faults(config)
+
+
+def _dataset_faults(config: Mapping[str, Any]) -> list[str]:
+    """What the datasets for fine-tuning ask for and the config lacks."""
+    faults = []
+    for name, dataset in config["datasets"].items():
+        corpora, wanted = config["corpora"], DATASET_FORMATS[dataset["kind"]]
+        fitting = [corpus for corpus, declared in corpora.items() if declared["format"] == wanted]
+        if dataset["corpus"] not in fitting:
+            faults.append(
+                f"datasets.{name}.corpus is {dataset['corpus']!r}; the kind {dataset['kind']} is made of a "
+                f"corpus of the format {wanted}. {near_misses(dataset['corpus'], fitting)}"
+            )
+        if "model" in dataset and dataset["model"] not in config["models"]:
+            near = near_misses(dataset["model"], config["models"])
+            faults.append(f"datasets.{name}.model is {dataset['model']!r}. {near}")
+        if ("model" in dataset) != ("max_tokens" in dataset):
+            faults.append(f"datasets.{name}: model and max_tokens go together, the one says nothing alone.")
+    return faults
 
 
 def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
@@ -514,6 +548,13 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         parse_probe_name(parts[2], config)
     if len(parts) >= 3 and parts[:2] == ("results", "evaluation") and parts[2] not in config["transfers"]:
         raise ProbelineError(f"In {target}: {_unknown_transfer(parts[2], config)}")
+    if len(parts) >= 4 and parts[:2] == ("data", "processed") and parts[2] in DATASET_FORMATS:
+        names = [name for name, dataset in config["datasets"].items() if dataset["kind"] == parts[2]]
+        if parts[3].removesuffix(".lineage.json") not in names:
+            raise ProbelineError(
+                f"Unknown dataset {parts[3]!r} in {target}. {near_misses(parts[3], names)} "
+                "They are declared under datasets: in the config."
+            )
     concepts = {
         ("results", "sweeps"): 2,
         ("results", "activations"): 2,

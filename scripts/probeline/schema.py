@@ -13,8 +13,9 @@ EVENT_TYPES = {
     "reply": "a public answer to a player who called on the speaker",
     "callout": "calling on another player, with a question",
     "day_vote": "one player's vote to eliminate another by day",
-    "night_vote": "one werewolf's vote for the victim of the night",
-    "seer_check": "the seer's look at a player's role",
+    "night_vote": "one werewolf's, or mafia member's, vote for the victim of the night",
+    "seer_check": "the seer's, or detective's, look at a player's role",
+    "protection": "the doctor's choice of whom to guard by night",
     "night_kill": "the victim of the night (no actor)",
     "day_elimination": "who was voted out (no actor)",
 }
@@ -29,13 +30,23 @@ LOGGED_SCORES = [
 """What the probe that ran in a game said of an act; larger was shown to the players as more deceptive."""
 
 EVENTS = [
-    ("game", "string", "key of the game: its folder relative to the corpus root, e.g. `baseline/game7`"),
+    (
+        "game",
+        "string",
+        "key of the game: its folder relative to the corpus root, e.g. `baseline/game7`; where a corpus is "
+        "made of files, the first 16 digits of its content",
+    ),
     ("event", "int32", "position in the game's timeline, from 0, without gaps"),
-    ("turn", "int32", "turn of the game, from 1"),
+    ("turn", "int32", "turn of the game, from 1; in a Mafia log the player's own turns are counted"),
     ("type", "string", "one of EVENT_TYPES"),
     ("actor", "string?", "who acts; null for night_kill and day_elimination"),
-    ("actor_role", "string?", "role of the actor, lower case: werewolf, villager, seer, …"),
-    ("actor_team", "string?", "`werewolves` or `village`"),
+    (
+        "actor_role",
+        "string?",
+        "role of the actor, lower case: werewolf, villager, seer, …; in a Mafia log only of the player whose "
+        "log it is, the others' are not known",
+    ),
+    ("actor_team", "string?", "`werewolves`, `mafia` or `village`"),
     ("target", "string?", "whom the act is about: vote target, caller (reply), called player, victim"),
     ("target_role", "string?", "role of the target"),
     ("target_team", "string?", "team of the target"),
@@ -79,6 +90,29 @@ GAMES = [
     ("tallies", "int32", "day eliminations with a vote tally"),
     ("tallies_matched", "int32", "tallies that the rebuilt votes reproduce exactly"),
     ("votes_from", "string", "`log`, `stats` (rebuilt from player_activations) or `none`"),
+]
+
+ACTIONS = [
+    ("game", "string", "key of the game: a Mafia log, the game as one player saw it"),
+    ("content", "string", "SHA-256 of its canonical content"),
+    ("turn", "int32", "as logged, from 0"),
+    ("phase", "string", "discussion, night, vote, or unknown"),
+    ("player", "string", "whose log it is: `Player 3`"),
+    ("role", "string", "mafia, detective, doctor, villager, or unknown"),
+    ("team", "string", "mafia, village, or unknown"),
+    ("outcome", "string", "the true one for this player: win, loss, timeout or error"),
+    ("rules", "string", "what the game told the player first: role, team, players, rules"),
+    ("seen", "string", "what is new since the observation before, without the rules and the player's echo"),
+    ("action", "string", "what the player sent, as logged"),
+    ("targets", "string?", "numbers of the last valid list: `0 2 3`; null in a discussion"),
+    ("target", "int32?", "the number that the action names and nothing else"),
+    ("dropped", "string?", "why it is kept from training, a key of logs.mafia.FAULTS; null for a legal act"),
+]
+
+DATASET_GAMES = [
+    ("game", "string", "key of a game that a dataset for fine-tuning is made of"),
+    ("content", "string", "SHA-256 of its canonical content"),
+    ("split", "string", "train, validation or test"),
 ]
 
 SEQUENCES = [

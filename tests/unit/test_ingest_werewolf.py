@@ -414,7 +414,7 @@ def test_a_bad_file_is_quarantined_with_its_reason(tmp_path, data, reason):
 def test_a_folder_without_stats_is_listed_and_a_huge_file_is_quarantined(tmp_path, monkeypatch):
     (tmp_path / "corpus" / "game1").mkdir(parents=True)
     played_game().write(tmp_path / "corpus" / "game2")
-    monkeypatch.setattr("probeline.logs.ingest.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("probeline.logs.reading.MAX_FILE_BYTES", 1000)
     _, games, quality, quarantine = ingest(tmp_path / "corpus")
     assert games == []
     assert quarantine[0]["reason"] == "no game_stats.json"

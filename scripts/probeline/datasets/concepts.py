@@ -25,7 +25,7 @@ OPTIONAL = ("filter", "template", "role_masked")
 DEFAULT_TEMPLATE = "werewolf"
 
 COLUMN_TYPES = {name: kind for name, kind, _ in EVENTS}
-TEAMS = ["werewolves", "village"]
+TEAMS = ["werewolves", "mafia", "village"]
 # Columns that hold nothing else, so that a mistyped value is found before anything runs.
 CLOSED_COLUMNS = {
     "type": list(EVENT_TYPES),
@@ -122,7 +122,7 @@ def concept_notes(name: str, concept: Mapping[str, Any]) -> list[str]:
         )
     if context in ROLE_CONTEXTS and columns & ROLE_COLUMNS:
         notes.append(
-            f"With context {context} the input names the actor's role and a werewolf's team mates, which the "
+            f"With context {context} the input names the actor's role and the team mates it knows, which the "
             "label depends on: compare with text alone on the whole input and with a role-masked version."
         )
     if columns & {"text", "question", "reasoning"}:

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from probeline.datasets.concepts import PUBLIC_ACTS
-from probeline.datasets.role_mask import PRIVATE_ACTS, Hide, prompt_without_team, role_hider
+from probeline.datasets.role_mask import PRIVATE_ACTS, UNKNOWN_ROLE, Hide, prompt_without_team, role_hider
 from probeline.errors import ProbelineError, near_misses
 
 # section → key → the placeholders that its wording may use
@@ -31,6 +31,7 @@ WORDING: dict[str, dict[str, set[str]]] = {
         "day_vote": _ACT,
         "night_vote": _ACT,
         "seer_check": _ACT,
+        "protection": _ACT,
     },
     "public": {"system": {"players", "setup"}},
     "private": {
@@ -42,11 +43,13 @@ WORDING: dict[str, dict[str, set[str]]] = {
         "day_vote": set(),
         "night_vote": set(),
         "seer_check": set(),
+        "protection": set(),
         "seer_result": {"target", "target_role"},
     },
 }
-UNKNOWN_ROLE = "unknown"
 NO_TARGET = "someone"
+PACKS = ("werewolves", "mafia")
+"""The teams whose members know one another."""
 TELLING = ("role", "allies")
 """The placeholders of private.system that tell the player's role."""
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])(?=\s)|(?=\n)")
@@ -414,8 +417,8 @@ def _private_system(
     wording = template["private"]
     me = next((player for player in game["players"] if player["name"] == actor), None)
     allies = ""
-    if tell and me is not None and me["team"] == "werewolves":
-        pack = [player for player in game["players"] if player["team"] == "werewolves" and player is not me]
+    if tell and me is not None and me["team"] in PACKS:
+        pack = [player for player in game["players"] if player["team"] == me["team"] and player is not me]
         if pack:
             allies = _fill(wording["allies"], {"allies": _listed(pack)})
     role = me["role"] if me is not None else UNKNOWN_ROLE

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 Hide = Callable[[str], str]
 
 NEUTRAL, NEUTRAL_PLURAL = "player", "players"
-PRIVATE_ACTS = ("night_vote", "seer_check")
+UNKNOWN_ROLE = "unknown"
+PRIVATE_ACTS = ("night_vote", "seer_check", "protection")
 """Acts that only some roles are asked for: to be asked tells the role."""
 
 # Lines of a true prompt that only werewolves or the seer get.
@@ -37,7 +38,7 @@ def role_hider(roles: Iterable[str], plural: Mapping[str, str]) -> Hide:
         roles: roles of the game.
         plural: role → its plural; its roles are hidden, too. Others are taken to end in s.
     """
-    names = sorted({*roles, *plural} - {"", NEUTRAL})
+    names = sorted({*roles, *plural} - {"", NEUTRAL, UNKNOWN_ROLE})
     many = {plural.get(name, f"{name}s").lower() for name in names}
     words = sorted({*(name.lower() for name in names), *many}, key=lambda word: (-len(word), word))
     if not words:

@@ -98,14 +98,14 @@ def path_impact(lineage: "Lineage", path: str, configfiles: Sequence[Path]) -> d
     Raises:
         ProbelineError: no record knows the file.
     """
-    from probeline.lineage.membership import game_of_file
+    from probeline.lineage.membership import game_of_file, game_with_content_of
     from probeline.lineage.readers import names_of_file, quarantined, readers
     from probeline.lineage.terminal import order_of
 
     for name in names_of_file(lineage, path, configfiles):
         quarantine = quarantined(lineage, name)
         named = {"file": name} | ({"quarantined": quarantine} if quarantine else {})
-        game = game_of_file(lineage, name)
+        game = game_of_file(lineage, name) or game_with_content_of(lineage, Path(path))
         facts = {} if game is None else game_impact(lineage, game)
         if facts.get("contained_in") or facts.get("copies_left_out"):
             return named | facts

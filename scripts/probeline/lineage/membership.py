@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from probeline.errors import ProbelineError
-from probeline.lineage.games import contents_like, name_of, names_like
+from probeline.lineage.games import DIGITS, contents_like, name_of, names_like
 from probeline.lineage.graph import MOST_NAMES, Lineage, closest
 from probeline.lineage.records import Record
 from probeline.lineage.terminal import order_of
@@ -225,6 +225,23 @@ def game_of_file(lineage: Lineage, path: str) -> Game | None:
             if path in inside and file.is_relative_to(root):
                 return _game_in(lineage, record, file.parent.relative_to(root).as_posix())
     return None
+
+
+def game_with_content_of(lineage: Lineage, file: Path) -> Game | None:
+    """The game that a file holds as a whole, whatever the file is called; None where no record knows it.
+
+    Args:
+        lineage: all records.
+        file: on this machine.
+    """
+    from probeline.logs.listing import MAX_SMALL_FILE_BYTES, file_content
+
+    if not file.is_file():
+        return None
+    content = file_content(file, MAX_SMALL_FILE_BYTES)[:DIGITS]
+    known = _known_games(lineage)
+    names = {name for name, contents in known.items() if content in contents}
+    return _with_copies(Game(names, {content}), known, _copies(lineage)) if names else None
 
 
 def _game_in(lineage: Lineage, record: Record, name: str) -> Game:

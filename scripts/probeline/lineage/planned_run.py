@@ -138,4 +138,6 @@ def _logs_of(reader: Any, dag: Any) -> tuple[int, int | None]:
             return len(parent.params.spec["indices"]), None
     files = [Path(file) for file in reader.input]
     size = sum(file.stat().st_size for file in files if file.is_file())
+    if reader.rule.name != "ingest_werewolf":
+        return len(files), size
     return len({file.parent for file in files}), size

@@ -110,7 +110,9 @@ def quarantined(lineage: Lineage, name: str) -> list[dict[str, str]]:
             if not listed.is_file() or sha256_file(listed) != subject.files.get(QUARANTINE):
                 continue
             for row in map(orjson.loads, listed.read_bytes().splitlines()):
-                if Path(name).parent.as_posix() in {f"{root}/{row['path']}" for root in roots}:
+                # A game is a folder, or, in a corpus of files, a file.
+                at_fault = {f"{root}/{row['path']}" for root in roots}
+                if at_fault & {name, Path(name).parent.as_posix()}:
                     found.append({"artifact": subject.name, "file": row["file"], "reason": row["reason"]})
     return found
 

@@ -24,6 +24,8 @@ examples:
 
 exit status: 0; 1 on an error, and where --check finds a retracted game.
 """
+READERS = ("simulate_logs", "ingest_werewolf", "ingest_mafia", "ingest_forecasts", "ingest_support")
+"""The rules whose outputs a retraction makes anew first."""
 SHOWN = 5
 """Most names in an error."""
 
@@ -143,12 +145,16 @@ def corpus_contents(corpora: Mapping[str, Any], seed: int) -> dict[str, dict[str
 
     from probeline.config import is_simulated
     from probeline.lineage.hashing import STAT_CACHE
+    from probeline.logs.formats import FILE_FORMATS
     from probeline.logs.listing import contents_of, game_content, list_games
     from probeline.logs.simulate_werewolf import simulate_game
     from probeline.stat_cache import StatCache
 
     found: dict[str, dict[str, str | None]] = {}
     for name, corpus in corpora.items():
+        if corpus["format"] in FILE_FORMATS:
+            found[name] = _unit_contents(name, corpus, seed)
+            continue
         if is_simulated(name, corpus):
             games = (simulate_game(seed, index) for index in range(corpus["simulated_games"]))
             found[name] = {game.key: game_content(orjson.dumps(game.stats)) for game in games}
@@ -158,6 +164,38 @@ def corpus_contents(corpora: Mapping[str, Any], seed: int) -> dict[str, dict[str
         cache = StatCache(STAT_CACHE)
         found[name] = dict.fromkeys(keys) | contents_of(root, keys, cache)
         cache.close()
+    return found
+
+
+def _unit_contents(name: str, corpus: Mapping[str, Any], seed: int) -> dict[str, str | None]:
+    """Key → digest of the content, for a corpus of files.
+
+    A Mafia file is one game. Other files hold several cases or dialogues: the table says which were read.
+    """
+    from probeline.config import is_simulated
+    from probeline.files import open_parquet
+    from probeline.lineage.hashing import STAT_CACHE
+    from probeline.logs.formats import UNIT_TABLES, unit_key
+    from probeline.logs.listing import file_contents, list_files
+    from probeline.logs.retracted import read_retractions
+    from probeline.logs.simulated_contents import simulated_mafia_contents
+    from probeline.stat_cache import StatCache
+
+    if corpus["format"] == "mafia":
+        if is_simulated(name, corpus):
+            contents = simulated_mafia_contents(seed, corpus["simulated_games"])
+        else:
+            root, cache = Path(corpus["root"]).expanduser(), StatCache(STAT_CACHE)
+            contents = list(file_contents(root, list_files(root, name, "mafia"), cache).values())
+            cache.close()
+        return {unit_key(content): content for content in contents}
+    table = Path("data/processed", name, UNIT_TABLES[corpus["format"]])
+    found: dict[str, str | None] = {
+        entry.game: entry.content for entry in read_retractions() if entry.corpus == name
+    }
+    if table.exists():
+        rows = open_parquet(table).read(columns=["game", "content"]).to_pylist()
+        found |= {row["game"]: row["content"] for row in rows}
     return found
 
 
@@ -205,19 +243,31 @@ def _near(game: str, games: list[str]) -> str:
 
 def affected(lineage: "Lineage", retractions: Iterable["Retraction"]) -> "list[Record]":
     """The records of what a change of these entries makes anew: their shards and all below, nearest first."""
-    from probeline.digests import shard_of
-
     shards = []
     for record in lineage.records.values():
-        if record.rule not in ("simulate_logs", "ingest_werewolf"):
+        if record.rule not in READERS:
             continue
         index, _, count = record.wildcards["shard"].removeprefix("shard-").partition("-of-")
         if any(
-            entry.corpus == record.wildcards["corpus"] and shard_of(entry.game, int(count)) == int(index)
+            entry.corpus == record.wildcards["corpus"] and _is_in(record, entry, int(index), int(count))
             for entry in retractions
         ):
             shards.append(record)
     return lineage.descendants(shards)
+
+
+def _is_in(record: "Record", entry: "Retraction", index: int, count: int) -> bool:
+    """Whether a game is, or was before it was taken out, in the shard that a record is of."""
+    from probeline.digests import shard_of
+    from probeline.lineage.games import DIGITS
+    from probeline.logs.formats import FILE_FORMATS
+
+    if record.rule == "simulate_logs" and record.params.get("format") in FILE_FORMATS:
+        return False  # Like a real log, a simulated one stays where it is.
+    if record.rule in ("simulate_logs", "ingest_werewolf"):
+        return shard_of(entry.game, count) == index
+    held = {content for games in record.games.values() for content in games.values()}
+    return entry.content[:DIGITS] in held or entry.game in record.params.get("retracted", {})
 
 
 def splits_with(record: "Record", retractions: Iterable["Retraction"]) -> list[str]:

@@ -24,13 +24,11 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from heapq import merge
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
 from probeline.files import (
     atomic_directory,
@@ -39,9 +37,10 @@ from probeline.files import (
     write_json_lines,
     write_manifest,
 )
-from probeline.logs.listing import GAME_STATS, LLM_LOG, MAX_FILE_BYTES, has_file
+from probeline.logs.listing import GAME_STATS, LLM_LOG, has_file
 from probeline.logs.llm_log import Call, read_calls
-from probeline.logs.tables import ROWS_PER_GROUP, games_in, row_groups, table_writer
+from probeline.logs.reading import quarantined, read_bytes
+from probeline.logs.tables import ROWS_PER_GROUP, merge_tables, table_writer
 from probeline.logs.timeline import Act, attach_scores, in_order, statement_acts, with_turns
 from probeline.logs.votes import (
     Moves,
@@ -137,7 +136,9 @@ def ingest_werewolf(
             for key in progress(sorted(games), "Reading games", total=len(games), unit="game"):
                 if not has_file(root / key / GAME_STATS):
                     counts["folders_without_stats"] += 1
-                    quarantine.append(_quarantined(root, key, root / key / GAME_STATS))
+                    quarantine.append(
+                        _quarantined(key, root / key / GAME_STATS, ProbelineError(f"no {GAME_STATS}"))
+                    )
                     continue
                 counts["files"] += 1
                 if key in duplicates:
@@ -168,41 +169,26 @@ def _read_folder(
     """The game in a folder with the calls of its log, or None where it went into quarantine."""
     stats, log = root / key / GAME_STATS, root / key / LLM_LOG
     try:
-        game = read_game(_read_bytes(stats))
+        game = read_game(read_bytes(stats))
     except (ProbelineError, OSError) as error:
         counts["quarantined"] += 1
-        quarantine.append(_quarantined(root, key, stats, error))
+        quarantine.append(_quarantined(key, stats, error))
         return None
     if not has_file(log):
         counts["logs_missing"] += 1
         return game, None
     try:
-        calls = read_calls(_read_bytes(log).decode("utf-8"), game.words)
+        calls = read_calls(read_bytes(log).decode("utf-8"), game.words)
     except (ProbelineError, OSError, UnicodeDecodeError) as error:
         counts["logs_unreadable"] += 1
-        quarantine.append(_quarantined(root, key, log, error))
+        quarantine.append(_quarantined(key, log, error))
         return game, None
     counts["logs_read"] += 1
     return game, calls
 
 
-def _read_bytes(path: Path) -> bytes:
-    if (size := path.stat().st_size) > MAX_FILE_BYTES:
-        raise ProbelineError(f"the file has {size} bytes, more than {MAX_FILE_BYTES}")
-    return path.read_bytes()
-
-
-def _quarantined(root: Path, key: str, path: Path, error: Exception | None = None) -> dict[str, Any]:
-    reason = f"no {path.name}" if error is None else str(error)
-    if isinstance(error, UnicodeDecodeError):
-        reason = f"the file is not UTF-8 ({error.reason} at byte {error.start})"
-    elif isinstance(error, OSError):
-        reason = f"the file could not be read ({error.strerror})"
-    try:
-        digest = sha256_file(path)
-    except OSError:
-        digest = None
-    return {"path": key, "file": path.name, "reason": plain_text(reason), "sha256": digest}
+def _quarantined(key: str, path: Path, error: Exception) -> dict[str, Any]:
+    return {"path": key, "file": path.name, **quarantined(path, error)}
 
 
 def _game_events(
@@ -354,11 +340,7 @@ def collect_corpus(shards: list[Path], output: Path) -> None:
     """
     (output / "manifest.json").unlink(missing_ok=True)
     for name, columns in ((EVENTS_FILE, EVENTS), (GAMES_FILE, GAMES)):
-        with table_writer(output / name, columns) as write:
-            for group in row_groups(
-                merge(*(games_in(shard / name) for shard in shards), key=lambda item: item[0])
-            ):
-                write(group)
+        merge_tables(shards, output, name, columns)
     counts: Counter[str] = Counter()
     flagged: list[str] = []
     quarantine: list[dict[str, Any]] = []

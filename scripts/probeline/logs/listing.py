@@ -9,6 +9,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ import orjson
 
 from probeline.digests import canonical_digest, sha256_bytes, sha256_file
 from probeline.errors import ProbelineError
+from probeline.logs.formats import FILE_FORMATS, IGNORED_FILES
 from probeline.stat_cache import StatCache
 from probeline.text import plain_text
 
@@ -23,8 +25,11 @@ GAME_STATS = "game_stats.json"
 LLM_LOG = "llm_log.txt"
 # With another number all digests are made again: raise it when `game_content` changes what it digests.
 CACHE_PURPOSE = "game_content 1"
+FILE_CACHE_PURPOSE = "file_content 1"
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A larger file is no log of one game (the largest real ones have 3.5 MB) and is not read into memory."""
+MAX_SMALL_FILE_BYTES = 16 * 1024 * 1024
+"""The same for the files of corpora that are made of files (real Mafia logs stay below 1 MB)."""
 MANY_FILES = 2000
 """Reading more takes long enough to be announced."""
 
@@ -72,6 +77,46 @@ def list_games(root: Path, corpus: str) -> list[str]:
     return sorted(games)
 
 
+def list_files(root: Path, corpus: str, format_name: str) -> list[str]:
+    """The files that may hold logs of a format, anywhere under `root`, sorted.
+
+    Args:
+        root: the folder of the corpus.
+        corpus: its name in the configuration.
+        format_name: a key of FILE_FORMATS.
+
+    Returns:
+        Paths relative to `root`, with `/` between their parts.
+
+    Raises:
+        ProbelineError: `root` is no folder or holds no such file; or a folder cannot be read.
+    """
+    ending = FILE_FORMATS[format_name]
+    if not root.is_dir():
+        raise _no_files(root, corpus, ending, "it is not a folder" if root.exists() else "it does not exist")
+    files = files_under(root, ending)
+    if not files:
+        raise _no_files(root, corpus, ending, f"it holds no {ending} file")
+    return files
+
+
+def files_under(root: Path, ending: str) -> list[str]:
+    """The files under `root` whose names end so, but for IGNORED_FILES; paths relative to it, sorted."""
+    return sorted(
+        _key(root, folder / name)
+        for folder, names in _folders(root)
+        for name in names
+        if name.endswith(ending) and name not in IGNORED_FILES
+    )
+
+
+def _no_files(root: Path, corpus: str, ending: str, why: str) -> ProbelineError:
+    return ProbelineError(
+        f"No logs found in {root}: {why}. Expected {root}/**/*{ending}. Put the logs there, or set "
+        f"corpora.{corpus}.root in the configuration to the folder that holds them."
+    )
+
+
 def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Each folder under `root` once, with the names of its files: first without links, then through them."""
     visited = set()
@@ -100,12 +145,12 @@ def _unreadable(error: OSError) -> NoReturn:
     ) from error
 
 
-def _key(root: Path, folder: Path) -> str:
-    key = folder.relative_to(root).as_posix()
+def _key(root: Path, path: Path) -> str:
+    key = path.relative_to(root).as_posix()
     try:
         key.encode()
     except UnicodeEncodeError as error:
-        raise ProbelineError(f"The folder name {key!r} under {root} is not UTF-8. Rename it.") from error
+        raise ProbelineError(f"The name {key!r} under {root} is not UTF-8. Rename it.") from error
     return key
 
 
@@ -164,8 +209,21 @@ def contents_of(root: Path, games: list[str], cache: StatCache) -> dict[str, str
     """
     present = [game for game in games if has_file(root / game / GAME_STATS)]
     files = [root / game / GAME_STATS for game in present]
-    contents = cache.values(CACHE_PURPOSE, files, _file_content, _announce)
+    contents = cache.values(CACHE_PURPOSE, files, file_content, _announce)
     return {game: content for game, content in zip(present, contents, strict=True) if content is not None}
+
+
+def file_contents(root: Path, files: list[str], cache: StatCache) -> dict[str, str]:
+    """The digest of each file's content (see `game_content`), but for those that cannot be read.
+
+    Args:
+        root: the folder of the corpus.
+        files: paths relative to it.
+        cache: remembers the digests of unchanged files.
+    """
+    compute = partial(file_content, limit=MAX_SMALL_FILE_BYTES)
+    contents = cache.values(FILE_CACHE_PURPOSE, [root / file for file in files], compute, _announce)
+    return {file: content for file, content in zip(files, contents, strict=True) if content is not None}
 
 
 def find_duplicates(root: Path, games: list[str], cache: StatCache) -> dict[str, str]:
@@ -199,7 +257,8 @@ def _announce(count: int) -> None:
         print(f"Reading {count:,} game logs once, to find copies …", file=sys.stderr, flush=True)
 
 
-def _file_content(path: Path) -> str:
-    if path.stat().st_size > MAX_FILE_BYTES:
+def file_content(path: Path, limit: int = MAX_FILE_BYTES) -> str:
+    """The digest of a file's content, see `game_content`; of its bytes where it is too large to be a log."""
+    if path.stat().st_size > limit:
         return sha256_file(path)
     return game_content(path.read_bytes())

@@ -12,6 +12,7 @@ import yaml
 
 from probeline.errors import ProbelineError
 from probeline.files import write_bytes
+from probeline.logs.formats import unit_key
 
 RETRACTED = Path("config/retracted.yaml")
 HEADER = """\
@@ -102,3 +103,12 @@ def retracted_games(
             found[game] = f"a copy of {entry.game} of {entry.corpus}: {entry.reason}"
     found |= {entry.game: entry.reason for entry in listed if entry.corpus == corpus}
     return dict(sorted(found.items()))
+
+
+def retracted_units(retractions: Iterable[Retraction]) -> dict[str, str]:
+    """Key → the reason, sorted, for what is taken out of corpora of files.
+
+    A key is taken from the content there, so that one entry stands for every copy in every corpus.
+    """
+    listed = sorted(retractions)
+    return {entry.game: entry.reason for entry in listed if entry.game == unit_key(entry.content)}

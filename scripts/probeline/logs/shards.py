@@ -5,7 +5,7 @@ from pathlib import Path
 
 from probeline.digests import canonical_digest, shard_of
 from probeline.errors import ProbelineError
-from probeline.logs.listing import list_games
+from probeline.logs.listing import files_under, list_games
 
 
 def identity(games: list[str]) -> str:
@@ -39,3 +39,19 @@ def games_of_shard(
             "Run the same command again."
         )
     return games
+
+
+def files_of_shard(
+    root: Path, inputs: list[Path], unreadable: list[str], simulated: str | None
+) -> list[Path]:
+    """The files of logs that a job reads.
+
+    Args:
+        root: the folder of the corpus, or of the shard of a simulated one.
+        inputs: those that Snakemake may read; for a simulated corpus the manifest of the shard alone.
+        unreadable: paths relative to `root` of those that it may not read, for the job to report.
+        simulated: how the names of a simulated corpus's files end; None for a real one.
+    """
+    if simulated is not None:
+        return [root / file for file in files_under(root, simulated)]
+    return sorted([*inputs, *(root / file for file in unreadable)])

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from probeline.files import draft_beside, flush, open_parquet
-from probeline.schema import arrow_schema
+from probeline.schema import arrow_schema, make_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +29,32 @@ def table_writer(path: Path, columns: list[tuple[str, str, str]]) -> Iterator[Ca
             yield lambda table: writer.write_table(table, max(table.num_rows, 1))
         flush(draft)
         draft.replace(path)
+
+
+@contextmanager
+def row_writer(
+    path: Path, columns: list[tuple[str, str, str]]
+) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """A function that takes the rows of whole games and keeps few of them in memory; as `table_writer`."""
+    pending: list[dict[str, Any]] = []
+    with table_writer(path, columns) as write:
+
+        def add(rows: list[dict[str, Any]]) -> None:
+            pending.extend(rows)
+            if len(pending) >= ROWS_PER_GROUP:
+                write(make_table(pending, columns))
+                pending.clear()
+
+        yield add
+        write(make_table(pending, columns))
+
+
+def merge_tables(shards: list[Path], output: Path, name: str, columns: list[tuple[str, str, str]]) -> None:
+    """One table of those that the shards hold under a name, each sorted by game; sorted as they are."""
+    with table_writer(output / name, columns) as write:
+        tables = (games_in(shard / name) for shard in shards)
+        for group in row_groups(merge(*tables, key=itemgetter(0))):
+            write(group)
 
 
 def games_in(path: Path) -> Iterator[tuple[str, "pa.Table"]]:

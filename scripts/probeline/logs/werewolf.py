@@ -4,7 +4,6 @@
 told apart by `type` alone.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -14,14 +13,13 @@ from typing import Any
 
 import orjson
 
-from probeline.digests import canonical_digest, sha256_bytes
 from probeline.errors import ProbelineError
+from probeline.logs.reading import content_digest, kind_of, parse_json, take
 from probeline.logs.responses import as_text, clean, squash
 
 MAX_HISTORY = 5000
 """A longer history (the longest real ones have about 100 entries) is no log of one game."""
 MAX_TURN = 100_000
-MAX_DEPTH = 200
 
 _SCORES = {
     "logged_score": "aggregate_score",
@@ -128,17 +126,17 @@ def read_game(data: bytes) -> Game:
         ProbelineError: it is no such file; the text says why and names the field.
     """
     repairs: Counter[str] = Counter()
-    stats = _parse(data, repairs)
+    stats = parse_json(data, repairs)
     if not isinstance(stats, dict):
-        raise ProbelineError(f"the file holds {_kind(stats)}, expected an object")
-    players = _read_players(_take(stats, "players", list))
+        raise ProbelineError(f"the file holds {kind_of(stats)}, expected an object")
+    players = _read_players(take(stats, "players", list))
     game = Game(
-        content=_content(stats, data, standard=not repairs["files_nonstandard_json"]),
-        game_id=_take(stats, "game_id", int, None) if stats.get("game_id") is not None else None,
-        winner=_take(stats, "winner", str),
-        turns=_take(stats, "total_turns", int),
-        backend=_take(stats, "backend_type", str),
-        probe_enabled=_take(stats, "probe_enabled", bool),
+        content=content_digest(stats, data, standard=not repairs["files_nonstandard_json"]),
+        game_id=take(stats, "game_id", int, None) if stats.get("game_id") is not None else None,
+        winner=take(stats, "winner", str),
+        turns=take(stats, "total_turns", int),
+        backend=take(stats, "backend_type", str),
+        probe_enabled=take(stats, "probe_enabled", bool),
         players=players,
         repairs=repairs,
     )
@@ -146,92 +144,23 @@ def read_game(data: bytes) -> Game:
         raise ProbelineError(f"total_turns is {game.turns}, expected 0 to {MAX_TURN}")
     if game.game_id is not None and abs(game.game_id) >= 2**63:
         raise ProbelineError("game_id does not fit into 64 bits")
-    _read_history(game, _take(stats, "history", list))
-    _read_activations(game, _take(stats, "player_activations", dict, {}))
+    _read_history(game, take(stats, "history", list))
+    _read_activations(game, take(stats, "player_activations", dict, {}))
     _read_role_reveals(game, stats.get("role_reveal_activations"))
-    _collect_words(game, _take(stats, "player_reasoning", dict, {}))
+    _collect_words(game, take(stats, "player_reasoning", dict, {}))
     return game
-
-
-def _parse(data: bytes, repairs: Counter[str]) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as strict:
-        # Python's own writer lets NaN and lone surrogates through; they are mended, not lost.
-        try:
-            value = json.loads(data.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ProbelineError(f"the file is not UTF-8 ({error.reason} at byte {error.start})") from error
-        except RecursionError as error:
-            raise ProbelineError("the file is nested too deeply") from error
-        except ValueError:
-            raise ProbelineError(f"the file is not JSON ({strict})") from strict
-    repairs["files_nonstandard_json"] += 1
-    return _cleaned(value)
-
-
-def _content(stats: Any, data: bytes, *, standard: bool) -> str:
-    """The same digest as `listing.game_content`, without parsing again."""
-    if not standard:
-        return sha256_bytes(data)
-    try:
-        return canonical_digest(stats)
-    except orjson.JSONEncodeError as error:
-        raise ProbelineError(f"the file is nested too deeply ({error})") from error
-
-
-def _cleaned(value: Any, depth: int = 0) -> Any:
-    if depth > MAX_DEPTH:
-        raise ProbelineError("the file is nested too deeply")
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_cleaned(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {clean(key): _cleaned(item, depth + 1) for key, item in value.items()}
-    return value
-
-
-_REQUIRED = object()
-
-
-def _take(data: Any, field: str, kind: type, default: Any = _REQUIRED, where: str = "") -> Any:
-    """`data[field]`, of exactly the type `kind`; a default makes it optional."""
-    name = f"{where}.{field}" if where else field
-    if not isinstance(data, dict):
-        raise ProbelineError(f"{where} is {_kind(data)}, expected an object")
-    if field not in data:
-        if default is _REQUIRED:
-            raise ProbelineError(f"{name} is missing")
-        return default
-    value = data[field]
-    if type(value) is not kind:
-        raise ProbelineError(f"{name} is {_kind(value)}, expected {_kind(kind())}")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        int: "an integer",
-        float: "a number",
-        bool: "a truth value",
-    }
-    return names.get(type(value), "null")
 
 
 def _read_players(rows: list[Any]) -> dict[str, Player]:
     players: dict[str, Player] = {}
     for position, row in enumerate(rows):
         where = f"players[{position}]"
-        name = _take(row, "name", str, where=where)
-        role = _take(row, "role", str, where=where).strip().lower()
+        name = take(row, "name", str, where=where)
+        role = take(row, "role", str, where=where).strip().lower()
         if not name or name in players:
             raise ProbelineError(f"{where}.name is empty or occurs twice: {name[:40]!r}")
         team = "werewolves" if role == "werewolf" else "village"
-        players[name] = Player(name, role, team, _take(row, "survived", bool, where=where))
+        players[name] = Player(name, role, team, take(row, "survived", bool, where=where))
     if not players:
         raise ProbelineError("players is empty")
     return players
@@ -243,11 +172,11 @@ def _read_history(game: Game, history: list[Any]) -> None:
     game.repairs["games_with_empty_history"] += not history
     for position, row in enumerate(history):
         where = f"history[{position}]"
-        turn = _take(row, "turn", int, where=where)
+        turn = take(row, "turn", int, where=where)
         if not 1 <= turn <= MAX_TURN:
             raise ProbelineError(f"{where}.turn is {turn}, expected 1 to {MAX_TURN}")
-        kind = _take(row, "type", str, where=where)
-        data = _take(row, "data", dict, where=where)
+        kind = take(row, "type", str, where=where)
+        data = take(row, "data", dict, where=where)
         if kind == "day_statement":
             game.statements.append(_read_statement(game, turn, data, f"{where}.data"))
         elif kind == "night_kill":
@@ -259,10 +188,10 @@ def _read_history(game: Game, history: list[Any]) -> None:
 
 
 def _read_statement(game: Game, turn: int, data: dict[str, Any], where: str) -> Statement:
-    player = _take(data, "player", str, where=where)
+    player = take(data, "player", str, where=where)
     if player not in game.players:
         raise ProbelineError(f"{where}.player is not among players: {player[:40]!r}")
-    text = _take(data, "statement", str, where=where)
+    text = take(data, "statement", str, where=where)
     game.repairs["statements_like_json"] += text.lstrip()[:1] in ("{", "[")
     return Statement(
         turn=turn,
@@ -275,7 +204,7 @@ def _read_statement(game: Game, turn: int, data: dict[str, Any], where: str) -> 
 
 
 def _optional_text(data: dict[str, Any], field: str, where: str) -> str | None:
-    return None if data.get(field) is None else str(_take(data, field, str, where=where))
+    return None if data.get(field) is None else str(take(data, field, str, where=where))
 
 
 def _read_reasoning(reasoning: Any, repairs: Counter[str]) -> str | None:
@@ -295,7 +224,7 @@ def _read_kill(game: Game, turn: int, data: dict[str, Any], where: str) -> Night
     if data.get("werewolf_votes") is None:
         game.repairs["night_kills_without_votes"] += 1
     else:
-        votes = _take(data, "werewolf_votes", dict, where=where)
+        votes = take(data, "werewolf_votes", dict, where=where)
         votes = {wolf: as_text(target) for wolf, target in votes.items()}
         if unknown := [wolf for wolf in votes if wolf not in game.players]:
             raise ProbelineError(f"{where}.werewolf_votes: {unknown[0][:40]!r} is not among players")
@@ -303,10 +232,10 @@ def _read_kill(game: Game, turn: int, data: dict[str, Any], where: str) -> Night
 
 
 def _read_elimination(turn: int, data: dict[str, Any], where: str) -> Elimination:
-    tally = _take(data, "votes", dict, where=where)
+    tally = take(data, "votes", dict, where=where)
     for count in tally.values():
         if type(count) is not int or not 0 <= count <= MAX_HISTORY:
-            raise ProbelineError(f"{where}.votes holds {_kind(count)}, expected counts")
+            raise ProbelineError(f"{where}.votes holds {kind_of(count)}, expected counts")
     return Elimination(turn, _optional_text(data, "victim", where), tally)
 
 

@@ -1,0 +1,162 @@
+"""What Mafia players did, as something to learn from: the prompt of each act and its quality."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probeline.datasets.dialogues import SPLITS
+from probeline.digests import split_of
+from probeline.files import open_parquet
+from probeline.schema import ACTIONS
+
+DISCUSSION = "discussion"
+DECIDED = ("win", "loss")
+INDICATORS = (
+    *("analyze", "suspect", "trust", "evidence", "pattern", "alliance", "strategy", "reasoning", "logic"),
+    *("deduce", "investigate", "protect", "coordinate", "timing", "reveal"),
+)
+ROLE_WORDS = {
+    "detective": ("investigate", "evidence", "suspect"),
+    "doctor": ("protect", "heal", "save"),
+    "villager": ("vote", "discuss", "analyze"),
+    "mafia": ("deflect", "mislead", "survive"),
+}
+QUALITY = {"min_length": 50, "min_indicators": 2, "indicators": INDICATORS}
+"""The quality filter, where the config says nothing else. It is for words: a vote has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """An act that is legal and of a decided game.
+
+    Attributes:
+        game: key of its game.
+        content: digest of that game's content.
+        split: of the game.
+        turn: as logged.
+        phase: discussion, night or vote.
+        role: of the player.
+        won: whether the player won.
+        instruction: the rules and the role, as the game told them.
+        input: phase, turn, what the player has seen since its last act, and the valid targets.
+        output: the action, as logged.
+        targets: the valid ones by number; none in a discussion.
+        target: the number that the action names; None in a discussion.
+        quality: in 0..1, see `quality_of`.
+        lacks: why the quality filter leaves it out; None where it does not.
+    """
+
+    game: str
+    content: str
+    split: str
+    turn: int
+    phase: str
+    role: str
+    won: bool
+    instruction: str
+    input: str
+    output: str
+    targets: frozenset[int]
+    target: int | None
+    quality: float
+    lacks: str | None
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """A won game goes before quality."""
+        return self.won, self.quality
+
+    @property
+    def prompt(self) -> list[dict[str, str]]:
+        """The chat before the action."""
+        return [{"role": "system", "content": self.instruction}, {"role": "user", "content": self.input}]
+
+
+def read_acts(
+    corpus: Path, quality: Mapping[str, Any], splits: Mapping[str, Any], seed: int, counts: Counter[str]
+) -> list[Act]:
+    """The acts of a corpus that are legal and of decided games, in the order of the table.
+
+    Args:
+        corpus: folder with its actions.parquet.
+        quality: what differs from QUALITY.
+        splits: the shares of train, validation and test; Mafia is parted by game, it has no experiments.
+        seed: another seed parts the games differently.
+        counts: gets `entries`, and why an entry is no act, as `excluded.<reason>`.
+    """
+    settings = {**QUALITY, **quality}
+    fractions = {split: splits[split] for split in SPLITS}
+    acts = []
+    for row in _rows(corpus / "actions.parquet"):
+        counts["entries"] += 1
+        reason = _exclusion(row)
+        if reason is not None:
+            counts[f"excluded.{reason}"] += 1
+            continue
+        acts.append(_act(row, settings, split_of(row["content"], fractions, seed)))
+    return acts
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(batch_size=1024, columns=[name for name, _, _ in ACTIONS]):
+            yield from batch.to_pylist()
+
+
+def _exclusion(row: Mapping[str, Any]) -> str | None:
+    if row["outcome"] not in DECIDED:
+        return f"game_not_decided_{row['outcome']}"
+    if row["dropped"] is not None:
+        return str(row["dropped"])
+    return "role_unknown" if row["role"] not in ROLE_WORDS else None
+
+
+def _act(row: Mapping[str, Any], settings: Mapping[str, Any], split: str) -> Act:
+    targets = [] if row["phase"] == DISCUSSION else [int(word) for word in (row["targets"] or "").split()]
+    won = row["outcome"] == "win"
+    return Act(
+        **{name: row[name] for name in ("game", "content", "turn", "phase", "role")},
+        split=split,
+        won=won,
+        instruction=row["rules"],
+        input=_input(row, targets),
+        output=row["action"],
+        targets=frozenset(targets),
+        target=None if row["phase"] == DISCUSSION else row["target"],
+        quality=quality_of(row["action"], row["role"], settings["indicators"], won=won),
+        lacks=_lack(row, settings),
+    )
+
+
+def _input(row: Mapping[str, Any], targets: list[int]) -> str:
+    lines = [f"Phase: {row['phase']}", f"Turn: {row['turn']}", "", row["seen"] or "Nothing happened since."]
+    if targets:
+        lines += ["", "Valid targets: " + ", ".join(f"[{number}]" for number in targets)]
+    return "\n".join(lines)
+
+
+def _lack(row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """Why the quality filter leaves out what was said; a vote or night act is legal by now, and enough."""
+    if row["phase"] != DISCUSSION:
+        return None
+    if len(row["action"].strip()) < settings["min_length"]:
+        return "too_short"
+    if count_words(row["action"], settings["indicators"]) < settings["min_indicators"]:
+        return "too_few_indicators"
+    return None
+
+
+def count_words(text: str, words: Iterable[str]) -> int:
+    """How many of some words, or words that begin with them, a text holds, each counted once."""
+    return sum(re.search(rf"\b{re.escape(word)}", text, re.IGNORECASE) is not None for word in words)
+
+
+def quality_of(action: str, role: str, indicators: Iterable[str], *, won: bool) -> float:
+    """.5 + min(.3, .05 · indicators) + min(.2, characters / 1000) + .1 if won + min(.1, .02 · role words)."""
+    strategic = count_words(action, indicators)
+    fitting = count_words(action, ROLE_WORDS.get(role, ()))
+    total = 0.5 + min(0.3, 0.05 * strategic) + min(0.2, len(action) / 1000)
+    return round(min(1.0, total + 0.1 * won + min(0.1, 0.02 * fitting)), 6)
