@@ -52,6 +52,8 @@ examples:
   probeline watch --probe trust_lr_l22 --system "You are a werewolf." --seed 1 "Who is it?"
   probeline watch --probe trust_lr_l22 --json "What do you say?" > answer.json
 """
+SIMULATED = {"werewolf": "games", "mafia": "games", "forecast": "cases", "support": "dialogues"}
+"""Formats that can be simulated, and what they hold."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,12 +102,15 @@ def _parser() -> argparse.ArgumentParser:
 
     simulate = commands.add_parser(
         "simulate",
-        help="write simulated games to a folder",
-        description="Write seeded games in the real format; game i depends on the seed and i alone.",
+        help="write simulated games, cases or dialogues to a folder",
+        description="Write seeded logs in the real format; game, case or dialogue i depends on the seed and "
+        "i alone.",
         epilog="example: probeline simulate --games 1000 --output data/raw/simulated-1000",
     )
-    simulate.add_argument("--games", type=int, required=True, metavar="N")
-    simulate.add_argument("--format", choices=["werewolf", "mafia"], default="werewolf")
+    simulate.add_argument(
+        "--games", type=int, required=True, metavar="N", help="how many games, cases or dialogues"
+    )
+    simulate.add_argument("--format", choices=list(SIMULATED), default="werewolf")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet"
@@ -276,7 +281,7 @@ def _simulate(options: argparse.Namespace) -> None:
     if options.output.exists():
         raise ProbelineError(f"{options.output} exists; name a folder that does not.")
     simulate_logs(options.format, options.seed, range(options.games), options.output)
-    print(f"{options.games} simulated games in {options.output}")
+    print(f"{options.games} simulated {SIMULATED[options.format]} in {options.output}")
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -92,6 +92,55 @@ GAMES = [
     ("votes_from", "string", "`log`, `stats` (rebuilt from player_activations) or `none`"),
 ]
 
+COUNTS = ("counts", "list<struct<name: string, count: int32>>", "what quality.json counts of it")
+
+CASES = [
+    ("game", "string", "key of the forecasting case: the first 16 digits of its content"),
+    ("content", "string", "SHA-256 of its canonical content: the same for copies"),
+    ("case_id", "string", "the name that the log itself gives"),
+    ("form", "string", "`levels`, or `chain` (the old flat form)"),
+    ("event", "string", "the seed event"),
+    ("event_key", "string", "the same for seed events of the same words"),
+    ("date", "string?", "date of the seed event, ISO 8601"),
+    ("context", "string?", "what is told of the seed event"),
+    ("domain", "string?", "as logged: Technology, Politics, …"),
+    ("knowledge_cutoff", "string?", "date after which the log says nothing was known"),
+    ("levels", "int32", "number of levels"),
+    COUNTS,
+]
+
+LEVELS = [
+    ("game", "string", "key of the case"),
+    ("depth", "int32", "depth as logged, from 1, ascending within a case"),
+    ("parent_event", "string?", "as logged; may differ from the answer of the level before"),
+    ("path", "list<string>", "as logged; its last item usually gives the answer away"),
+    ("timeframe_months", "double?", "months in which it happens"),
+    ("date", "string?", "date of what happened, ISO 8601"),
+    ("research_summary", "string?", "as logged; usually gives the answer away"),
+    ("candidates", "list<struct<event: string, label: bool>>", "in logged order, the true one usually first"),
+    ("answer", "int32?", "position of the true candidate; null unless there is exactly one"),
+    ("findings", "list<string>", "what is wrong with it, in the names that quality.json counts"),
+]
+
+DIALOGUES = [
+    ("game", "string", "key of the dialogue: the first 16 digits of its content"),
+    ("content", "string", "SHA-256 of its canonical content: the same for copies"),
+    ("id", "string", "`<split>/<dialogue_id>`, or the dialogue_id alone where no folder names a split"),
+    ("folder", "string?", "train, dev or test, which its file lay in: its split; null elsewhere"),
+    ("dialogue_id", "string", "as logged; repeats across splits"),
+    ("services", "list<string>", "as logged"),
+    ("turns", "int32", "number of turns"),
+    COUNTS,
+]
+
+ROWS = [
+    ("game", "string", "key of the dialogue"),
+    ("turn_index", "int32", "position of the system's turn in the dialogue, from 0"),
+    ("prompt", "list<struct<role: string, content: string>>", "the turns before it, roles user, assistant"),
+    ("ground_truth", "string", "what the system said in that turn"),
+    ("task_description", "string", "what the dialogue is about, from its services"),
+]
+
 ACTIONS = [
     ("game", "string", "key of the game: a Mafia log, the game as one player saw it"),
     ("content", "string", "SHA-256 of its canonical content"),
@@ -247,6 +296,8 @@ def arrow_schema(columns: list[tuple[str, str, str]]) -> "pa.Schema":
 def _arrow_type(kind: str) -> Any:
     import pyarrow as pa
 
+    if kind == "list<string>":
+        return pa.list_(pa.string())
     if kind.startswith("list<struct<"):
         fields = [part.split(": ") for part in kind[len("list<struct<") : -2].split(", ")]
         return pa.list_(pa.struct([(name, _arrow_type(inner)) for name, inner in fields]))

@@ -79,6 +79,18 @@ def content_digest(stats: Any, data: bytes, *, standard: bool) -> str:
         raise ProbelineError(f"the file is nested too deeply ({error})") from error
 
 
+def part_digest(value: Any) -> str:
+    """Hex SHA-256 of the canonical JSON of a part of what `parse_json` gave.
+
+    Raises:
+        ProbelineError: it is nested too deeply.
+    """
+    try:
+        return canonical_digest(value)
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits, or depth
+        return sha256_bytes(json.dumps(_cleaned(value), sort_keys=True).encode())
+
+
 def _cleaned(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise ProbelineError("the file is nested too deeply")
@@ -111,6 +123,17 @@ def take(data: Any, field: str, kind: type, default: Any = _REQUIRED, where: str
     if type(value) is not kind:
         raise ProbelineError(f"{name} is {kind_of(value)}, expected {kind_of(kind())}")
     return value
+
+
+def optional(data: Any, field: str, kind: type, default: Any, where: str = "") -> Any:
+    """`data[field]`, of exactly the type `kind`, or the default where it is absent or null.
+
+    Raises:
+        ProbelineError: it is of another type; the text names it, and quotes nothing.
+    """
+    if isinstance(data, dict) and data.get(field) is None:
+        return default
+    return take(data, field, kind, where=where)
 
 
 def kind_of(value: Any) -> str:

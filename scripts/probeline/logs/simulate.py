@@ -24,6 +24,14 @@ def simulator_of(format_name: str) -> Simulator:
         from probeline.logs.simulate_mafia import simulate_mafia
 
         return simulate_mafia
+    if format_name == "forecast":
+        from probeline.logs.simulate_forecasts import simulate_forecasts
+
+        return simulate_forecasts
+    if format_name == "support":
+        from probeline.logs.simulate_support import simulate_support
+
+        return simulate_support
     if format_name == "werewolf":
         from probeline.logs.simulate_werewolf import simulate_games
 

@@ -1,0 +1,403 @@
+"""Forecasting cases as examples for fine-tuning, without what gives their answers away.
+
+What the logs have wrong is undone here. The path shown is the seed event and the answers of the levels
+before, never the logged `path` (whose end is the answer) nor the logged parent; no research text is shown at
+all (it tells the answer); candidates are shuffled with a seed per level; levels dated before what they
+follow are left out; false candidates that stand in the levels of several events are dropped; cases of one
+event fall into one split. `leaks.json` says what is left of it, see `probeline.datasets.leaks`.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil
+from operator import itemgetter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from probeline.datasets.accounts import by_reason, write_units
+from probeline.datasets.leaks import Question, leak_report
+from probeline.datasets.lengths import length_check
+from probeline.digests import sha256_bytes, split_of
+from probeline.files import atomic_directory, open_parquet, write_json, write_json_lines, write_manifest
+from probeline.logs.forecasts import event_key, words_of
+
+SPLITS = ("train", "validation", "test")
+TRUE_SHARE = 7000
+WHOLE = 10_000
+"""Probabilities are parts of this many: TRUE_SHARE for the answer, the rest in equal parts for the others."""
+OUTCOMES = 4
+"""Outcomes that a prompt without candidates asks for."""
+OFTEN = 3
+"""A false candidate in the levels of as many events is known to be false without reading the question."""
+ALIKE = 0.8
+"""Seed events that share as large a part of their words are taken for one event."""
+
+SYSTEM = (
+    "You forecast what events lead to. Given an event and what has followed so far, name outcomes that may "
+    "come next and say how probable each of them is. Answer with a JSON array of objects with the keys "
+    '"event" and "probability" and nothing else; the probabilities sum to 1.'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A level that can be trained on.
+
+    Attributes:
+        case: its row of the table of cases.
+        level: its row of the table of levels.
+        event: key of the group of cases that it belongs to.
+        path: the seed event and the answers of the levels before.
+        candidates: in shuffled order; one only where the log has no other.
+        answer: the true one.
+    """
+
+    case: Mapping[str, Any]
+    level: Mapping[str, Any]
+    event: str
+    path: list[str]
+    candidates: list[str]
+    answer: str
+
+    @property
+    def id(self) -> str:
+        """`<case>#<depth>`."""
+        return f"{self.case['game']}#{self.level['depth']}"
+
+    def prompt(self, outcomes: int) -> list[dict[str, str]]:
+        """The chat that asks for `outcomes` outcomes."""
+        return forecast_prompt(
+            self.path,
+            self.case["date"],
+            self.case["context"],
+            self.case["domain"],
+            self.level["timeframe_months"],
+            outcomes,
+        )
+
+
+def forecast_prompt(
+    path: Sequence[str],
+    date: str | None,
+    context: str | None,
+    domain: str | None,
+    timeframe: float | None,
+    outcomes: int,
+) -> list[dict[str, str]]:
+    """The chat that asks what follows the last event of a path.
+
+    Args:
+        path: the seed event, then what followed, in order.
+        date: date of the seed event.
+        context: what is told of it.
+        domain: its domain.
+        timeframe: months that are asked about.
+        outcomes: number of outcomes that are asked for.
+    """
+    lines = [f"Seed event: {path[0]}"]
+    lines += [f"Date: {date}"] if date else []
+    lines += [f"Domain: {domain}"] if domain else []
+    lines += [f"Context: {context}"] if context else []
+    lines += ["Path so far:", *(f"{number}. {event}" for number, event in enumerate(path))]
+    lines += [f"Current event: {path[-1]}", f"Depth: {len(path)}"]
+    lines += [f"Timeframe: {timeframe:g} month{'' if timeframe == 1 else 's'}"] if timeframe else []
+    lines += ["", f"What may follow the current event? Name {outcomes} outcomes with their probabilities."]
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
+
+
+def soft_target(candidates: Sequence[str], answer: str) -> str:
+    """The completion to learn: all candidates in order, .7 on the answer, the rest in equal parts; sums to 1.
+
+    Raises:
+        ValueError: there are no others.
+    """
+    if len(candidates) < 2:
+        raise ValueError("a soft target needs two candidates")
+    rest, left = divmod(WHOLE - TRUE_SHARE, len(candidates) - 1)
+    target = []
+    for event in candidates:
+        share = TRUE_SHARE
+        if event != answer:
+            share, left = rest + (left > 0), max(left - 1, 0)
+        target.append({"event": event, "probability": share / WHOLE})
+    return json.dumps(target, ensure_ascii=False)
+
+
+def build_forecasts(
+    corpus: Path,
+    output: Path,
+    dataset: Mapping[str, Any],
+    splits: Mapping[str, Any],
+    seed: int,
+    *,
+    simulated: bool,
+    model: Path | None = None,
+) -> None:
+    """Make the examples of a forecasting corpus.
+
+    Files: `sft.jsonl` (prompt, completion: the loss is on the completion alone), `grpo.jsonl` (prompt,
+    actual), `leaks.json`, `games.parquet` (the cases), `dataset_statistics.json`, `manifest.json`. Each row
+    names its split.
+
+    Args:
+        corpus: folder with `cases.parquet` and `levels.parquet`.
+        output: the folder to make; whole or not at all.
+        dataset: its declaration.
+        splits: the shares of train, validation and test.
+        seed: another seed shuffles and parts differently.
+        simulated: the cases are made up.
+        model: folder of the model whose tokens `max_tokens` of the declaration counts.
+
+    Raises:
+        ProbelineError: a table is missing or damaged.
+    """
+    cases = {row["game"]: row for row in _rows(corpus / "cases.parquet")}
+    levels = {key: list(rows) for key, rows in groupby(_rows(corpus / "levels.parquet"), itemgetter("game"))}
+    events = group_events(cases, levels)
+    excluded: dict[str, Counter[str]] = {"sft": Counter(), "grpo": Counter(), "candidates": Counter()}
+    examples = list(_examples(cases, levels, events, seed, excluded))
+    shares = {split: splits[split] for split in SPLITS}
+    split = {event: split_of(event, shares, seed) for event in sorted(set(events.values()))}
+    fits = {kind: length_check(model, dataset.get("max_tokens"), excluded[kind]) for kind in ("sft", "grpo")}
+    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "grpo": []}
+    for example in examples:
+        for kind, row in _training_rows(example, split[example.event]):
+            if fits[kind]([[*row["prompt"], *row.get("completion", [])]]):
+                rows[kind].append(row)
+    kept = {row["id"] for row in rows["sft"]}
+    used = [example for example in examples if example.id in kept]
+    statistics = _statistics(cases, levels, events, split, rows, excluded)
+    with atomic_directory(output) as draft:
+        for kind, lines in rows.items():
+            write_json_lines(draft / f"{kind}.jsonl", lines)
+        write_json(draft / "leaks.json", leak_report(_logged(cases, levels), [_shown(one) for one in used]))
+        write_json(draft / "dataset_statistics.json", statistics)
+        shown = {row["id"].partition("#")[0]: row["split"] for row in [*rows["sft"], *rows["grpo"]]}
+        write_units(draft, cases, shown)
+        facts = {
+            "dataset": output.name,
+            "declaration": dict(dataset),
+            "simulated": simulated,
+            "split_by": "event",
+        }
+        write_manifest(draft, "forecasts", {**facts, "counts": statistics})
+
+
+def _training_rows(example: Example, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines that an example makes, each with its kind, `sft` or `grpo`."""
+    depth = example.level["depth"]
+    common = {"id": example.id, "event": example.event, "split": split, "depth": depth}
+    yield "grpo", {**common, "prompt": example.prompt(OUTCOMES), "actual": example.answer}
+    if len(example.candidates) > 1:
+        target = soft_target(example.candidates, example.answer)
+        prompt = example.prompt(len(example.candidates))
+        yield "sft", {**common, "prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+
+
+def _plain(text: str) -> str:
+    return " ".join(words_of(text))
+
+
+def _answer(level: Mapping[str, Any]) -> str | None:
+    index = level["answer"]
+    return None if index is None else str(level["candidates"][index]["event"])
+
+
+def group_events(
+    cases: Mapping[str, Mapping[str, Any]], levels: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, str]:
+    """Case → key of its event: cases that one split must hold together have the same.
+
+    These are cases whose seed events have the same words, or ALIKE as many, and a case whose seed event is
+    an answer of another.
+
+    Args:
+        cases: key → row of the table of cases.
+        levels: key → rows of the table of levels.
+    """
+    parent = {row["event_key"]: row["event_key"] for row in cases.values()}
+
+    def find(key: str) -> str:
+        while parent[key] != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    def join(one: str, other: str) -> None:
+        first, second = sorted((find(one), find(other)))
+        parent[second] = first
+
+    for key, row in cases.items():
+        for level in levels[key]:
+            answer = _answer(level)
+            if answer is not None and (follower := event_key(answer)) in parent:
+                join(row["event_key"], follower)
+    for one, other in _alike({row["event_key"]: row["event"] for row in cases.values()}):
+        join(one, other)
+    return {key: find(row["event_key"]) for key, row in cases.items()}
+
+
+def _alike(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Pairs of keys whose texts share ALIKE of all their words (Jaccard).
+
+    Such a pair shares one of the few rarest words of each, so that only those are looked up.
+    """
+    keys = sorted(texts)
+    words = [frozenset(words_of(texts[key])) for key in keys]
+    uses = Counter(word for own in words for word in own)
+    holders: dict[str, list[int]] = defaultdict(list)
+    for index, own in enumerate(words):
+        rarest = sorted(own, key=lambda word: (uses[word], word))[: len(own) - ceil(ALIKE * len(own)) + 1]
+        for other in sorted({other for word in rarest for other in holders[word]}):
+            both = len(own & words[other])
+            if both >= ALIKE * (len(own) + len(words[other]) - both):
+                yield keys[other], keys[index]
+        for word in rarest:
+            holders[word].append(index)
+
+
+def _examples(
+    cases: Mapping[str, Mapping[str, Any]],
+    levels: Mapping[str, Sequence[Mapping[str, Any]]],
+    events: Mapping[str, str],
+    seed: int,
+    excluded: Mapping[str, Counter[str]],
+) -> Iterator[Example]:
+    """The levels that can be trained on; counts the others by reason."""
+    false_of: dict[str, set[str]] = defaultdict(set)
+    true_of: dict[str, set[str]] = defaultdict(set)
+    for key, rows in levels.items():
+        for level in rows:
+            for candidate in level["candidates"]:
+                seen = true_of if candidate["label"] else false_of
+                seen[_plain(candidate["event"])].add(events[key])
+    for key, case in cases.items():
+        path: list[str] | None = [case["event"]]
+        for level in levels[key]:
+            if (reason := _unfit(case, level, path, true_of)) is None and path is not None:
+                candidates, dropped = _candidates(level, false_of, Random(_level_seed(seed, key, level)))
+                excluded["candidates"]["excluded.repeated_or_false_for_several_events"] += dropped
+                if len(candidates) < 2:
+                    one = "one_candidate" if len(level["candidates"]) == 1 else "only_repeated_candidates"
+                    excluded["sft"][f"excluded.{one}"] += 1
+                yield Example(case, level, events[key], list(path), candidates, _answer(level) or "")
+            else:
+                for kind in ("sft", "grpo"):
+                    excluded[kind][f"excluded.{reason}"] += 1
+            path = _followed(path, level)
+
+
+def _followed(path: list[str] | None, level: Mapping[str, Any]) -> list[str] | None:
+    """The path to the next level, or None where it cannot be known."""
+    answer = _answer(level)
+    if path is None or answer is None or len(path) != level["depth"]:
+        return None
+    return [*path, answer]
+
+
+def _unfit(
+    case: Mapping[str, Any],
+    level: Mapping[str, Any],
+    path: list[str] | None,
+    true_of: Mapping[str, set[str]],
+) -> str | None:
+    """Why a level cannot be trained on, or None."""
+    answer = _answer(level)
+    if answer is None:
+        return "not_one_answer"
+    if path is None or len(path) != level["depth"]:
+        return "past_unknown"
+    for finding, reason in (
+        ("dates_before_seed", "dated_before_seed"),
+        ("dates_before_parent", "dated_before_parent"),
+    ):
+        if finding in level["findings"]:
+            return reason
+    told = f" {_plain(' '.join([*path, case['context'] or '']))} "
+    if f" {_plain(answer)} " in told:
+        return "answer_in_the_prompt"
+    if len(true_of[_plain(answer)]) > 1:
+        return "answer_of_another_event"
+    return None
+
+
+def _candidates(
+    level: Mapping[str, Any], false_of: Mapping[str, set[str]], random: Random
+) -> tuple[list[str], int]:
+    """The candidates in shuffled order, without those known to be false anywhere, and how many those are."""
+    answer = _answer(level) or ""
+    kept = {_plain(answer): answer}
+    for candidate in sorted(one["event"] for one in level["candidates"] if not one["label"]):
+        plain = _plain(candidate)
+        if len(false_of[plain]) < OFTEN:
+            kept.setdefault(plain, candidate)
+    shuffled = sorted(kept.values())  # so that nothing of the logged order is left
+    random.shuffle(shuffled)
+    return shuffled, len(level["candidates"]) - len(shuffled)
+
+
+def _level_seed(seed: int, case: str, level: Mapping[str, Any]) -> int:
+    return int(sha256_bytes(f"candidates:{seed}:{case}:{level['depth']}".encode())[:16], 16)
+
+
+def _logged(
+    cases: Mapping[str, Mapping[str, Any]], levels: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[Question]:
+    """The levels as the logs have them, and what an example made of them as they are would show."""
+    questions = []
+    for key in cases:
+        for level in levels[key]:
+            events = [candidate["event"] for candidate in level["candidates"]]
+            if level["answer"] is not None and len(events) > 1:
+                path, research = level["path"], level["research_summary"] or ""
+                prompt = "\n".join([cases[key]["context"] or "", *path, research])
+                end = path[-1] if path else ""
+                questions.append(Question(events, level["answer"], end, research, prompt))
+    return questions
+
+
+def _shown(example: Example) -> Question:
+    """The level as the example shows it: without research."""
+    prompt = "\n".join([*example.path, example.case["context"] or ""])
+    answer = example.candidates.index(example.answer)
+    return Question(example.candidates, answer, example.path[-1], "", prompt)
+
+
+def _statistics(
+    cases: Mapping[str, Any],
+    levels: Mapping[str, Sequence[Any]],
+    events: Mapping[str, str],
+    split: Mapping[str, str],
+    rows: Mapping[str, list[dict[str, Any]]],
+    excluded: Mapping[str, Counter[str]],
+) -> dict[str, Any]:
+    words: dict[str, set[str]] = {part: set() for part in SPLITS}
+    for key, row in cases.items():
+        words[split[events[key]]].add(row["event_key"])
+    shared = sum(len(words[one] & words[other]) for one, other in (SPLITS[:2], SPLITS[1:], SPLITS[::2]))
+    return {
+        "cases": len(cases),
+        "events": len(split),
+        "levels": sum(map(len, levels.values())),
+        "sft_examples": len(rows["sft"]),
+        "grpo_prompts": len(rows["grpo"]),
+        "excluded": {kind: by_reason(counts) for kind, counts in excluded.items()},
+        "events_in_two_splits": shared,
+        "splits": {
+            part: {
+                "events": sum(own == part for own in split.values()),
+                "cases": sum(split[event] == part for event in events.values()),
+                **{kind: sum(row["split"] == part for row in lines) for kind, lines in rows.items()},
+            }
+            for part in SPLITS
+        },
+    }
