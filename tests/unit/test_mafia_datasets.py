@@ -12,6 +12,7 @@ import pytest
 from probeline.datasets.mafia_acts import INDICATORS, named_in, quality_of
 from probeline.datasets.preferences import build_preferences
 from probeline.datasets.sft import build_sft
+from probeline.lineage.code import code_closure
 from probeline.lineage.games import games_in
 from probeline.logs.ingest_mafia import collect_mafia, ingest_mafia
 from probeline.logs.mafia import action_faults
@@ -217,3 +218,12 @@ def test_quality_is_what_its_formula_says() -> None:
     )
     assert quality_of("suspect " * 50, "villager", INDICATORS, won=False) == pytest.approx(0.5 + 0.05 + 0.2)
     assert quality_of(" ".join(INDICATORS) + "x" * 300, "detective", INDICATORS, won=True) == 1.0
+
+
+@pytest.mark.parametrize("rule", ["build_sft", "build_preferences"])
+def test_editing_how_concepts_are_built_does_not_make_examples_again(rule: str) -> None:
+    sources = Path(__file__).parents[2] / "scripts"
+    code = code_closure(sources / f"{rule}.py", sources)
+    assert "scripts/probeline/datasets/mafia_acts.py" in code
+    assert not [file for file in code if "dialogues" in file or "contexts" in file]
+    assert ("scripts/probeline/datasets/preferences.py" in code) == (rule == "build_preferences")
