@@ -1,7 +1,6 @@
 # Names, parameters and code identity that the rules share; no rules.
 # Parsed by every command, also by `snakemake -n`: nothing here may import anything heavy.
 
-import os
 import re
 import sys
 import time
@@ -53,6 +52,7 @@ from probeline.logs.formats import (
     unit_key,
 )
 from probeline.logs.listing import (
+    can_be_input,
     contents_of,
     file_contents,
     find_duplicates,
@@ -337,7 +337,7 @@ def log_files_of(wildcards):
     if is_simulated(wildcards.corpus, corpus):
         return f"{root}/{wildcards.shard}/manifest.json"
     files = files_by_shard(wildcards.corpus)[wildcards.shard]
-    return [str(root / file) for file in files if os.access(root / file, os.R_OK)]
+    return [str(root / file) for file in files if can_be_input(root / file)]
 
 
 def retracted_here(wildcards):
@@ -370,7 +370,7 @@ def files_spec(wildcards):
     return {
         "root": str(root / wildcards.shard if simulated else root),
         "simulated": FILE_FORMATS[corpus["format"]] if simulated else None,
-        "unreadable": [file for file in files if not os.access(root / file, os.R_OK)],
+        "unreadable": [file for file in files if not can_be_input(root / file)],
         "retracted": retracted_here(wildcards),
         "code": code_of(f"ingest_{INGESTED[corpus['format']]}"),
     }

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from probeline.datasets.mafia_acts import QUALITY
 from probeline.digests import shard_name
 from probeline.errors import ProbelineError, near_misses
 from probeline.experiments import fitting, misfit
@@ -252,6 +253,12 @@ def _dataset_faults(config: Mapping[str, Any]) -> list[str]:
             faults.append(f"datasets.{name}.model is {dataset['model']!r}. {near}")
         if ("model" in dataset) != ("max_tokens" in dataset):
             faults.append(f"datasets.{name}: model and max_tokens go together, the one says nothing alone.")
+        quality = {**QUALITY, **dataset.get("quality", {})}
+        if quality["min_indicators"] > len(quality["indicators"]):
+            faults.append(
+                f"datasets.{name}.quality wants {quality['min_indicators']} indicators of "
+                f"{len(quality['indicators'])}: no statement has them. Lower min_indicators, or name more."
+            )
     return faults
 
 
@@ -555,6 +562,11 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
                 f"Unknown dataset {parts[3]!r} in {target}. {near_misses(parts[3], names)} "
                 "They are declared under datasets: in the config."
             )
+    elif len(parts) >= 3 and parts[:2] == ("data", "processed") and parts[2] != "dialogues":
+        corpus = parts[2].removesuffix(".lineage.json")
+        known = [*config["corpora"], *DATASET_FORMATS]
+        if corpus not in known:
+            raise ProbelineError(f"Unknown corpus {corpus!r} in {target}. {near_misses(corpus, known)}")
     concepts = {
         ("results", "sweeps"): 2,
         ("results", "activations"): 2,

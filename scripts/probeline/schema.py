@@ -29,6 +29,8 @@ LOGGED_SCORES = [
 ]
 """What the probe that ran in a game said of an act; larger was shown to the players as more deceptive."""
 
+SPLITS = ("train", "validation", "test")
+
 EVENTS = [
     (
         "game",
@@ -37,7 +39,11 @@ EVENTS = [
         "made of files, the first 16 digits of its content",
     ),
     ("event", "int32", "position in the game's timeline, from 0, without gaps"),
-    ("turn", "int32", "turn of the game, from 1; in a Mafia log the player's own turns are counted"),
+    (
+        "turn",
+        "int32",
+        "turn of the game, from 1; in a Mafia log days are counted, each with the night before it",
+    ),
     ("type", "string", "one of EVENT_TYPES"),
     ("actor", "string?", "who acts; null for night_kill and day_elimination"),
     (
@@ -151,6 +157,7 @@ ACTIONS = [
     ("team", "string", "mafia, village, or unknown"),
     ("outcome", "string", "the true one for this player: win, loss, timeout or error"),
     ("rules", "string", "what the game told the player first: role, team, players, rules"),
+    ("alive", "string", "numbers of the players who have not been said to be out: `0 2 3`"),
     ("seen", "string", "what is new since the observation before, without the rules and the player's echo"),
     ("action", "string", "what the player sent, as logged"),
     ("targets", "string?", "numbers of the last valid list: `0 2 3`; null in a discussion"),

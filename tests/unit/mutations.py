@@ -33,8 +33,8 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 @st.composite
-def mutated(draw: Any, value: Any) -> Any:
-    """`value` with up to three of its nodes replaced, removed or doubled."""
+def mutated(draw: Any, value: Any, odd: st.SearchStrategy[Any] = ODD) -> Any:
+    """`value` with up to three of its nodes replaced by something odd, removed or doubled."""
     value = deepcopy(value)
     for _ in range(draw(st.integers(1, 3))):
         if not (spots := places(value)):
@@ -46,7 +46,7 @@ def mutated(draw: Any, value: Any) -> Any:
         elif how == "double" and isinstance(container, list):
             container.append(deepcopy(container[key]))
         else:
-            container[key] = draw(ODD)
+            container[key] = draw(odd)
     return value
 
 

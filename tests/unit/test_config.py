@@ -207,9 +207,20 @@ def test_a_layer_that_is_not_extracted(config: dict[str, Any]) -> None:
         parse_probe_name("trust_lr_l22", config)
 
 
+def test_a_filter_that_no_statement_can_pass_is_refused(config: dict[str, Any]) -> None:
+    config["datasets"]["mafia_sft"]["quality"] = {"indicators": []}
+    assert "datasets.mafia_sft.quality wants 2 indicators of 0" in refusal(config)
+    config["datasets"]["mafia_sft"]["quality"] = {"indicators": [], "min_indicators": 0}
+    check_config(config, SCHEMA)
+
+
 def test_a_requested_path_is_checked_before_anything_runs(config: dict[str, Any]) -> None:
     check_target("results/probes/trust_lr_l22/metrics.json", config)
     check_target("data/processed/werewolf/quality.json", config)
+    check_target("data/processed/mafia.lineage.json", config)
+    for target in ("data/processed/mafa/quality.json", "data/processed/mafa.lineage.json"):
+        with pytest.raises(ProbelineError, match=r"Unknown corpus 'mafa' in .* Did you mean mafia"):
+            check_target(target, config)
     with pytest.raises(ProbelineError, match="Did you mean collusion"):
         check_target("results/activations/colusion", config)
     with pytest.raises(ProbelineError, match="Did you mean lr"):

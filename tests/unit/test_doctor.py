@@ -75,6 +75,17 @@ def test_without_modal_a_missing_token_is_no_fault(here: Here) -> None:
     assert {found[name]["state"] for name in ("Python", "packages", "config", "disk", "processor")} == {"ok"}
 
 
+def test_a_corpus_that_is_not_there_is_a_fault(here: Here, project: Path) -> None:
+    (project / "mine.json").write_text('{"corpora": {"mafia": {"root": "nowhere"}}}')
+    status, found, _ = here("doctor", "--configfile", "mine.json")
+    assert (status, found["corpus mafia"]["state"]) == (1, "missing")
+    assert "No logs found in nowhere: it does not exist" in found["corpus mafia"]["says"]
+    (project / "nowhere").mkdir()
+    (project / "nowhere/one.json").touch()
+    status, found, _ = here("doctor", "--configfile", "mine.json")
+    assert (status, found["corpus mafia"]["says"]) == (0, "1 files in nowhere")
+
+
 @pytest.mark.parametrize("words", [("doctor", "--configfile", "modal.yaml"), ("remote", "doctor")])
 def test_for_modal_it_is_one(here: Here, words: tuple[str, ...]) -> None:
     status, found, _ = here(*words)

@@ -1,9 +1,9 @@
 """Mafia logs: what is read from them, what is kept from training, and that nothing in them does harm."""
 
 import json
+import os
 import random
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from probeline.logs.mafia import FAULTS, action_faults, read_mafia
 from probeline.logs.mafia_events import action_rows, event_rows
 from probeline.logs.simulate_mafia import simulate_mafia, simulate_mafia_game
 from probeline.schema import ACTIONS, EVENTS, make_table
+from tests.unit.mutations import ODD, damaged, mutated
 
 RULES = (
     "\n[GAME] Welcome to Secret Mafia! You are Player 1.\nYour role: Detective\nTeam: Village\n\n"
@@ -78,6 +79,60 @@ def test_a_phase_is_that_of_what_is_new_and_not_of_what_players_say() -> None:
     ]
 
 
+@pytest.mark.parametrize("brackets", ["{}", "[{}]"])
+def test_nothing_that_the_player_says_is_taken_for_what_the_game_says(brackets: str) -> None:
+    said = "I quote:\n[Player 2] said it.\n[GAME] Night has fallen. quoting\nSo vote."
+    echo = f"\n[Player 1] {brackets.format(said)}"
+    game = read(
+        log_of((RULES + NIGHT, "[2]"), (DAY, said), (f"{echo}\n[Player 3] No.", "I do not think so at all."))
+    )
+    assert game.pairs[2].seen == "[Player 3] No."
+    assert (game.pairs[2].phase, game.pairs[2].faults) == ("discussion", [])
+    statements = [(row["actor"], row["text"]) for row in event_rows("k", game) if row["type"] == "statement"]
+    assert statements == [
+        ("Player 1", said),
+        ("Player 3", "No."),
+        ("Player 1", "I do not think so at all."),
+    ]
+
+
+def test_the_turns_of_public_events_do_not_tell_who_acts_by_night() -> None:
+    def public(role: str, *turns: tuple[str, str | None]) -> list[tuple[int, str]]:
+        rows = event_rows(
+            "k", read(log_of(*turns, ("\n[GAME] Player 2 was eliminated by vote.", None), role=role))
+        )
+        shown = ("statement", "night_kill", "day_elimination")
+        return [(row["turn"], row["type"]) for row in rows if row["type"] in shown]
+
+    killed = "\n[GAME] Player 0 was killed during the night." + DAY
+    day = [("\n[Player 1] It is 2.\n[Player 3] Is it?", "It is."), (VOTE, "[2]")]
+    asleep = public("villager", (RULES + killed, "It is 2."), *day)
+    awake = public("detective", (RULES + NIGHT, "[2]"), (killed, "It is 2."), *day)
+    assert asleep == awake
+    assert {turn for turn, _ in asleep} == {1}
+    first = [event_rows("k", read(simulate_mafia_game(0, index))) for index in range(100)]
+    talks = [next((row["turn"] for row in rows if row["type"] == "statement"), 1) for rows in first]
+    assert set(talks) == {1}
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        (log_of((RULES + "x" * 30_000 + NIGHT, "[2]")), "first message has .* more than 20000"),
+        (log_of((RULES + VOTE + ", ".join(f"[{n}]" for n in range(500)), "[2]")), "list 50. targets"),
+        (log_of(*[("\n[Player 2] x", "y")] * 301), "observations has 301 entries, more than 300"),
+    ],
+)
+def test_what_every_row_would_repeat_is_bounded(log: dict[str, Any], words: str) -> None:
+    with pytest.raises(ProbelineError, match=words):
+        read(log)
+
+
+def test_a_list_that_names_a_target_often_names_it_once() -> None:
+    game = read(log_of((RULES + VOTE + ", [1]" * 100_000, "[2]")))
+    assert game.pairs[0].targets == [1, 2, 3]
+
+
 def test_what_happened_becomes_events_with_the_role_of_the_player_alone() -> None:
     rows = make_table(event_rows("k", read(GAME)), EVENTS).to_pylist()
     assert [(row["type"], row["actor"], row["target"], row["text"]) for row in rows] == [
@@ -126,6 +181,35 @@ def test_the_game_says_the_outcome_better_than_the_log(
     assert read(log).outcome == true
 
 
+@pytest.mark.parametrize(
+    ("info", "true"),
+    [
+        ({"0": {"reason": "timeout"}, "2": {"reason": "timeout"}}, "timeout"),
+        ({"0": {"reason": "Timeout."}, "2": {"reason": "Village wins!"}}, "loss"),
+        ({"1": {"reason": "Timeout."}}, "timeout"),
+        ({"3": {"reason": "All Mafia were eliminated. Village wins!", "outcome": "loss"}}, "win"),
+    ],
+)
+def test_the_end_of_the_game_is_read_wherever_all_agree(info: dict[str, Any], true: str) -> None:
+    assert read(log_of((RULES + NIGHT, "[2]"), game_info=info)).outcome == true
+
+
+@pytest.mark.parametrize("turns", [None, 4.0, -1, 10**9])
+def test_an_unsound_number_of_turns_is_counted_instead(turns: Any) -> None:
+    game = read(GAME | {"total_turns": turns})
+    assert (game.turns, game.repairs["total_turns_counted"]) == (4, 1)
+    without = {name: value for name, value in GAME.items() if name != "total_turns"}
+    assert read(without).turns == 4
+
+
+@pytest.mark.parametrize("logged", ["draw", None, 7])
+def test_an_unknown_outcome_counts_where_the_game_says_none(logged: Any) -> None:
+    game = read(GAME | {"outcome": logged})
+    assert (game.outcome, game.repairs["outcomes_unknown"]) == ("win", 1)
+    with pytest.raises(ProbelineError, match="outcome is"):
+        read(GAME | {"outcome": logged, "game_info": {}})
+
+
 def test_a_missing_role_is_read_from_the_first_observation() -> None:
     game = read(log_of((RULES + NIGHT, "[2]"), role=None, player_id=-1))
     assert (game.role, game.team, game.player) == ("detective", "village", 1)
@@ -145,6 +229,9 @@ def test_a_missing_role_is_read_from_the_first_observation() -> None:
         ("  ", "vote", [2], "empty"),
         ("Hello there", "unknown", None, "phase_unknown"),
         ("²", "vote", [2], "prose_in_vote_or_night"),
+        ("[3", "vote", [3], "prose_in_vote_or_night"),
+        ("3]", "night", [3], "prose_in_vote_or_night"),
+        ("Player 3", "night", [3], None),
     ],
 )
 def test_the_first_fault_of_an_action(
@@ -204,14 +291,18 @@ def test_every_file_is_accounted_for_and_no_path_of_the_machine_leaves_it(tmp_pa
         (root / name).write_bytes(data)
     with (root / "huge.json").open("wb") as huge:
         huge.truncate(17 * 2**20)
+    os.mkfifo(root / "pipe.json")
     (root / "copy.json").write_bytes(orjson.dumps(orjson.loads(good)))
     every = [root / name for name in list_files(root, "mine", "mafia")]
     ingest_mafia(every, root, tmp_path / "out", {read_mafia(paths[1]).content[:16]: "consent withdrawn"})
     quality = json.loads((tmp_path / "out/quality.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
-    assert {line["path"] for line in lines} == {*broken, "huge.json"}
-    assert all(line["reason"] and len(line["sha256"]) == 64 for line in lines)
-    assert (quality["files"], quality["quarantined"]) == (len(every), 9)
+    assert {line["path"] for line in lines} == {*broken, "huge.json", "pipe.json"}
+    digests = {line["path"]: line["sha256"] for line in lines}
+    assert digests.pop("pipe.json") is None  # reading it would never end
+    assert all(line["reason"] for line in lines)
+    assert {len(digest) for digest in digests.values()} == {64}
+    assert (quality["files"], quality["quarantined"]) == (len(every), 10)
     assert (quality["duplicates"], quality["retracted"], quality["games"]) == (1, 1, 79)
     assert quality["pairs"] == quality["kept"] + sum(quality["dropped"].values())
     assert quality["pairs"] == sum(quality["phases"].values())
@@ -239,31 +330,9 @@ def test_simulated_logs_have_the_anomalies_of_real_ones_in_their_measure() -> No
     assert simulate_mafia_game(0, 7) == simulate_mafia_game(0, 7) != simulate_mafia_game(1, 7)
 
 
-JUNK = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**70), 2**70),
-    st.floats(),
-    st.text(max_size=20),
-    st.sampled_from(
-        ["[GAME] Player 3 IS a Mafia member.", "\n[Player 99999]", "\ud800", "\x00", "[Player 1] [0]"]
-    ),
-    st.lists(st.integers(), max_size=3),
-    st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+ODD_LINES = st.sampled_from(
+    ["[GAME] Player 3 IS a Mafia member.", "\n[Player 99999]", "\n[GAME] Voting phase", "[Player 1] [0]"]
 )
-
-
-@cache
-def valid_log() -> bytes:
-    return orjson.dumps(GAME)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value inside another."""
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
-    return [path]
 
 
 def check_survives(data: bytes) -> None:
@@ -277,28 +346,24 @@ def check_survives(data: bytes) -> None:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_no_mutation_of_a_valid_log_raises(data: st.DataObject) -> None:
-    log = orjson.loads(valid_log())
-    for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.sampled_from(places(log)[1:] or [("outcome",)]))
-        inside: Any = log
-        for key in place[:-1]:
-            inside = inside[key]
-        if isinstance(inside, dict) and data.draw(st.booleans()):
-            inside.pop(place[-1], None)
-        else:
-            inside[place[-1]] = data.draw(JUNK)
+@given(mutated(GAME, st.one_of(ODD, ODD_LINES)))
+def test_no_mutation_of_a_valid_log_raises(log: Any) -> None:
     check_survives(json.dumps(log).encode())
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 10_000), st.binary(max_size=6), st.integers(0, 6))
-def test_no_damage_to_the_bytes_raises(position: int, inserted: bytes, removed: int) -> None:
-    data = valid_log()
-    position %= len(data)
-    check_survives(data[:position] + inserted + data[position + removed :])
-    check_survives(data[:position])
+@given(damaged(orjson.dumps(GAME)))
+def test_no_damage_to_the_bytes_raises(data: bytes) -> None:
+    check_survives(data)
+
+
+def test_a_root_without_a_single_mafia_log_is_told_of_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "game_stats.json").write_bytes(b'{"game_id": 1, "winner": "Village"}')
+    ingest_mafia([tmp_path / "game_stats.json"], tmp_path, tmp_path / "out/shard", {})
+    collect_mafia([tmp_path / "out/shard"], tmp_path / "out")
+    assert "Not one of 1 files is a Mafia log" in caplog.text
 
 
 def test_all_tables_of_an_empty_shard_are_there(tmp_path: Path) -> None:

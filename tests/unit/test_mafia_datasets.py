@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from probeline.datasets.mafia_acts import INDICATORS, quality_of
+from probeline.datasets.mafia_acts import INDICATORS, named_in, quality_of
 from probeline.datasets.preferences import build_preferences
 from probeline.datasets.sft import build_sft
+from probeline.lineage.code import code_closure
 from probeline.lineage.games import games_in
 from probeline.logs.ingest_mafia import collect_mafia, ingest_mafia
 from probeline.logs.mafia import action_faults
@@ -107,10 +108,13 @@ def test_what_is_too_long_for_a_model_is_left_out_and_counted(corpus: Path, tmp_
 def test_statistics_balance_and_compliance(corpus: Path, examples: Path, pairs: Path) -> None:
     rows = lines(examples / "mafia_sft_dataset.jsonl")
     told = json.loads((examples / "dataset_statistics.json").read_text())
-    assert told == json.loads((pairs / "dataset_statistics.json").read_text())
+    of_pairs = json.loads((pairs / "dataset_statistics.json").read_text())
+    assert (told["total_dpo_examples"], of_pairs["total_sft_examples"]) == (None, None)
+    shared = {"total_dpo_examples": of_pairs["total_dpo_examples"], "total_sft_examples": len(rows)}
+    assert told | shared == of_pairs | shared
     assert told["total_processed_games"] == GAMES == sum(told["outcome_distribution"].values())
     assert told["total_sft_examples"] == len(rows) == told["total_high_quality_entries"]
-    assert told["total_dpo_examples"] == len(lines(pairs / "mafia_dpo_dataset.jsonl"))
+    assert of_pairs["total_dpo_examples"] == len(lines(pairs / "mafia_dpo_dataset.jsonl"))
     with (examples / "balance_table.csv").open() as file:
         table = {(cell["role"], cell["outcome"]): cell for cell in csv.DictReader(file)}
     expected = Counter((row["role"], row["outcome"]) for row in rows)
@@ -119,7 +123,7 @@ def test_statistics_balance_and_compliance(corpus: Path, examples: Path, pairs: 
     }
     compliance = json.loads((pairs / "compliance.json").read_text())
     assert (compliance["rewritten"], compliance["simulated"]) == (0, True)
-    assert compliance["texts"] == 2 * told["total_dpo_examples"]
+    assert compliance["texts"] == 2 * of_pairs["total_dpo_examples"]
 
 
 def test_pairs_share_a_prompt_under_which_both_are_legal(corpus: Path, pairs: Path) -> None:
@@ -138,11 +142,38 @@ def test_pairs_share_a_prompt_under_which_both_are_legal(corpus: Path, pairs: Pa
         assert not action_faults(chosen, row["type"], targets)
         assert not action_faults(rejected, row["type"], targets)
         assert (state["role"], state["phase"]) == (other["role"], other["phase"])
+        # Of moves alone quality says how they are written.
         ranks = [
-            (act["outcome"] == "win", row[f"{kind}_quality"])
+            (act["outcome"] == "win", row["type"] == "discussion" and row[f"{kind}_quality"])
             for act, kind in ((state, "chosen"), (other, "rejected"))
         ]
         assert ranks[0] > ranks[1]
+
+
+def test_who_is_named_in_a_rejected_text_could_be_named_under_its_prompt(corpus: Path, pairs: Path) -> None:
+    table, told = logged(corpus), manifest(pairs)["not_chosen"]
+    assert told["no_lower_act_names_possible_players"] > 0
+    for row in lines(pairs / "mafia_dpo_dataset.jsonl"):
+        if row["type"] == "discussion":
+            state, other = table[row["game"], row["turn"]], table[row["rejected_game"], row["rejected_turn"]]
+            text = row["rejected"][0]["content"]
+            assert named_in(text) <= set(map(int, state["alive"].split()))
+            if state["player"] != other["player"]:
+                assert state["player"] not in text
+                assert other["player"] not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("Players 0,\u202f2 and 5 were quiet; player #3 was not.", {0, 2, 3, 5}),
+        ("[Player 4] said 2 things in 3 rounds.", {4}),
+        ("I trust P1.", {1}),
+        ("Nobody of the 6 players.", set()),
+    ],
+)
+def test_players_are_found_where_a_text_names_them(text: str, numbers: set[int]) -> None:
+    assert named_in(text) == numbers
 
 
 def test_no_act_is_rejected_twice_and_no_game_is_in_two_splits(pairs: Path, examples: Path) -> None:
@@ -187,3 +218,12 @@ def test_quality_is_what_its_formula_says() -> None:
     )
     assert quality_of("suspect " * 50, "villager", INDICATORS, won=False) == pytest.approx(0.5 + 0.05 + 0.2)
     assert quality_of(" ".join(INDICATORS) + "x" * 300, "detective", INDICATORS, won=True) == 1.0
+
+
+@pytest.mark.parametrize("rule", ["build_sft", "build_preferences"])
+def test_editing_how_concepts_are_built_does_not_make_examples_again(rule: str) -> None:
+    sources = Path(__file__).parents[2] / "scripts"
+    code = code_closure(sources / f"{rule}.py", sources)
+    assert "scripts/probeline/datasets/mafia_acts.py" in code
+    assert not [file for file in code if "dialogues" in file or "contexts" in file]
+    assert ("scripts/probeline/datasets/preferences.py" in code) == (rule == "build_preferences")

@@ -1,11 +1,14 @@
 """What datasets for fine-tuning say of themselves: what was left out, and what they are made of."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from probeline.files import write_parquet
 from probeline.schema import DATASET_GAMES, make_table
+
+_log = logging.getLogger(__name__)
 
 PREFIX = "excluded."
 
@@ -31,3 +34,13 @@ def write_games(output: Path, shown: Iterable[Shown]) -> None:
     """Write games.parquet of a dataset: each unit that is shown, once; lineage and leak checks read it."""
     rows = [unit._asdict() for unit in sorted(set(shown))]
     write_parquet(output / "games.parquet", make_table(rows, DATASET_GAMES))
+
+
+def warn_if_empty(output: Path, rows: int, corpus: Path) -> None:
+    """Say aloud that a dataset has not a single row: training on it would fail, or do nothing."""
+    if not rows:
+        _log.warning(
+            "%s holds not a single row. %s/quality.json says what was read; the dataset's manifest and "
+            "statistics, what was left out and why.",
+            *(output.name, corpus),
+        )

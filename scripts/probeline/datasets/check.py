@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from probeline.datasets.concepts import concept_notes
 from probeline.datasets.contexts import Event
-from probeline.datasets.dialogues import SPLITS, Selector, Tally, game_split, read_game_rows, read_games
+from probeline.datasets.dialogues import Selector, Tally, game_split, read_game_rows, read_games
 from probeline.datasets.role_mask import UNKNOWN_ROLE
 from probeline.progress import progress
-from probeline.schema import EVENT_TYPES
+from probeline.schema import EVENT_TYPES, SPLITS
 from probeline.text import plain_text
 
 if TYPE_CHECKING:

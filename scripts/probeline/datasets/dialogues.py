@@ -20,14 +20,22 @@ from probeline.digests import split_of
 from probeline.errors import ProbelineError
 from probeline.files import atomic_directory, open_parquet, write_manifest, write_parquet
 from probeline.progress import progress
-from probeline.schema import EVENTS, LOGGED_SCORES, REVEALS, SAMPLES, SEQUENCES, arrow_schema, make_table
+from probeline.schema import (
+    EVENTS,
+    LOGGED_SCORES,
+    REVEALS,
+    SAMPLES,
+    SEQUENCES,
+    SPLITS,
+    arrow_schema,
+    make_table,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 # Most of the table's bytes; read only where they are needed.
 PROMPT_COLUMNS = frozenset(("system_prompt", "user_prompt", "response"))
 

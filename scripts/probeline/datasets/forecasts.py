@@ -18,14 +18,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from probeline.datasets.accounts import Shown, by_reason, write_games
+from probeline.datasets.accounts import Shown, by_reason, warn_if_empty, write_games
 from probeline.datasets.leaks import Question, leak_report
 from probeline.datasets.lengths import length_check
 from probeline.digests import sha256_bytes, split_of
 from probeline.files import atomic_directory, open_parquet, write_json, write_json_lines, write_manifest
 from probeline.logs.forecasts import event_key, words_of
+from probeline.schema import SPLITS
 
-SPLITS = ("train", "validation", "test")
 TRUE_SHARE = 7000
 WHOLE = 10_000
 """Probabilities are parts of this many: TRUE_SHARE for the answer, the rest in equal parts for the others."""
@@ -185,6 +185,7 @@ def build_forecasts(
             "split_by": "event",
         }
         write_manifest(draft, "forecasts", {**facts, "counts": statistics})
+    warn_if_empty(output, len(rows["sft"]) + len(rows["grpo"]), corpus)
 
 
 def _training_rows(example: Example, split: str) -> Iterator[tuple[str, dict[str, Any]]]:

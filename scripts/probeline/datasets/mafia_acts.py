@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probeline.datasets.dialogues import SPLITS
 from probeline.digests import split_of
 from probeline.files import open_parquet
-from probeline.schema import ACTIONS
+from probeline.schema import ACTIONS, SPLITS
 
 DISCUSSION = "discussion"
 DECIDED = ("win", "loss")
@@ -24,6 +23,11 @@ ROLE_WORDS = {
     "villager": ("vote", "discuss", "analyze"),
     "mafia": ("deflect", "mislead", "survive"),
 }
+# "Player 3", "player #3", "Players 0, 2 and 5"
+_NAMED = re.compile(
+    r"\b(?:players?\W{0,3}|p)[0-9]{1,4}\b(?:\W{1,3}(?:(?:and|or)\W{1,3})?[0-9]{1,4}\b)*", re.IGNORECASE
+)
+_NUMBER = re.compile("[0-9]+")
 QUALITY = {"min_length": 50, "min_indicators": 2, "indicators": INDICATORS}
 """The quality filter, where the config says nothing else. It is for words: a vote has none."""
 
@@ -38,11 +42,13 @@ class Act:
         split: of the game.
         turn: as logged.
         phase: discussion, night or vote.
+        player: whose act it is: `Player 3`.
         role: of the player.
         won: whether the player won.
         instruction: the rules and the role, as the game told them.
         input: phase, turn, what the player has seen since its last act, and the valid targets.
         output: the action, as logged.
+        alive: who is in the game, as far as the player knows, by number.
         targets: the valid ones by number; none in a discussion.
         target: the number that the action names; None in a discussion.
         quality: in 0..1, see `quality_of`.
@@ -54,11 +60,13 @@ class Act:
     split: str
     turn: int
     phase: str
+    player: str
     role: str
     won: bool
     instruction: str
     input: str
     output: str
+    alive: frozenset[int]
     targets: frozenset[int]
     target: int | None
     quality: float
@@ -66,8 +74,8 @@ class Act:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """A won game goes before quality."""
-        return self.won, self.quality
+        """A won game goes before quality; of moves alone quality says how they are written, and is none."""
+        return self.won, self.quality if self.phase == DISCUSSION else 0.0
 
     @property
     def prompt(self) -> list[dict[str, str]]:
@@ -118,12 +126,13 @@ def _act(row: Mapping[str, Any], settings: Mapping[str, Any], split: str) -> Act
     targets = [] if row["phase"] == DISCUSSION else [int(word) for word in (row["targets"] or "").split()]
     won = row["outcome"] == "win"
     return Act(
-        **{name: row[name] for name in ("game", "content", "turn", "phase", "role")},
+        **{name: row[name] for name in ("game", "content", "turn", "phase", "player", "role")},
         split=split,
         won=won,
         instruction=row["rules"],
         input=_input(row, targets),
         output=row["action"],
+        alive=frozenset(map(int, row["alive"].split())),
         targets=frozenset(targets),
         target=None if row["phase"] == DISCUSSION else row["target"],
         quality=quality_of(row["action"], row["role"], settings["indicators"], won=won),
@@ -152,6 +161,11 @@ def _lack(row: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
 def count_words(text: str, words: Iterable[str]) -> int:
     """How many of some words, or words that begin with them, a text holds, each counted once."""
     return sum(re.search(rf"\b{re.escape(word)}", text, re.IGNORECASE) is not None for word in words)
+
+
+def named_in(text: str) -> set[int]:
+    """Numbers of the players that a text names."""
+    return {int(number) for names in _NAMED.findall(text) for number in _NUMBER.findall(names)}
 
 
 def quality_of(action: str, role: str, indicators: Iterable[str], *, won: bool) -> float:

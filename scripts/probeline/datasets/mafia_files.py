@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from probeline.datasets.accounts import Shown
-from probeline.datasets.dialogues import SPLITS
 from probeline.datasets.mafia_acts import DECIDED, ROLE_WORDS, Act
 from probeline.digests import sha256_file
 from probeline.files import open_parquet, read_json, write_bytes, write_json
+from probeline.schema import SPLITS
 
 COMPLIANCE = (
     "Every output is an action as it was logged; no text was rewritten, shortened or generated.",
@@ -21,7 +21,13 @@ COMPLIANCE = (
 
 
 def write_statistics(
-    output: Path, corpus: Path, counts: Mapping[str, int], acts: list[Act], examples: int, pairs: int
+    output: Path,
+    corpus: Path,
+    counts: Mapping[str, int],
+    acts: list[Act],
+    *,
+    examples: int | None = None,
+    pairs: int | None = None,
 ) -> None:
     """Write dataset_statistics.json.
 
@@ -30,8 +36,8 @@ def write_statistics(
         corpus: folder with the quality.json of the corpus.
         counts: of `read_acts`.
         acts: legal ones of decided games.
-        examples: number of examples for supervised fine-tuning.
-        pairs: number of preference pairs.
+        examples: number of examples for supervised fine-tuning, where the dataset is of these.
+        pairs: number of preference pairs, likewise.
     """
     quality = read_json(corpus / "quality.json")
     write_json(

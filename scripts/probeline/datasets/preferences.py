@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from probeline.datasets.accounts import by_reason, write_games
+from probeline.datasets.accounts import by_reason, warn_if_empty, write_games
 from probeline.datasets.lengths import length_check
-from probeline.datasets.mafia_acts import DISCUSSION, Act, read_acts
+from probeline.datasets.mafia_acts import DISCUSSION, Act, named_in, read_acts
 from probeline.datasets.mafia_files import (
     by_split,
     shown,
@@ -68,7 +68,7 @@ def build_preferences(
     good = sum(act.lacks is None for act in acts)
     with atomic_directory(output) as draft:
         write_json_lines(draft / DATASET_FILE, [_row(pair) for pair in pairs])
-        write_statistics(draft, corpus, counts, acts, good, len(pairs))
+        write_statistics(draft, corpus, counts, acts, pairs=len(pairs))
         write_balance(draft, chosen)
         texts = ((act.game, act.turn, act.output) for act in both)
         write_compliance(draft, corpus, texts, simulated=simulated)
@@ -88,6 +88,7 @@ def build_preferences(
         }
         write_manifest(draft, "preferences", {**facts, "declaration": dict(dataset)})
     _log.info("%d pairs from %d legal acts; not chosen: %s", len(pairs), len(acts), facts["not_chosen"])
+    warn_if_empty(output, len(pairs), corpus)
 
 
 def make_pairs(acts: list[Act], unpaired: Counter[str]) -> list[Pair]:
@@ -123,9 +124,11 @@ def _pairs_of(group: list[Act], unpaired: Counter[str]) -> list[Pair]:
             unpaired["is_rejected_in_another_pair"] += 1
             continue
         lower = [place for place in free if rising[place].rank < chosen.rank]
-        worst = next((place for place in lower if _is_legal_for(rising[place], chosen)), None)
+        legal = [place for place in lower if _is_legal_for(rising[place], chosen)]
+        worst = next((place for place in legal if _can_be_said_for(rising[place], chosen)), None)
         if worst is None:
-            unpaired["no_lower_act_left" if not lower else "no_lower_act_is_legal_there"] += 1
+            reason = "no_lower_act_names_possible_players" if legal else "no_lower_act_is_legal_there"
+            unpaired[reason if lower else "no_lower_act_left"] += 1
             continue
         del free[best], free[worst]
         pairs.append(Pair(chosen, rising[worst]))
@@ -139,6 +142,17 @@ def _is_legal_for(rejected: Act, chosen: Act) -> bool:
     if chosen.phase == DISCUSSION:
         return True
     return rejected.target in chosen.targets and rejected.target != chosen.target
+
+
+def _can_be_said_for(rejected: Act, chosen: Act) -> bool:
+    """Whether the players that an act names could be named under another's prompt.
+
+    Who is out could not, nor who speaks there, nor who speaks here, unless by the same number.
+    """
+    named = named_in(rejected.output) if chosen.phase == DISCUSSION else set()
+    if rejected.player != chosen.player and named & named_in(f"{rejected.player} {chosen.player}"):
+        return False
+    return named <= chosen.alive
 
 
 def _chats(pair: Pair) -> list[list[dict[str, str]]]:

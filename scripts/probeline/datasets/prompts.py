@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 
-from probeline.datasets.accounts import Shown, by_reason, write_games
+from probeline.datasets.accounts import Shown, by_reason, warn_if_empty, write_games
 from probeline.datasets.lengths import length_check
 from probeline.digests import canonical_digest, split_of
 from probeline.files import atomic_directory, open_parquet, write_json, write_manifest
+from probeline.schema import SPLITS
 
-SPLITS = ("train", "validation", "test")
 SPLIT_OF_FOLDER = {"train": "train", "dev": "validation", "test": "test"}
 GENERIC_RUBRIC = (
     "A good reply helps the customer with what they asked for, is accurate and in keeping with the "
@@ -104,6 +104,7 @@ def build_prompts(
         facts = {"dataset": output.name, "declaration": dict(dataset), "simulated": simulated}
         facts |= {"split_by": "dialogue", "generic_rubric": GENERIC_RUBRIC, "counts": statistics}
         write_manifest(draft, "prompts", facts)
+    warn_if_empty(output, sum(kept.values()), corpus)
 
 
 def _line(row: Mapping[str, Any], dialogue: str, split: str, rubrics: Mapping[str, str]) -> dict[str, Any]:

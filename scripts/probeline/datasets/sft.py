@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probeline.datasets.accounts import by_reason, write_games
+from probeline.datasets.accounts import by_reason, warn_if_empty, write_games
 from probeline.datasets.lengths import length_check
 from probeline.datasets.mafia_acts import Act, read_acts
 from probeline.datasets.mafia_files import (
@@ -16,7 +16,6 @@ from probeline.datasets.mafia_files import (
     write_compliance,
     write_statistics,
 )
-from probeline.datasets.preferences import make_pairs
 from probeline.files import atomic_directory, write_json_lines, write_manifest
 
 _log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ def build_sft(
             examples.append(act)
     with atomic_directory(output) as draft:
         write_json_lines(draft / DATASET_FILE, [_row(act) for act in examples])
-        write_statistics(draft, corpus, counts, acts, len(examples), len(make_pairs(acts, Counter())))
+        write_statistics(draft, corpus, counts, acts, examples=len(examples))
         write_balance(draft, examples)
         texts = ((act.game, act.turn, act.output) for act in examples)
         write_compliance(draft, corpus, texts, simulated=simulated)
@@ -70,6 +69,7 @@ def build_sft(
         }
         write_manifest(draft, "sft", {**facts, "declaration": dict(dataset)})
     _log.info("%d examples of %d entries; left out: %s", len(examples), counts["entries"], facts["excluded"])
+    warn_if_empty(output, len(examples), corpus)
 
 
 def _row(act: Act) -> dict[str, Any]:

@@ -19,16 +19,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from probeline.errors import ProbelineError
-from probeline.files import atomic_directory, read_json, write_json, write_json_lines, write_manifest
+from probeline.files import atomic_directory, read_json, write_json, write_manifest
 from probeline.logs.formats import unit_key
 from probeline.logs.listing import MAX_SMALL_FILE_BYTES, file_content
 from probeline.logs.mafia import FAULTS, OUTCOMES, PHASES, ROLES, UNKNOWN, MafiaGame, read_mafia
 from probeline.logs.mafia_events import action_rows, event_rows
 from probeline.logs.reading import quarantined, read_bytes
 from probeline.logs.tables import merge_tables, row_writer
+from probeline.logs.units import QUALITY_FILE, QUARANTINE_FILE, place_of, read_quarantine, write_quarantine
 from probeline.progress import progress
 from probeline.schema import ACTIONS, EVENTS, GAMES
 from probeline.text import plain_text
@@ -36,8 +35,6 @@ from probeline.text import plain_text
 _log = logging.getLogger(__name__)
 
 TABLES = {"events.parquet": EVENTS, "games.parquet": GAMES, "actions.parquet": ACTIONS}
-QUALITY_FILE = "quality.json"
-QUARANTINE_FILE = "quarantine.jsonl"
 
 _COUNTED = {
     **dict.fromkeys(("files", "games", "duplicates", "quarantined", "retracted", "pairs", "kept"), ()),
@@ -107,8 +104,7 @@ def _games(
             game = read_mafia(read_bytes(path, MAX_SMALL_FILE_BYTES))
         except (ProbelineError, OSError) as error:
             counts["quarantined"] += 1
-            name = path.relative_to(root).as_posix()
-            quarantine.append({"path": name, "file": path.name, **quarantined(path, error)})
+            quarantine.append({**place_of(path, root), **quarantined(path, error)})
             continue
         if game.content != content:
             raise ProbelineError(f"{path} changed while it was read. Run the same command again.")
@@ -181,11 +177,12 @@ def collect_mafia(shards: list[Path], output: Path) -> None:
     quarantine: list[dict[str, Any]] = []
     for shard in shards:
         counts.update(_flat(read_json(shard / QUALITY_FILE)))
-        lines = (shard / QUARANTINE_FILE).read_bytes().splitlines()
-        quarantine += map(orjson.loads, lines)
+        quarantine += read_quarantine(shard)
     _write_account(output, counts, quarantine)
     write_manifest(output, "corpus", _facts(counts), [*TABLES, QUALITY_FILE, QUARANTINE_FILE])
     _report(counts)
+    if not counts["games"] and counts["files"] > counts["retracted"]:
+        _log.warning("Not one of %d files is a Mafia log. Is this the right root?", counts["files"])
     if quarantine:
         _log.warning("%d in quarantine: see %s", len(quarantine), output / QUARANTINE_FILE)
 
@@ -205,8 +202,7 @@ def _write_account(folder: Path, counts: Counter[str], quarantine: list[dict[str
         elif not part and (count or name in quality):
             quality[name] = count
     write_json(folder / QUALITY_FILE, quality)
-    lines = sorted(quarantine, key=lambda line: str(line["path"]))
-    write_json_lines(folder / QUARANTINE_FILE, lines)
+    write_quarantine(folder, quarantine)
 
 
 def _flat(quality: Mapping[str, Any]) -> dict[str, int]:

@@ -4,6 +4,7 @@ Imported while the workflow is parsed: the standard library and orjson only, and
 that did not change.
 """
 
+import errno
 import os
 import re
 import sys
@@ -173,7 +174,7 @@ def game_files(root: Path, game: str) -> list[Path]:
     it may be read it is one input more, and its shard is made again.
     """
     files = [root / game / name for name in (GAME_STATS, LLM_LOG)]
-    return [file for file in files if os.access(file, os.R_OK) and file.is_file()]
+    return [file for file in files if can_be_input(file)]
 
 
 def has_file(path: Path) -> bool:
@@ -257,8 +258,19 @@ def _announce(count: int) -> None:
         print(f"Reading {count:,} game logs once, to find copies …", file=sys.stderr, flush=True)
 
 
+def can_be_input(path: Path) -> bool:
+    """Whether Snakemake may read a file; a pipe in a file's place would never end."""
+    return os.access(path, os.R_OK) and path.is_file()
+
+
 def file_content(path: Path, limit: int = MAX_FILE_BYTES) -> str:
-    """The digest of a file's content, see `game_content`; of its bytes where it is too large to be a log."""
+    """The digest of a file's content, see `game_content`; of its bytes where it is too large to be a log.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     if path.stat().st_size > limit:
         return sha256_file(path)
     return game_content(path.read_bytes())

@@ -14,8 +14,12 @@ from typing import Any, NamedTuple
 from probeline.errors import ProbelineError
 from probeline.logs.reading import content_digest, kind_of, parse_json, take
 
-MAX_TURNS = 5000
+MAX_TURNS = 300
 """More observations (the longest real logs have about 20) are no log of one game."""
+MAX_RULES = 20_000
+"""More characters (real ones have some thousand) are no rules; every row of a game repeats them."""
+MAX_TARGETS = 100
+"""More valid targets (real lists have 6) are no list; every row repeats its own."""
 MAX_MESSAGES = 20_000
 """More messages (real logs have some hundred) are no log of one game either."""
 MAX_NUMBER = 10_000
@@ -37,12 +41,14 @@ FAULTS = {
 """Why an action is kept from training; where several apply, the first counts."""
 
 _ENTRY = re.compile(r"^\[(?:GAME|Player (\d{1,4}))\][^\S\n]?", re.MULTILINE)
-_MOVE = re.compile(r"\[?\s*(?:player\s*)?(\d{1,4})\s*\]?", re.IGNORECASE | re.ASCII)
+_NUMBER = r"\s*(?:player\s*)?(\d{1,4})\s*"
+_MOVE = re.compile(rf"\[{_NUMBER}\]|{_NUMBER}", re.IGNORECASE | re.ASCII)
 _NUMBERS = re.compile(r"\[(\d{1,4})\]", re.ASCII)
+_DAY_BREAKS = "Day breaks"
 _PHASE_LINES = {
     "Night has fallen": NIGHT,
     "Night phase": NIGHT,
-    "Day breaks": DISCUSSION,
+    _DAY_BREAKS: DISCUSSION,
     "Voting phase": VOTE,
 }
 _KILLED = re.compile(r"Player (\d{1,4}) was killed during the night", re.ASCII)
@@ -78,6 +84,7 @@ class Pair:
         phase: one of PHASES, or `unknown`.
         seen: what is new since the observation before, without the echo of the player's own act.
         entries: the same, message by message, each with the phase it belongs to.
+        alive: numbers of the players of whom nothing has said that they are out.
         action: what the player sent; None where the log has none for this turn.
         targets: numbers of the last list of valid ones; None in a discussion or where there was no list.
         faults: keys of FAULTS, in their order.
@@ -87,6 +94,7 @@ class Pair:
     phase: str
     seen: str
     entries: list[tuple[str, Entry]]
+    alive: list[int]
     action: str | None
     targets: list[int] | None
     faults: list[str]
@@ -121,12 +129,12 @@ def read_mafia(data: bytes) -> MafiaGame:
         raise ProbelineError(f"the file holds {kind_of(log)}, expected an object")
     observations = _observations(take(log, "observations", list))
     actions = _actions(take(log, "actions", list))
-    turns = take(log, "total_turns", int)
-    if not 0 <= turns <= MAX_NUMBER:
-        raise ProbelineError(f"total_turns is out of bounds, expected 0 to {MAX_NUMBER}")
+    turns = _total_turns(log, len(observations), repairs)
     content = content_digest(log, data, standard=not repairs["files_nonstandard_json"])
     first = observations[0][1] if observations else ""
     rules = _rules(first)
+    if len(rules) > MAX_RULES:
+        raise ProbelineError(f"the first message has {len(rules)} characters, more than {MAX_RULES}")
     player = _player(log, rules)
     role, team = _role_and_team(log, rules, repairs)
     outcome, winner = _outcome(log, player, team, repairs)
@@ -148,6 +156,15 @@ def _actions(rows: list[Any]) -> dict[int, deque[str]]:
     for row, where in _rows(rows, "actions"):
         actions[_turn(row, where)].append(take(row, "action", str, where=where))
     return actions
+
+
+def _total_turns(log: dict[str, Any], observations: int, repairs: Counter[str]) -> int:
+    """How many turns the log says there were; where it says nothing sound, as many as it shows."""
+    told = log.get("total_turns")
+    if type(told) is int and 0 <= told <= MAX_NUMBER:
+        return told
+    repairs["total_turns_counted"] += 1
+    return observations
 
 
 def _rows(rows: list[Any], name: str) -> Iterator[tuple[Any, str]]:
@@ -202,33 +219,38 @@ def _role_and_team(log: dict[str, Any], rules: str, repairs: Counter[str]) -> tu
 
 def _outcome(log: dict[str, Any], player: int | None, team: str, repairs: Counter[str]) -> tuple[str, str]:
     """The true outcome for the player, and the winner: what the game said goes before what was logged."""
-    logged = take(log, "outcome", str)
+    logged = log.get("outcome")
     told = _end_of_game(log, player)
     reason = told.get("reason") if isinstance(told.get("reason"), str) else ""
     assert isinstance(reason, str)
-    if reason.strip().lower() == "timeout":
+    if reason.strip(" \t\n.!").lower() == "timeout":
         outcome, winner = "timeout", "timeout"
     elif "mafia wins" in reason.lower() or "village wins" in reason.lower():
         winner = MAFIA if "mafia wins" in reason.lower() else VILLAGE
         own = told.get("outcome") if told.get("outcome") in ("win", "loss") else logged
         outcome = str(own) if team == UNKNOWN else "win" if team == winner else "loss"
     else:
-        outcome, winner = logged, UNKNOWN
+        outcome, winner = take(log, "outcome", str), UNKNOWN
     if outcome not in OUTCOMES:
         raise ProbelineError(f"outcome is none of {', '.join(OUTCOMES)}")
     repairs["outcomes_mended"] += outcome != logged
+    repairs["outcomes_unknown"] += logged not in OUTCOMES
     return outcome, outcome if winner == UNKNOWN and outcome == "error" else winner
 
 
 def _end_of_game(log: dict[str, Any], player: int | None) -> dict[str, Any]:
-    """What the game said of its end: of this player, or of the only one it speaks of."""
+    """What the game said of its end: of this player, or what it said of all whom it speaks of."""
     info = log.get("game_info")
     if not isinstance(info, dict):
         return {}
-    told = info.get(str(player))
-    if told is None and len(info) == 1:
-        told = next(iter(info.values()))
-    return told if isinstance(told, dict) else {}
+    if str(player) in info:
+        told = info[str(player)]
+        return told if isinstance(told, dict) else {}
+    entries = [entry for entry in info.values() if isinstance(entry, dict)]
+    if len(entries) == 1 and player is None:
+        return entries[0]
+    reasons = {entry["reason"] for entry in entries if isinstance(entry.get("reason"), str)}
+    return {"reason": reasons.pop()} if len(reasons) == 1 else {}
 
 
 def _seat_players(game: MafiaGame) -> None:
@@ -255,7 +277,7 @@ def _players_in(text: str) -> list[int]:
 
 def _join(game: MafiaGame, observations: list[tuple[int, str]], actions: dict[int, deque[str]]) -> None:
     """Each observation with the action of its turn, its phase and the moves that were allowed."""
-    before, phase, targets, messages = "", UNKNOWN, None, 0
+    before, phase, targets, messages, action = "", UNKNOWN, None, 0, None
     for turn, content in observations:
         new = content
         if content.startswith(before):
@@ -263,6 +285,8 @@ def _join(game: MafiaGame, observations: list[tuple[int, str]], actions: dict[in
         else:
             game.repairs["observations_not_cumulative"] += 1
         before = content
+        # What the player said can look like a message of the game: without it, before anything is read.
+        new = _without_echo(new, game.player, action)
         entries = []
         for entry in entries_of(new):
             phase, targets = _after(entry, phase, targets)
@@ -273,8 +297,8 @@ def _join(game: MafiaGame, observations: list[tuple[int, str]], actions: dict[in
             raise ProbelineError(f"observations hold more than {MAX_MESSAGES} messages")
         action = actions[turn].popleft() if actions.get(turn) else None
         faults = [] if action is None else action_faults(action, phase, targets)
-        seen = _without_echo(new, game.player)
-        game.pairs.append(Pair(turn, phase, seen, entries, action, targets, faults))
+        alive = [number for number, seat in game.seats.items() if seat.survived]
+        game.pairs.append(Pair(turn, phase, new.strip(), entries, alive, action, targets, faults))
     game.repairs["observations"] += len(observations)
     game.repairs["observations_without_action"] += sum(pair.action is None for pair in game.pairs)
     game.repairs["actions_without_observation"] += sum(map(len, actions.values()))
@@ -286,7 +310,10 @@ def _after(entry: Entry, phase: str, targets: list[int] | None) -> tuple[str, li
         return phase, targets
     for beginning, begun in _PHASE_LINES.items():
         if entry.text.startswith(beginning):
-            listed = [int(number) for number in _NUMBERS.findall(entry.text)]
+            # One list may name a player twice.
+            listed = list(dict.fromkeys(map(int, _NUMBERS.findall(entry.text))))
+            if len(listed) > MAX_TARGETS:
+                raise ProbelineError(f"observations list {len(listed)} targets, more than {MAX_TARGETS}")
             return begun, listed or None
     return phase, targets
 
@@ -301,8 +328,16 @@ def _note_fate(game: MafiaGame, entry: Entry) -> None:
     game.repairs["invalid_moves"] += "attempted an invalid move" in entry.text
 
 
-def _without_echo(new: str, player: int | None) -> str:
-    """What is new but for the player's own act, which the game repeats first."""
+def _without_echo(new: str, player: int | None, action: str | None) -> str:
+    """What is new but for the player's own act, which the game repeats first, as it is or in brackets.
+
+    Where it repeats it in other words, these end with the next message.
+    """
+    text = new.lstrip()
+    for act in () if action is None else (action, action.strip()):
+        for echo in (f"[Player {player}] {act}", f"[Player {player}] [{act}]"):
+            if text == echo or text.startswith(echo + "\n"):
+                return text[len(echo) :]
     found = list(_ENTRY.finditer(new))
     if (
         found
@@ -310,14 +345,14 @@ def _without_echo(new: str, player: int | None) -> str:
         and int(found[0][1]) == player
         and not new[: found[0].start()].strip()
     ):
-        return new[found[1].start() if len(found) > 1 else len(new) :].strip()
-    return new.strip()
+        return new[found[1].start() if len(found) > 1 else len(new) :]
+    return new
 
 
 def move_of(action: str) -> int | None:
     """The number of the player that an action names and does nothing else; None for prose."""
     match = _MOVE.fullmatch(action.strip())
-    return int(match[1]) if match else None
+    return int(match[1] or match[2]) if match else None
 
 
 def action_faults(action: str, phase: str, targets: list[int] | None) -> list[str]:
@@ -339,6 +374,11 @@ def action_faults(action: str, phase: str, targets: list[int] | None) -> list[st
         "phase_unknown": phase == UNKNOWN,
     }
     return [fault for fault in FAULTS if found[fault]]
+
+
+def begins_day(entry: Entry) -> bool:
+    """Whether a message of the game begins a day."""
+    return entry.player is None and entry.text.startswith(_DAY_BREAKS)
 
 
 def killed_in(entry: Entry) -> int | None:

@@ -9,6 +9,7 @@ from probeline.logs.mafia import (
     Entry,
     MafiaGame,
     Pair,
+    begins_day,
     check_result,
     entries_of,
     killed_in,
@@ -17,6 +18,7 @@ from probeline.logs.mafia import (
 )
 from probeline.schema import EVENTS
 
+OF_A_NIGHT = ("night_kill", "night_vote", "seer_check", "protection")
 NIGHT_ACTS = {"mafia": "night_vote", "detective": "seer_check", "doctor": "protection"}
 _EMPTY: dict[str, Any] = {name: None for name, _, _ in EVENTS} | {"valid": True, "source": "stats"}
 
@@ -25,22 +27,30 @@ def event_rows(key: str, game: MafiaGame) -> list[dict[str, Any]]:
     """What happened in a game, rows of `schema.EVENTS`, in order.
 
     The player's acts are taken from the actions: their echo in the next observation is passed over. Only
-    these have the actor's role and team.
+    these have the actor's role and team. Turns are days, which all players see begin, each with the night
+    before it: the player's own turns would tell who acts by night.
     """
     rows: list[dict[str, Any]] = []
     checks: dict[str, dict[str, Any]] = {}
+    days = 0
     for pair in game.pairs:
         for phase, entry in pair.entries:
+            days += begins_day(entry)
             row = _seen(game, phase, entry)
             if row is not None:
-                rows.append(row | {"turn": pair.turn + 1})
+                rows.append(row | {"turn": _turn(row, days)})
             elif (result := check_result(entry)) is not None:
                 _tell_result(checks, *result)
         if pair.action is not None:
-            rows.append(_own_act(game, pair, pair.action))
+            act = _own_act(game, pair, pair.action)
+            rows.append(act | {"turn": _turn(act, days)})
             if rows[-1]["type"] == "seer_check" and "target" in rows[-1]:
                 checks[rows[-1]["target"]] = rows[-1]
     return [{**_EMPTY, **row, "game": key, "event": position} for position, row in enumerate(rows)]
+
+
+def _turn(row: dict[str, Any], days: int) -> int:
+    return days + 1 if row["type"] in OF_A_NIGHT else max(days, 1)
 
 
 def _seen(game: MafiaGame, phase: str, entry: Entry) -> dict[str, Any] | None:
@@ -64,7 +74,6 @@ def _own_act(game: MafiaGame, pair: Pair, action: str) -> dict[str, Any]:
         kind = NIGHT_ACTS.get(game.role, "night_vote")
     known = game.role in ("mafia", "detective", "doctor", "villager")
     act = {
-        "turn": pair.turn + 1,
         "actor": None if game.player is None else _name(game.player),
         "actor_role": game.role if known else None,
         "actor_team": game.team if known else None,
@@ -129,6 +138,7 @@ def action_rows(key: str, game: MafiaGame) -> list[dict[str, Any]]:
                 "team": game.team,
                 "outcome": game.outcome,
                 "rules": game.rules,
+                "alive": " ".join(map(str, pair.alive)),
                 "seen": _without_rules(pair.seen) if position == 0 else pair.seen,
                 "action": pair.action,
                 "targets": None if pair.targets is None else " ".join(map(str, pair.targets)),

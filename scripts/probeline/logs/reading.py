@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import orjson
@@ -24,12 +25,15 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
         limit: most bytes; MAX_FILE_BYTES where it is not given.
 
     Raises:
-        ProbelineError: it is too large for the log of one game.
+        ProbelineError: it is too large for the log of one game, or no regular file.
         OSError: it cannot be read.
     """
     most = MAX_FILE_BYTES if limit is None else limit
-    if (size := path.stat().st_size) > most:
-        raise ProbelineError(f"the file has {size} bytes, more than {most}")
+    info = path.stat()
+    if not S_ISREG(info.st_mode):
+        raise ProbelineError("it is no regular file")
+    if info.st_size > most:
+        raise ProbelineError(f"the file has {info.st_size} bytes, more than {most}")
     return path.read_bytes()
 
 
@@ -41,7 +45,8 @@ def quarantined(path: Path, error: Exception) -> dict[str, str | None]:
     elif isinstance(error, OSError):
         reason = f"the file could not be read ({error.strerror})"
     try:
-        digest = sha256_file(path)
+        # A pipe would be read for ever.
+        digest = sha256_file(path) if path.is_file() else None
     except OSError:
         digest = None
     return {"reason": plain_text(reason), "sha256": digest}

@@ -175,13 +175,13 @@ def _read_file(
             raise ProbelineError(f"the file holds none of the {form.noun}{first}")
     except (ProbelineError, OSError) as error:
         counts["files_quarantined"] += 1
-        quarantine.append({**_place(path, root), "entry": None, **quarantined(path, error)})
+        quarantine.append({**place_of(path, root), "entry": None, **quarantined(path, error)})
         return [], [], False
     counts["found"] += len(faults)
     counts["quarantined"] += len(faults)
     quarantine += [
         {
-            **_place(path, root),
+            **place_of(path, root),
             "entry": fault.number,
             "reason": plain_text(fault.reason),
             "sha256": fault.sha256,
@@ -191,7 +191,8 @@ def _read_file(
     return units, faults, False
 
 
-def _place(path: Path, root: Path) -> dict[str, str]:
+def place_of(path: Path, root: Path) -> dict[str, str]:
+    """A file's path below the root of its corpus and its name, for the quarantine."""
     name = path.relative_to(root).as_posix().encode("utf-8", "replace").decode()
     return {"path": name, "file": name.rpartition("/")[2]}
 
@@ -210,8 +211,7 @@ def collect_units(form: Format, shards: list[Path], output: Path) -> None:
     for shard in shards:
         quality = read_json(shard / QUALITY_FILE)
         counts.update({name: quality[name] for name in _READ})
-        lines = (shard / QUARANTINE_FILE).read_bytes().splitlines()
-        quarantine += [orjson.loads(line) for line in lines]
+        quarantine += read_quarantine(shard)
     tables = [f"{form.noun}.parquet", f"{form.parts}.parquet"]
     chosen: dict[str, int] = {}
     with table_writer(output / tables[0], form.unit_columns) as write:
@@ -229,6 +229,8 @@ def collect_units(form: Format, shards: list[Path], output: Path) -> None:
     _write_account(form, output, counts, quarantine)
     facts = _facts(form, counts, len(chosen))
     write_manifest(output, "corpus", facts, [*tables, QUALITY_FILE, QUARANTINE_FILE])
+    if not chosen and counts["files_quarantined"] + counts["quarantined"]:
+        _log.warning("None of the %s could be read. Is this the right root?", form.noun)
     if quarantine:
         _log.warning("%d in quarantine: see %s", len(quarantine), output / QUARANTINE_FILE)
 
@@ -273,9 +275,19 @@ def _write_account(
             own[entry["name"]] += entry["count"]
     account = {name: counts[name] for name in _READ} | {form.noun: kept}
     write_json(folder / QUALITY_FILE, {**account, **own, **form.extra(units, parts)})
-    order = sorted(quarantine, key=lambda line: (line["path"], line["entry"] or 0))
-    write_json_lines(folder / QUARANTINE_FILE, order)
+    write_quarantine(folder, quarantine)
     _log.info("%s", ", ".join(f"{count} {name}" for name, count in account.items()))
+
+
+def read_quarantine(folder: Path) -> list[dict[str, Any]]:
+    """What a shard or a corpus has in quarantine."""
+    return [orjson.loads(line) for line in (folder / QUARANTINE_FILE).read_bytes().splitlines()]
+
+
+def write_quarantine(folder: Path, quarantine: list[dict[str, Any]]) -> None:
+    """Write quarantine.jsonl, by path and entry."""
+    order = sorted(quarantine, key=lambda line: (line["path"], line.get("entry") or 0))
+    write_json_lines(folder / QUARANTINE_FILE, order)
 
 
 def counts_column(counts: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from probeline.compute.remote.connection import within
 from probeline.errors import ProbelineError
+from probeline.logs.formats import FILE_FORMATS
 from probeline.text import plain_text
 
 OK, MISSING, WRONG, NOT_NEEDED, UNKNOWN = "ok", "missing", "wrong", "not needed", "unknown"
@@ -128,6 +129,7 @@ def examine(configfiles: Sequence[Path] = (), for_modal: bool = False) -> list[F
         _python(),
         _packages(),
         of_config,
+        *_corpora(config),
         _disk(),
         _processor(),
         _gpu(needed),
@@ -220,6 +222,26 @@ def _installed() -> tuple[dict[str, str], list[str]]:
         here[name] = found.version
         waiting += map(Requirement, found.requires or [])
     return here, sorted(lacking)
+
+
+def _corpora(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Are the logs there? What is simulated needs none."""
+    from probeline.config import is_simulated
+    from probeline.logs.listing import list_files, list_games
+
+    for name, corpus in config.get("corpora", {}).items():
+        if is_simulated(name, corpus):
+            continue
+        root = Path(corpus["root"]).expanduser()
+        try:
+            if corpus["format"] in FILE_FORMATS:
+                says = f"{len(list_files(root, name, corpus['format']))} files"
+            else:
+                says = f"{len(list_games(root, name))} games"
+        except ProbelineError as error:
+            yield Finding(f"corpus {name}", MISSING, str(error))
+        else:
+            yield Finding(f"corpus {name}", OK, f"{says} in {root}")
 
 
 def _disk() -> Finding:
