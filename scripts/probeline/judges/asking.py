@@ -18,7 +18,7 @@ from tenacity import (
     stop_when_event_set,
 )
 
-from probeline.judges.cache import LEASE, Answer, AnswerCache
+from probeline.judges.cache import Answer, AnswerCache
 from probeline.judges.parsing import NoAnswerError
 from probeline.judges.questions import Question
 from probeline.progress import progress
@@ -161,7 +161,7 @@ class Asking:
         ended = threading.Event()
 
         def renew() -> None:
-            while not ended.wait(LEASE / 3):
+            while not ended.wait(self._cache.lease / 3):
                 self._cache.renew(self._owner)
 
         thread = threading.Thread(target=renew, name="judge-claims", daemon=True)

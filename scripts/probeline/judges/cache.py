@@ -53,13 +53,17 @@ class AnswerCache:
         path: of the file; made where it is not there.
         lease: seconds after which a claim that is not renewed is free.
 
+    Attributes:
+        path: of the file.
+        lease: seconds.
+
     Raises:
         ProbelineError: the file is damaged, another program's, or cannot be written.
     """
 
     def __init__(self, path: Path, lease: float = LEASE) -> None:
         self.path = path
-        self._lease = lease
+        self.lease = lease
         self._lock = threading.Lock()
         with self._in_words():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +106,7 @@ class AnswerCache:
                 "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE"
                 " SET owner = excluded.owner, expires = excluded.expires"
                 " WHERE expires < ? OR expires > ?",
-                (key, owner, now + self._lease, now, now + 2 * self._lease),
+                (key, owner, now + self.lease, now, now + 2 * self.lease),
             ).rowcount
         return None, claimed == 1
 
@@ -131,7 +135,7 @@ class AnswerCache:
         """Hold all claims of an owner for another lease."""
         with self._write() as connection:
             connection.execute(
-                "UPDATE claims SET expires = ? WHERE owner = ?", (time.time() + self._lease, owner)
+                "UPDATE claims SET expires = ? WHERE owner = ?", (time.time() + self.lease, owner)
             )
 
     def release(self, owner: str, key: str | None = None) -> None:

