@@ -1,13 +1,21 @@
 """What datasets for fine-tuning say of themselves: what was left out, and what they are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from probeline.files import write_parquet
 from probeline.schema import DATASET_GAMES, make_table
 
 PREFIX = "excluded."
+
+
+class Shown(NamedTuple):
+    """A game, case or dialogue that examples are made of: its key, the digest of its content, its split."""
+
+    game: str
+    content: str
+    split: str
 
 
 def by_reason(counts: Mapping[str, int]) -> dict[str, int]:
@@ -19,15 +27,7 @@ def by_reason(counts: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def write_units(output: Path, units: Mapping[str, Mapping[str, Any]], split: Mapping[str, str]) -> None:
-    """Write games.parquet: each unit that is shown, with its split; lineage and leak checks read it.
-
-    Args:
-        output: the dataset.
-        units: key → row with the unit's content.
-        split: key of each unit that is shown → its split.
-    """
-    rows = [
-        {"game": key, "content": units[key]["content"], "split": part} for key, part in sorted(split.items())
-    ]
+def write_games(output: Path, shown: Iterable[Shown]) -> None:
+    """Write games.parquet of a dataset: each unit that is shown, once; lineage and leak checks read it."""
+    rows = [unit._asdict() for unit in sorted(set(shown))]
     write_parquet(output / "games.parquet", make_table(rows, DATASET_GAMES))

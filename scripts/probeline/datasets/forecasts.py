@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from probeline.datasets.accounts import by_reason, write_units
+from probeline.datasets.accounts import Shown, by_reason, write_games
 from probeline.datasets.leaks import Question, leak_report
 from probeline.datasets.lengths import length_check
 from probeline.digests import sha256_bytes, split_of
@@ -176,8 +176,8 @@ def build_forecasts(
             write_json_lines(draft / f"{kind}.jsonl", lines)
         write_json(draft / "leaks.json", leak_report(_logged(cases, levels), [_shown(one) for one in used]))
         write_json(draft / "dataset_statistics.json", statistics)
-        shown = {row["id"].partition("#")[0]: row["split"] for row in [*rows["sft"], *rows["grpo"]]}
-        write_units(draft, cases, shown)
+        shown = ((row["id"].partition("#")[0], row["split"]) for row in [*rows["sft"], *rows["grpo"]])
+        write_games(draft, (Shown(case, cases[case]["content"], split) for case, split in shown))
         facts = {
             "dataset": output.name,
             "declaration": dict(dataset),

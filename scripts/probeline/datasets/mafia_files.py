@@ -3,14 +3,14 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from probeline.datasets.accounts import Shown
 from probeline.datasets.dialogues import SPLITS
 from probeline.datasets.mafia_acts import DECIDED, ROLE_WORDS, Act
 from probeline.digests import sha256_file
-from probeline.files import open_parquet, read_json, write_bytes, write_json, write_parquet
-from probeline.schema import DATASET_GAMES, make_table
+from probeline.files import open_parquet, read_json, write_bytes, write_json
 
 COMPLIANCE = (
     "Every output is an action as it was logged; no text was rewritten, shortened or generated.",
@@ -93,22 +93,12 @@ def write_compliance(
     )
 
 
-def write_games(output: Path, acts: Iterable[Act]) -> None:
-    """Write games.parquet: each game that is shown, with its split; lineage and leak checks read it."""
-    games = {act.game: {"game": act.game, "content": act.content, "split": act.split} for act in acts}
-    write_parquet(output / "games.parquet", make_table([games[key] for key in sorted(games)], DATASET_GAMES))
+def shown(acts: Iterable[Act]) -> Iterator[Shown]:
+    """The games that acts are from."""
+    return (Shown(act.game, act.content, act.split) for act in acts)
 
 
 def by_split(acts: Iterable[Act]) -> dict[str, int]:
     """Number of examples in each split."""
     counts = Counter(act.split for act in acts)
     return {split: counts[split] for split in SPLITS}
-
-
-def excluded(counts: Mapping[str, int]) -> dict[str, int]:
-    """Reason → how many entries were left out for it."""
-    return {
-        name.removeprefix("excluded."): count
-        for name, count in sorted(counts.items())
-        if name.startswith("excluded.")
-    }

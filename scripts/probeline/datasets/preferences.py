@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from probeline.datasets.accounts import by_reason, write_games
 from probeline.datasets.lengths import length_check
 from probeline.datasets.mafia_acts import DISCUSSION, Act, read_acts
 from probeline.datasets.mafia_files import (
     by_split,
-    excluded,
+    shown,
     write_balance,
     write_compliance,
-    write_games,
     write_statistics,
 )
 from probeline.files import atomic_directory, write_json_lines, write_manifest
@@ -64,23 +64,23 @@ def build_preferences(
     lengths: Counter[str] = Counter()
     fits = length_check(model, dataset.get("max_tokens"), lengths)
     pairs = [pair for pair in found if fits(_chats(pair))]
-    chosen, shown = [pair.chosen for pair in pairs], [act for pair in pairs for act in pair]
+    chosen, both = [pair.chosen for pair in pairs], [act for pair in pairs for act in pair]
     good = sum(act.lacks is None for act in acts)
     with atomic_directory(output) as draft:
         write_json_lines(draft / DATASET_FILE, [_row(pair) for pair in pairs])
         write_statistics(draft, corpus, counts, acts, good, len(pairs))
         write_balance(draft, chosen)
-        texts = ((act.game, act.turn, act.output) for act in shown)
+        texts = ((act.game, act.turn, act.output) for act in both)
         write_compliance(draft, corpus, texts, simulated=simulated)
-        write_games(draft, shown)
+        write_games(draft, shown(both))
         facts = {
             "simulated": simulated,
             "entries": counts["entries"],
             "acts": len(acts),
             "could_be_chosen": good,
             "pairs": len(pairs),
-            "excluded": excluded(counts),
-            "pairs_excluded": excluded(lengths),
+            "excluded": by_reason(counts),
+            "pairs_excluded": by_reason(lengths),
             # Why not more: each act that could be chosen is in a pair, in `pairs_excluded` or here.
             "not_chosen": dict(sorted(unpaired.items())),
             "splits": by_split(chosen),

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from probeline.datasets.accounts import by_reason, write_units
+from probeline.datasets.accounts import Shown, by_reason, write_games
 from probeline.datasets.lengths import length_check
 from probeline.digests import canonical_digest, split_of
 from probeline.files import atomic_directory, open_parquet, write_json, write_manifest
@@ -74,7 +74,7 @@ def build_prompts(
     excluded: Counter[str] = Counter()
     fits = length_check(model, dataset.get("max_tokens"), excluded)
     kept: Counter[str] = Counter()
-    shown: dict[str, str] = {}
+    shown: list[Shown] = []
     with atomic_directory(output) as draft:
         with (draft / "prompts.jsonl").open("wb") as file:
             for row in _rows(corpus / "rows.parquet"):
@@ -89,7 +89,7 @@ def build_prompts(
                     excluded["excluded.user_did_not_speak_last"] += 1
                 elif fits([line["prompt"]]):
                     kept[own] += 1
-                    shown[row["game"]] = own
+                    shown.append(Shown(row["game"], dialogues[row["game"]]["content"], own))
                     file.write(orjson.dumps(line, option=orjson.OPT_SORT_KEYS) + b"\n")
         parted = Counter(split.values())
         statistics = {
@@ -100,7 +100,7 @@ def build_prompts(
             "splits": {part: {"dialogues": parted[part], "prompts": kept[part]} for part in SPLITS},
         }
         write_json(draft / "dataset_statistics.json", statistics)
-        write_units(draft, dialogues, shown)
+        write_games(draft, shown)
         facts = {"dataset": output.name, "declaration": dict(dataset), "simulated": simulated}
         facts |= {"split_by": "dialogue", "generic_rubric": GENERIC_RUBRIC, "counts": statistics}
         write_manifest(draft, "prompts", facts)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from probeline.datasets.accounts import by_reason, write_games
 from probeline.datasets.lengths import length_check
 from probeline.datasets.mafia_acts import Act, read_acts
 from probeline.datasets.mafia_files import (
     by_split,
-    excluded,
+    shown,
     write_balance,
     write_compliance,
-    write_games,
     write_statistics,
 )
 from probeline.datasets.preferences import make_pairs
@@ -60,12 +60,12 @@ def build_sft(
         write_balance(draft, examples)
         texts = ((act.game, act.turn, act.output) for act in examples)
         write_compliance(draft, corpus, texts, simulated=simulated)
-        write_games(draft, examples)
+        write_games(draft, shown(examples))
         facts = {
             "simulated": simulated,
             "entries": counts["entries"],
             "examples": len(examples),
-            "excluded": excluded(counts),
+            "excluded": by_reason(counts),
             "splits": by_split(examples),
         }
         write_manifest(draft, "sft", {**facts, "declaration": dict(dataset)})
