@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from probeline.datasets.prompts import build_prompts, read_rubrics
+from probeline.datasets.rubrics import write_rubrics
 from probeline.errors import ProbelineError
 from probeline.judges import JudgeRequest, RubricRequest, open_judge, require_key
 from probeline.judges.asking import Asking
@@ -17,6 +19,8 @@ from probeline.judges.cache import AnswerCache
 from probeline.judges.local import checks
 from probeline.judges.parsing import NoAnswerError, parse_rubric, parse_score
 from probeline.judges.questions import Asked, length_delimited_digest, score_question
+from probeline.logs.ingest_support import collect_support, ingest_support
+from probeline.logs.simulate_support import simulate_support
 from tests.unit.judge_server import CUT, NO_CHOICES, NO_JSON, SILENT, JudgeServer, judge_server
 
 SECRET = "sk-very-secret-0123456789"
@@ -428,3 +432,45 @@ def test_the_checks_of_the_local_judge_by_hand():
     assert checks("word " * 40, "What city?")["concise"] == 0.5
     assert checks("a b c a b c", "Fine.")["new"] == 3 / 4
     assert checks("Fine.\nUser: And then?", "Fine.") == {"concise": 1, "asks": 0, "new": 1, "own_part": 0}
+
+
+# Rubrics -------------------------------------------------------------------------------------------------
+
+
+def test_rubrics_are_written_once_for_each_row_that_is_kept(tmp_path):
+    simulate_support(0, range(6), tmp_path / "raw")
+    files = [path for path in sorted((tmp_path / "raw").rglob("*.json")) if path.name != "manifest.json"]
+    ingest_support(files, tmp_path / "raw", tmp_path / "shard", {})
+    collect_support([tmp_path / "shard"], tmp_path / "corpus")
+    splits = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    given = (tmp_path / "corpus", tmp_path / "rubrics", {}, splits, 0)
+
+    def behaviour(reference: str, attempt: int) -> str:
+        return json.dumps({"rubric": f"Says {reference}"}) if "?" in reference else "no idea"
+
+    with judge_server(behaviour) as server:
+        judge = {"name": "tried", "settings": server.settings()}
+        write_rubrics(*given, judge, cache=tmp_path / "rewards.sqlite")
+        rubrics = read_rubrics(tmp_path / "rubrics" / "rubrics.jsonl")
+        asked = server.asked.copy()
+        write_rubrics(*given, judge, cache=tmp_path / "rewards.sqlite")
+        again = server.asked - asked
+        assert again
+        assert not [reference for reference in again if "?" in reference]
+        server.behaviour = lambda reference, attempt: "no idea"
+        with pytest.raises(ProbelineError, match="none of"):
+            write_rubrics(*given, judge, cache=tmp_path / "other.sqlite")
+    assert read_rubrics(tmp_path / "rubrics" / "rubrics.jsonl") == rubrics
+    build_prompts(given[0], tmp_path / "prompts", *given[2:], simulated=True, rubrics=rubrics)
+    build_prompts(given[0], tmp_path / "plain", *given[2:], simulated=True)
+    rows, plain = (
+        [json.loads(line) for line in (tmp_path / name / "prompts.jsonl").read_text().splitlines()]
+        for name in ("prompts", "plain")
+    )
+    assert [row["id"] for row in rows] == list(rubrics)
+    for row in rows:
+        truth = row["ground_truth"]
+        assert row["rubric"] == (f"Says {truth}" if "?" in truth else None)
+    assert [row | {"rubric": None} for row in rows] == plain
+    counts = json.loads((tmp_path / "prompts/dataset_statistics.json").read_text())["rubrics"]
+    assert counts["written"] > 0 < counts["failed"] == sum(row["rubric"] is None for row in rows)

@@ -6,11 +6,10 @@ A judge that fails says nothing: the score is None, to be masked, and is never r
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from probeline.judges.asking import Asking
 from probeline.judges.cache import CACHE, Answer, AnswerCache
-from probeline.judges.chat import CONCURRENCY, ChatJudge, endpoint_of, find_key
+from probeline.judges.chat import CONCURRENCY, ChatJudge, endpoint_of, require_key
 from probeline.judges.questions import (
     Asked,
     JudgeRequest,
@@ -20,6 +19,9 @@ from probeline.judges.questions import (
     rubric_question,
     score_question,
 )
+
+if TYPE_CHECKING:
+    from probeline.judges.asking import Asking
 
 __all__ = [
     "CACHE",
@@ -44,7 +46,7 @@ class Judge:
     """
 
     def __init__(
-        self, name: str, asked: Asked, asking: Asking, cache: AnswerCache, template: str | None
+        self, name: str, asked: Asked, asking: "Asking", cache: AnswerCache, template: str | None
     ) -> None:
         self.name = name
         self.asked = asked
@@ -111,16 +113,9 @@ def open_judge(name: str, settings: Mapping[str, Any], cache: Path = CACHE) -> J
         temperature = float(settings.get("temperature", 0.0))
         asked = Asked(settings["kind"], endpoint_of(settings), settings["model"], temperature)
         answer, template, concurrency = chat.answer, None, settings.get("concurrency", CONCURRENCY)
+    # Imported here: the workflow asks for keys while it is planned, and need not load the rest.
+    from probeline.judges.asking import Asking
+
     answers = AnswerCache(cache)
     asking = Asking(name, answers, answer, concurrency, settings.get("wait", WAIT))
     return Judge(name, asked, asking, answers, template)
-
-
-def require_key(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse a judge whose key is missing, before anything else is begun.
-
-    Raises:
-        ProbelineError: names the environment variable, the config key and the alternatives.
-    """
-    if settings["kind"] != "local":
-        find_key(name, settings)

@@ -55,6 +55,16 @@ def find_key(name: str, settings: Mapping[str, Any]) -> str | None:
     return key
 
 
+def require_key(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a judge whose key is missing, before anything else is begun; one of this machine needs none.
+
+    Raises:
+        ProbelineError: names the environment variable, the config key and the alternatives.
+    """
+    if settings["kind"] != "local":
+        find_key(name, settings)
+
+
 class ChatJudge:
     """One model behind one endpoint.
 
