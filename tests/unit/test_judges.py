@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from probeline.cli import main
 from probeline.datasets.prompts import build_prompts, read_rubrics
 from probeline.datasets.rubrics import write_rubrics
 from probeline.errors import ProbelineError
 from probeline.judges import JudgeRequest, RubricRequest, open_judge, require_key
 from probeline.judges.asking import Asking
-from probeline.judges.cache import AnswerCache
+from probeline.judges.cache import CACHE, AnswerCache
 from probeline.judges.local import checks
 from probeline.judges.parsing import NoAnswerError, parse_rubric, parse_score
 from probeline.judges.questions import Asked, length_delimited_digest, score_question
@@ -23,6 +25,7 @@ from probeline.logs.ingest_support import collect_support, ingest_support
 from probeline.logs.simulate_support import simulate_support
 from tests.unit.judge_server import CUT, NO_CHOICES, NO_JSON, SILENT, JudgeServer, judge_server
 
+REPOSITORY = Path(__file__).parents[2]
 SECRET = "sk-very-secret-0123456789"
 
 
@@ -474,3 +477,43 @@ def test_rubrics_are_written_once_for_each_row_that_is_kept(tmp_path):
     assert [row | {"rubric": None} for row in rows] == plain
     counts = json.loads((tmp_path / "prompts/dataset_statistics.json").read_text())["rubrics"]
     assert counts["written"] > 0 < counts["failed"] == sum(row["rubric"] is None for row in rows)
+
+
+# What people see of it -----------------------------------------------------------------------------------
+
+
+def test_rewards_lists_by_judge_and_shows_one_answer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(REPOSITORY / "config", "config")
+    assert main(["rewards"]) == 1
+    assert "no judge has been asked" in capsys.readouterr().err
+    with judge_server(lambda name, attempt: score(int(name) / 10)) as server:
+        with open_judge("tried", server.settings(), CACHE) as judge:
+            judge.scores([request(str(number)) for number in (2, 4, 9)])
+        with open_judge("other", server.settings(model="m\x1b[31m"), CACHE) as judge:
+            judge.scores([request("5")])
+        server.behaviour = lambda name, attempt: json.dumps({"rubric": "Be kind."})
+        with open_judge("tried", server.settings(), CACHE) as judge:
+            judge.rubrics([RubricRequest("task", "user: Hi", "Hello.")])
+        settings = {"judges": {"tried": server.settings()}}
+    Path("own.yaml").write_text(json.dumps(settings))
+    assert main(["rewards"]) == 0
+    written = capsys.readouterr().out
+    assert "3 scores, mean 0.500 ± 0.361 (sd), 0.200 to 0.900" in written
+    assert "1 rubric\n" in written
+    assert "1 score, mean 0.500, 0.500 to 0.500" in written
+    assert "\x1b" not in written
+    assert main(["rewards", "--judge", "tried", "--json", "--configfile", "own.yaml"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["answers"] for row in found["judges"]] == [1, 3]
+    assert sorted(row["score"] for row in found["answers"] if row["score"] is not None) == [0.2, 0.4, 0.9]
+    key = next(row["key"] for row in found["answers"] if row["score"] == 0.9)
+    assert main(["rewards", key[:12]]) == 0
+    shown = capsys.readouterr().out
+    assert f"key: {key}\n" in shown
+    assert "completion:\n  9\nscore:\n  0.9\n" in shown
+    for wrong, words in (("zzzz", "is no key"), ("ab", "is no key"), ("0" * 20, "No answer has")):
+        assert main(["rewards", wrong]) == 1
+        assert words in capsys.readouterr().err
+    assert main(["rewards", "--judge", "lokal"]) == 1
+    assert "Did you mean local?" in capsys.readouterr().err
