@@ -30,6 +30,7 @@ from probeline.config import (
     check_groups,
     check_profile,
     check_target,
+    datasets_with_rubrics,
     extracted_names,
     is_simulated,
     local_model_files,
@@ -43,7 +44,7 @@ from probeline.experiments import NO_EXPERIMENT, experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
-from probeline.lineage.planned_run import check_budget, spent_line
+from probeline.lineage.planned_run import check_budget, check_judges, spent_line
 from probeline.lineage.root import root_digest
 from probeline.lineage.unfinished import mark_unfinished
 from probeline.logs.formats import (
@@ -469,6 +470,29 @@ def dataset_spec(wildcards):
         "splits": config["splits"],
         "seed": config["seed"],
         "code": code_of(f"build_{dataset['kind']}"),
+    }
+
+
+def rubrics_to_judge_by(wildcards):
+    """The manifest of the rubrics that a judge has written for a dataset, if it asks for them."""
+    if wildcards.dataset not in datasets_with_rubrics(config):
+        return []
+    return f"data/processed/rubrics/{wildcards.dataset}/manifest.json"
+
+
+def judge_spec(name):
+    """A judge, as params of a rule; before the first job it is seen to that its key is there."""
+    return {"name": name, "settings": config["judges"][name]}
+
+
+def rubrics_spec(wildcards):
+    dataset = config["datasets"][wildcards.dataset]
+    return {
+        "dataset": {key: dataset[key] for key in dataset if key != "rubrics"},
+        "splits": config["splits"],
+        "seed": config["seed"],
+        "judge": judge_spec(dataset["rubrics"]),
+        "code": code_of("write_rubrics"),
     }
 
 

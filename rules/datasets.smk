@@ -88,10 +88,34 @@ rule build_forecasts:
         "../scripts/build_forecasts.py"
 
 
+rule write_rubrics:
+    input:
+        corpus=table_to_train_on,
+        model=model_to_render,
+    output:
+        record="data/processed/rubrics/{dataset}.lineage.json",
+        rubrics=directory("data/processed/rubrics/{dataset}"),
+        manifest="data/processed/rubrics/{dataset}/manifest.json",
+    log:
+        "logs/write_rubrics/{dataset}.log",
+    benchmark:
+        "benchmarks/write_rubrics/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=either(datasets_with_rubrics(config)),
+    threads: 1
+    params:
+        spec=rubrics_spec,
+    message:
+        "Have a judge write rubrics for the prompts {wildcards.dataset}."
+    script:
+        "../scripts/write_rubrics.py"
+
+
 rule build_prompts:
     input:
         corpus=table_to_train_on,
         model=model_to_render,
+        rubrics=rubrics_to_judge_by,
     output:
         record="data/processed/prompts/{dataset}.lineage.json",
         dataset=directory("data/processed/prompts/{dataset}"),

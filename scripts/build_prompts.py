@@ -6,9 +6,10 @@ from probeline.compute.jobs import job
 
 with job(snakemake):
     # Imported here: the job has set the number of threads by now.
-    from probeline.datasets.prompts import build_prompts
+    from probeline.datasets.prompts import build_prompts, read_rubrics
 
     spec, model = snakemake.params.spec, snakemake.input.get("model")
+    rubrics = snakemake.input.get("rubrics")
     build_prompts(
         corpus=Path(snakemake.input.corpus).parent,
         output=Path(snakemake.output.dataset),
@@ -17,4 +18,5 @@ with job(snakemake):
         seed=spec["seed"],
         model=Path(model).parent if model else None,
         simulated=spec["simulated"],
+        rubrics=read_rubrics(Path(rubrics).parent / "rubrics.jsonl") if rubrics else None,
     )

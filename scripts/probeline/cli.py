@@ -52,6 +52,12 @@ examples:
   probeline watch --probe trust_lr_l22 --system "You are a werewolf." --seed 1 "Who is it?"
   probeline watch --probe trust_lr_l22 --json "What do you say?" > answer.json
 """
+REWARDS_EXAMPLES = """\
+examples:
+  probeline rewards
+  probeline rewards --judge local --json > rewards.json
+  probeline rewards 3f2a9c41
+"""
 SIMULATED = {"werewolf": "games", "mafia": "games", "forecast": "cases", "support": "dialogues"}
 """Formats that can be simulated, and what they hold."""
 
@@ -148,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_score(commands)
     _add_watch(commands)
+    _add_rewards(commands)
     add_lineage_commands(commands)
     add_remote_commands(commands)
     return parser
@@ -196,6 +203,22 @@ def _add_watch(commands: Any) -> None:
     )
     watch.add_argument("--json", action="store_true", help="print one JSON array at the end instead")
     watch.set_defaults(run=_watch)
+
+
+def _add_rewards(commands: Any) -> None:
+    rewards = commands.add_parser(
+        "rewards",
+        help="what judges have answered so far",
+        description="Count the remembered answers of judges by judge, model and template, with mean and "
+        "standard deviation of the scores; list those of one judge; show one with all that was asked.",
+        epilog=REWARDS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rewards.add_argument("key", nargs="?", metavar="KEY", help="the key of one answer, or its beginning")
+    rewards.add_argument("--judge", metavar="NAME", help="a judge of the config: list its answers")
+    rewards.add_argument("--json", action="store_true", help="print JSON instead")
+    add_configfile(rewards)
+    rewards.set_defaults(run=_rewards)
 
 
 def _add_probe(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +280,36 @@ def _require_range(option: str, value: int | None, least: int, most: int | None 
         f"{option} is {value}; give "
         + (f"at least {least}." if most is None else f"a whole number from {least} to {most}.")
     )
+
+
+def _rewards(options: argparse.Namespace) -> None:
+    from probeline.judges.cache import CACHE
+    from probeline.judges.listing import (
+        entries,
+        entry,
+        format_entries,
+        format_entry,
+        format_summary,
+        judge_settings,
+        summary,
+    )
+
+    if options.key and options.judge:
+        raise ProbelineError("give a KEY or --judge NAME, one of them.")
+    if options.key:
+        found = entry(CACHE, options.key)
+        print(json.dumps(found, indent=2) if options.json else format_entry(found))
+        return
+    judge = None
+    if options.judge:
+        from probeline.config import load_config
+
+        judge = judge_settings(options.judge, load_config(options.configfile)["judges"])
+    counted, listed = summary(CACHE, judge), entries(CACHE, judge) if judge else []
+    if options.json:
+        print(json.dumps({"judges": counted, "answers": listed} if judge else {"judges": counted}, indent=2))
+        return
+    print("\n".join(filter(None, [format_summary(counted), format_entries(listed)])))
 
 
 @contextmanager

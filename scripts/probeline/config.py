@@ -136,6 +136,9 @@ def _in_words(error: Any) -> str:
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{key} lacks {', '.join(missing)}."
     description = error.schema.get("description")
+    if error.schema.get("writeOnly"):
+        # Someone may have written a key, or a password, where its place is not.
+        return f"{key} cannot be used; what stands there is not shown. Expected: {description}"
     if error.validator in BOUNDS:
         bound = BOUNDS[error.validator].format(error.validator_value)
         return f"{key} is {error.instance!r}: {bound}." + (f" Expected: {description}" if description else "")
@@ -251,6 +254,8 @@ def _dataset_faults(config: Mapping[str, Any]) -> list[str]:
         if "model" in dataset and dataset["model"] not in config["models"]:
             near = near_misses(dataset["model"], config["models"])
             faults.append(f"datasets.{name}.model is {dataset['model']!r}. {near}")
+        if "rubrics" in dataset:
+            faults += _rubrics_faults(name, dataset["rubrics"], config["judges"])
         if ("model" in dataset) != ("max_tokens" in dataset):
             faults.append(f"datasets.{name}: model and max_tokens go together, the one says nothing alone.")
         quality = {**QUALITY, **dataset.get("quality", {})}
@@ -260,6 +265,18 @@ def _dataset_faults(config: Mapping[str, Any]) -> list[str]:
                 f"{len(quality['indicators'])}: no statement has them. Lower min_indicators, or name more."
             )
     return faults
+
+
+def _rubrics_faults(name: str, judge: str, judges: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the judge that is to write the rubrics of a dataset."""
+    writers = [other for other, settings in judges.items() if settings["kind"] != "local"]
+    if judge in writers:
+        return []
+    local = f"; a judge of the kind {judges[judge]['kind']} writes no rubrics" if judge in judges else ""
+    return [
+        f"datasets.{name}.rubrics is {judge!r}{local}. {near_misses(judge, writers)} "
+        "Judges are declared under judges: in the config; without the key, the generic rubric is used."
+    ]
 
 
 def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
@@ -360,6 +377,11 @@ def extracted_names(config: Mapping[str, Any]) -> list[str]:
 
     masked = [name + ROLE_MASKED for name, concept in config["probes"].items() if is_role_masked(concept)]
     return [*config["probes"], *masked]
+
+
+def datasets_with_rubrics(config: Mapping[str, Any]) -> list[str]:
+    """The datasets whose rubrics a judge writes."""
+    return [name for name, dataset in config["datasets"].items() if "rubrics" in dataset]
 
 
 def is_simulated(name: str, corpus: Mapping[str, Any]) -> bool:
@@ -555,8 +577,9 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         parse_probe_name(parts[2], config)
     if len(parts) >= 3 and parts[:2] == ("results", "evaluation") and parts[2] not in config["transfers"]:
         raise ProbelineError(f"In {target}: {_unknown_transfer(parts[2], config)}")
-    if len(parts) >= 4 and parts[:2] == ("data", "processed") and parts[2] in DATASET_FORMATS:
+    if len(parts) >= 4 and parts[:2] == ("data", "processed") and parts[2] in (*DATASET_FORMATS, "rubrics"):
         names = [name for name, dataset in config["datasets"].items() if dataset["kind"] == parts[2]]
+        names = datasets_with_rubrics(config) if parts[2] == "rubrics" else names
         if parts[3].removesuffix(".lineage.json") not in names:
             raise ProbelineError(
                 f"Unknown dataset {parts[3]!r} in {target}. {near_misses(parts[3], names)} "

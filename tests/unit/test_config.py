@@ -320,3 +320,57 @@ def test_a_likely_guess_of_a_folder_is_answered(config: dict[str, Any], target: 
         check_target(target, config)
     with pytest.raises(ProbelineError, match=r"Did you mean (trust|both)"):
         check_target(target.replace("trust", "trst").replace("both", "bth"), config)
+
+
+def test_a_judge_is_one_of_three_kinds_with_keys_of_its_own(config: dict[str, Any]) -> None:
+    config["judges"] |= {
+        "mine": {"kind": "openai", "url": "http://127.0.0.1:1/v1", "model": "m", "key": "MY_KEY"}
+    }
+    config["judges"] |= {
+        "google": {"kind": "gemini", "model": "m", "timeout": 5, "concurrency": 2, "wait": 0.5}
+    }
+    check_config(config, SCHEMA)
+    config["judges"] |= {"other": {"kind": "openia"}, "short": {"kind": "openai", "model": "m"}}
+    config["judges"]["local"]["modle"] = "m"
+    words = refusal(config)
+    assert "judges.other.kind is 'openia'. Did you mean openai?" in words
+    assert "judges.short lacks url" in words
+    assert "unknown key judges.local.modle" in words
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key": "sk-Secret123"},
+        {"url": "https://me:sk-Secret123@example.org/v1"},
+        {"url": "https://example.org/v1?key=sk-Secret123"},
+        {"api_key": "sk-Secret123"},
+    ],
+)
+def test_a_secret_in_the_config_is_refused_and_not_shown(
+    config: dict[str, Any], wrong: dict[str, str]
+) -> None:
+    config["judges"]["mine"] = {"kind": "openai", "url": "https://example.org/v1", "model": "m"} | wrong
+    words = refusal(config)
+    assert f"judges.mine.{next(iter(wrong))}" in words
+    assert "Secret" not in words
+
+
+def test_rubrics_want_a_judge_that_writes(config: dict[str, Any]) -> None:
+    config["judges"]["google"] = {"kind": "gemini", "model": "m"}
+    config["datasets"]["support"]["rubrics"] = "google"
+    check_config(config, SCHEMA)
+    config["datasets"]["support"]["rubrics"] = "gogle"
+    assert "datasets.support.rubrics is 'gogle'. Did you mean google?" in refusal(config)
+    config["datasets"]["support"]["rubrics"] = "local"
+    assert "a judge of the kind local writes no rubrics" in refusal(config)
+    config["datasets"]["mafia_sft"]["rubrics"] = "google"
+    assert "unknown key datasets.mafia_sft.rubrics" in refusal(config)
+
+
+def test_rubrics_of_a_dataset_without_a_judge_are_no_target(config: dict[str, Any]) -> None:
+    with pytest.raises(ProbelineError, match="Unknown dataset 'support'"):
+        check_target("data/processed/rubrics/support", config)
+    config["judges"]["google"] = {"kind": "gemini", "model": "m"}
+    config["datasets"]["support"]["rubrics"] = "google"
+    check_target("data/processed/rubrics/support", config)

@@ -1,14 +1,13 @@
 """Support dialogues as prompts for GRPO: what was said so far, what the system said then, and a rubric.
 
 A row's rubric is null unless one is given; what judges an answer reads a null as GENERIC_RUBRIC, through
-`rubric_of`. Rubrics made by a judge come in as a mapping from the row's id, so that whatever makes and caches
-them needs to know nothing of this module.
+`rubric_of`. Rubrics that a judge has written come in as a mapping from the row's id, see `datasets.rubrics`.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,9 +24,23 @@ GENERIC_RUBRIC = (
 )
 
 
+class Dialogue(NamedTuple):
+    """A dialogue of a corpus: its name, which no other has, the digest of its content, its split."""
+
+    name: str
+    content: str
+    split: str
+
+
 def rubric_of(row: Mapping[str, Any]) -> str:
     """The rubric that a row's completions are judged by."""
     return str(row["rubric"] or GENERIC_RUBRIC)
+
+
+def read_rubrics(file: Path) -> dict[str, str | None]:
+    """Id of a row → its rubric, of what `datasets.rubrics` has written."""
+    rows = map(orjson.loads, file.read_bytes().splitlines())
+    return {row["id"]: row["rubric"] for row in rows}
 
 
 def build_prompts(
@@ -39,7 +52,7 @@ def build_prompts(
     *,
     simulated: bool,
     model: Path | None = None,
-    rubrics: Mapping[str, str] | None = None,
+    rubrics: Mapping[str, str | None] | None = None,
 ) -> None:
     """Make the prompts of a corpus of support dialogues.
 
@@ -55,50 +68,34 @@ def build_prompts(
         seed: another seed parts those differently.
         simulated: the dialogues are made up.
         model: folder of the model whose tokens `max_tokens` of the declaration counts.
-        rubrics: id of a row → its rubric.
+        rubrics: id of a row → its rubric; null where a judge could write none.
 
     Raises:
         ProbelineError: a table is missing or damaged.
     """
-    shares = {split: splits[split] for split in SPLITS}
-    dialogues = {row["game"]: row for row in _rows(corpus / "dialogues.parquet")}
-    ids = Counter(row["id"] for row in dialogues.values())
-    split = {
-        key: SPLIT_OF_FOLDER[row["folder"]] if row["folder"] else split_of(row["content"], shares, seed)
-        for key, row in dialogues.items()
-    }
-    held_out: dict[str, str] = {}
-    for row in _rows(corpus / "rows.parquet"):
-        digest = canonical_digest(row["prompt"])
-        held_out[digest] = max(held_out.get(digest, ""), split[row["game"]], key=("", *SPLITS).index)
+    dialogues = dialogues_of(corpus, splits, seed)
     excluded: Counter[str] = Counter()
-    fits = length_check(model, dataset.get("max_tokens"), excluded)
     kept: Counter[str] = Counter()
+    written: Counter[str] = Counter()
     shown: list[Shown] = []
     with atomic_directory(output) as draft:
         with (draft / "prompts.jsonl").open("wb") as file:
-            for row in _rows(corpus / "rows.parquet"):
-                own = split[row["game"]]
-                dialogue = dialogues[row["game"]]["id"]
-                if ids[dialogue] > 1:
-                    dialogue += f"~{row['game'][:8]}"
-                line = _line(row, dialogue, own, rubrics or {})
-                if (further := held_out[canonical_digest(row["prompt"])]) != own:
-                    excluded[f"excluded.prompt_in_{further}_too"] += 1
-                elif line["prompt"][-1]["role"] != "user":
-                    excluded["excluded.user_did_not_speak_last"] += 1
-                elif fits([line["prompt"]]):
-                    kept[own] += 1
-                    shown.append(Shown(row["game"], dialogues[row["game"]]["content"], own))
-                    file.write(orjson.dumps(line, option=orjson.OPT_SORT_KEYS) + b"\n")
-        parted = Counter(split.values())
-        statistics = {
+            for line, unit in kept_prompts(corpus, dialogues, dataset, model, excluded):
+                line["rubric"] = (rubrics or {}).get(line["id"])
+                written["failed" if line["rubric"] is None else "written"] += 1
+                kept[unit.split] += 1
+                shown.append(unit)
+                file.write(orjson.dumps(line, option=orjson.OPT_SORT_KEYS) + b"\n")
+        parted = Counter(unit.split for unit in dialogues.values())
+        statistics: dict[str, Any] = {
             "dialogues": len(dialogues),
             "rows": kept.total() + sum(by_reason(excluded).values()),
             "prompts": kept.total(),
             "excluded": by_reason(excluded),
             "splits": {part: {"dialogues": parted[part], "prompts": kept[part]} for part in SPLITS},
         }
+        if rubrics is not None:
+            statistics["rubrics"] = {name: written[name] for name in ("written", "failed")}
         write_json(draft / "dataset_statistics.json", statistics)
         write_games(draft, shown)
         facts = {"dataset": output.name, "declaration": dict(dataset), "simulated": simulated}
@@ -107,16 +104,63 @@ def build_prompts(
     warn_if_empty(output, sum(kept.values()), corpus)
 
 
-def _line(row: Mapping[str, Any], dialogue: str, split: str, rubrics: Mapping[str, str]) -> dict[str, Any]:
-    key = f"{dialogue}#{row['turn_index']}"
+def kept_prompts(
+    corpus: Path,
+    dialogues: Mapping[str, Dialogue],
+    dataset: Mapping[str, Any],
+    model: Path | None,
+    excluded: Counter[str],
+) -> Iterator[tuple[dict[str, Any], Shown]]:
+    """The rows of a dataset, without rubrics, each with the dialogue that it is of.
+
+    Args:
+        corpus: folder with `rows.parquet`.
+        dialogues: those of the corpus.
+        dataset: its declaration.
+        model: folder of the model whose tokens are counted.
+        excluded: counts what is left out, by reason.
+    """
+    held_out: dict[str, str] = {}
+    for row in _rows(corpus / "rows.parquet"):
+        digest = canonical_digest(row["prompt"])
+        split = dialogues[row["game"]].split
+        held_out[digest] = max(held_out.get(digest, ""), split, key=("", *SPLITS).index)
+    fits = length_check(model, dataset.get("max_tokens"), excluded)
+    for row in _rows(corpus / "rows.parquet"):
+        dialogue = dialogues[row["game"]]
+        line = _line(row, dialogue)
+        if (further := held_out[canonical_digest(row["prompt"])]) != dialogue.split:
+            excluded[f"excluded.prompt_in_{further}_too"] += 1
+        elif line["prompt"][-1]["role"] != "user":
+            excluded["excluded.user_did_not_speak_last"] += 1
+        elif fits([line["prompt"]]):
+            yield line, Shown(row["game"], dialogue.content, dialogue.split)
+
+
+def dialogues_of(corpus: Path, splits: Mapping[str, Any], seed: int) -> dict[str, Dialogue]:
+    """Key → dialogue, of all in `dialogues.parquet`; arguments as for `build_prompts`."""
+    shares = {split: splits[split] for split in SPLITS}
+    rows = list(_rows(corpus / "dialogues.parquet"))
+    ids = Counter(row["id"] for row in rows)
     return {
-        "id": key,
-        "dialogue_id": dialogue,
+        row["game"]: Dialogue(
+            row["id"] if ids[row["id"]] == 1 else f"{row['id']}~{row['game'][:8]}",
+            row["content"],
+            SPLIT_OF_FOLDER[row["folder"]] if row["folder"] else split_of(row["content"], shares, seed),
+        )
+        for row in rows
+    }
+
+
+def _line(row: Mapping[str, Any], dialogue: Dialogue) -> dict[str, Any]:
+    return {
+        "id": f"{dialogue.name}#{row['turn_index']}",
+        "dialogue_id": dialogue.name,
         "turn_index": row["turn_index"],
-        "split": split,
+        "split": dialogue.split,
         "prompt": _with_task(row["task_description"], row["prompt"]),
         "ground_truth": row["ground_truth"],
-        "rubric": rubrics.get(key),
+        "rubric": None,
         "task_description": row["task_description"],
     }
 

@@ -8,6 +8,7 @@ from probeline.compute.plan import PlannedJob, RemoteJob, keep_plan, plan_jobs, 
 from probeline.compute.prices import read_prices
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
+from probeline.judges.chat import require_key
 from probeline.lineage.cost import cost_line
 from probeline.lineage.graph import PLACES, read_lineage
 from probeline.lineage.records import SUFFIX, read_record
@@ -24,6 +25,21 @@ def check_budget(dag: Any, config: Mapping[str, Any]) -> None:
     if plan:
         require_budget(plan, config["modal"]["budget"])
         keep_plan(plan)
+
+
+def check_judges(dag: Any) -> None:
+    """Refuse a run whose jobs ask a judge that lacks its key.
+
+    Args:
+        dag: Snakemake's, as `workflow.dag` in `onstart`.
+
+    Raises:
+        ProbelineError: names the judge, the environment variable and the alternatives.
+    """
+    for job in dag.jobs:
+        spec = job.params.get("spec") if dag.needrun(job) else None
+        if isinstance(spec, Mapping) and "judge" in spec:
+            require_key(spec["judge"]["name"], spec["judge"]["settings"])
 
 
 def spent_line(started: float) -> str:

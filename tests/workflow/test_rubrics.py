@@ -1,0 +1,54 @@
+"""Rubrics of a judge, as a user asks for them: an endpoint on this machine writes them, once each."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.judge_server import judge_server
+from tests.workflow.conftest import TINY, fresh_project
+
+pytestmark = pytest.mark.workflow
+
+SECRET = "sk-very-secret-0123456789"
+OWN = (TINY, "own.yaml")
+DATASET = "data/processed/prompts/support"
+LOGS = "shards: 1\ncorpora: {support: {simulated_games: 4}}\n"
+
+
+def behaviour(reference: str, attempt: int) -> str:
+    return json.dumps({"rubric": f"As good as: {reference}"}) if "?" in reference else "no idea"
+
+
+def own(url: str) -> str:
+    judge = {"kind": "openai", "url": url, "model": "tiny", "key": "TRIED_KEY", "wait": 0.001}
+    settings = {"judges": {"tried": judge}, "datasets": {"support": {"rubrics": "tried"}}}
+    return LOGS + "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
+
+
+def test_a_run_asks_for_each_rubric_once_and_for_the_key_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = fresh_project(tmp_path / "project")
+    with judge_server(behaviour) as server:
+        project.write("own.yaml", own(server.url))
+        monkeypatch.delenv("TRIED_KEY", raising=False)
+        assert "TRIED_KEY (judges.tried.key)" in project.refused(DATASET, config=OWN)
+        assert not (project.folder / "data/simulated/support").exists()
+
+        monkeypatch.setenv("TRIED_KEY", SECRET)
+        project.run(DATASET, config=OWN)
+        asked = server.asked.total()
+        made = (project.folder / DATASET / "prompts.jsonl").read_bytes()
+        rows = [json.loads(line) for line in made.splitlines()]
+        failed = [row for row in rows if row["rubric"] is None]
+        assert 0 < len(failed) < len(rows)
+        statistics = json.loads((project.folder / DATASET / "dataset_statistics.json").read_text())
+        assert statistics["rubrics"] == {"written": len(rows) - len(failed), "failed": len(failed)}
+
+        # Made again, what was written comes from the cache: the same bytes, calls for the others alone.
+        project.run(DATASET, "--forcerun", "write_rubrics", config=OWN)
+        assert (project.folder / DATASET / "prompts.jsonl").read_bytes() == made
+        assert server.asked.total() - asked == 5 * len(failed)
+    files = [path for path in project.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
