@@ -6,7 +6,7 @@ them needs to know nothing of this module.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import orjson
 from probeline.datasets.accounts import Shown, by_reason, write_games
 from probeline.datasets.lengths import length_check
 from probeline.digests import canonical_digest, split_of
-from probeline.files import atomic_directory, open_parquet, write_json, write_manifest
+from probeline.files import atomic_directory, write_json, write_manifest
+from probeline.logs.tables import rows_in
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF_FOLDER = {"train": "train", "dev": "validation", "test": "test"}
@@ -61,15 +62,15 @@ def build_prompts(
         ProbelineError: a table is missing or damaged.
     """
     shares = {split: splits[split] for split in SPLITS}
-    dialogues = {row["game"]: row for row in _rows(corpus / "dialogues.parquet")}
+    dialogues = {row["game"]: row for row in rows_in(corpus / "dialogues.parquet")}
     ids = Counter(row["id"] for row in dialogues.values())
     split = {
         key: SPLIT_OF_FOLDER[row["folder"]] if row["folder"] else split_of(row["content"], shares, seed)
         for key, row in dialogues.items()
     }
     held_out: dict[str, str] = {}
-    for row in _rows(corpus / "rows.parquet"):
-        digest = canonical_digest(row["prompt"])
+    for row in rows_in(corpus / "rows.parquet"):
+        digest = canonical_digest(_with_task(row["task_description"], row["prompt"]))
         held_out[digest] = max(held_out.get(digest, ""), split[row["game"]], key=("", *SPLITS).index)
     excluded: Counter[str] = Counter()
     fits = length_check(model, dataset.get("max_tokens"), excluded)
@@ -77,15 +78,15 @@ def build_prompts(
     shown: list[Shown] = []
     with atomic_directory(output) as draft:
         with (draft / "prompts.jsonl").open("wb") as file:
-            for row in _rows(corpus / "rows.parquet"):
+            for row in rows_in(corpus / "rows.parquet"):
                 own = split[row["game"]]
                 dialogue = dialogues[row["game"]]["id"]
                 if ids[dialogue] > 1:
                     dialogue += f"~{row['game'][:8]}"
                 line = _line(row, dialogue, own, rubrics or {})
-                if (further := held_out[canonical_digest(row["prompt"])]) != own:
+                if (further := held_out[canonical_digest(line["prompt"])]) != own:
                     excluded[f"excluded.prompt_in_{further}_too"] += 1
-                elif line["prompt"][-1]["role"] != "user":
+                elif not row["prompt"] or row["prompt"][-1]["role"] != "user":
                     excluded["excluded.user_did_not_speak_last"] += 1
                 elif fits([line["prompt"]]):
                     kept[own] += 1
@@ -125,9 +126,3 @@ def _with_task(task: str, messages: list[dict[str, str]]) -> list[dict[str, str]
     if messages and messages[0]["role"] == "user":
         return [{"role": "user", "content": f"{task}\n\n{messages[0]['content']}"}, *messages[1:]]
     return [{"role": "user", "content": task}, *messages]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
