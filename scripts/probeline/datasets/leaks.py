@@ -17,7 +17,8 @@ from probeline.digests import unit_interval
 MOST_LEVELS = 2000
 """Levels that are judged; of more, as many are drawn by a hash of their candidates."""
 MOST_CHARACTERS = 10_000
-"""Of a text, the first that are read."""
+MOST_OF_A_CANDIDATE = 500
+"""Of a text and of a candidate, the first that are read."""
 FOLDS = 5
 """Parts of the events; the trained picker judges each part after learning from the others."""
 Z95 = 1.959963984540054
@@ -81,7 +82,7 @@ def _likeness(questions: list[Question], texts: list[str]) -> list[Sequence[floa
     if not any(text.strip() for text in texts):
         return [[0.0] * len(one.candidates) for one in questions]
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
-    candidates = vectorizer.fit_transform([candidate for one in questions for candidate in one.candidates])
+    candidates = vectorizer.fit_transform(_candidates(questions))
     holders = [number for number, one in enumerate(questions) for _ in one.candidates]
     shown = vectorizer.transform([text[:MOST_CHARACTERS] for text in texts])
     products = candidates.multiply(shown[holders]).sum(axis=1).A1.tolist()
@@ -96,7 +97,7 @@ def _trained(questions: list[Question]) -> list[Sequence[float]]:
     from sklearn.pipeline import make_pipeline, make_union
     from sklearn.preprocessing import FunctionTransformer
 
-    texts = np.array([candidate for one in questions for candidate in one.candidates], dtype=object)
+    texts = np.array(_candidates(questions), dtype=object)
     true = np.array([index == one.answer for one in questions for index in range(len(one.candidates))])
     events = sorted({one.event for one in questions}, key=unit_interval)
     fold = {event: number % FOLDS for number, event in enumerate(events)}
@@ -113,6 +114,11 @@ def _trained(questions: list[Question]) -> list[Sequence[float]]:
         ).fit(texts[~held_out], true[~held_out])
         scores[held_out] = model.decision_function(texts[held_out]).round(9)
     return _by_question(questions, scores.tolist())
+
+
+def _candidates(questions: list[Question]) -> list[str]:
+    """The candidates of all questions, as much of each as is read."""
+    return [candidate[:MOST_OF_A_CANDIDATE] for one in questions for candidate in one.candidates]
 
 
 def _by_question(questions: list[Question], scores: list[float]) -> list[Sequence[float]]:

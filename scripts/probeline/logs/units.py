@@ -242,8 +242,8 @@ def collect_units(form: Format, shards: list[Path], output: Path) -> None:
     _write_account(form, output, counts, quarantine)
     facts = _facts(form, counts, len(chosen))
     write_manifest(output, "corpus", facts, [*tables, QUALITY_FILE, QUARANTINE_FILE])
-    if quarantine:
-        _log.warning("%d in quarantine: see %s", len(quarantine), output / QUARANTINE_FILE)
+    if faults := counts["files_quarantined"] + counts["quarantined"]:
+        _log.warning("%d in quarantine: see %s", faults, output / QUARANTINE_FILE)
 
 
 def _first_of_copies(
