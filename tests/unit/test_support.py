@@ -15,6 +15,8 @@ from probeline.errors import ProbelineError
 from probeline.files import open_parquet
 from probeline.logs import support
 from probeline.logs.ingest_support import collect_support, ingest_support
+from probeline.logs.listing import game_content
+from probeline.logs.reading import parse_json
 from probeline.logs.simulate_support import simulate_dialogue, simulate_support
 from probeline.logs.support import Unreadable, read_support
 from probeline.models.render import load_tokenizer, render_chat
@@ -176,6 +178,12 @@ def test_a_file_is_digested_once_however_many_dialogues_it_has(monkeypatch):
     monkeypatch.setattr(support, "sha256_bytes", lambda data: digested.append(data) or "")
     assert len(list(read_support(orjson.dumps([dialogue(*TALK)] * 50)))) == 50
     assert digested == []
+
+
+def test_a_byte_order_mark_makes_no_other_content():
+    data = orjson.dumps(dialogue(*TALK))
+    assert game_content(b"\xef\xbb\xbf" + data) == game_content(data)
+    assert parse_json(b"\xef\xbb\xbf" + data, Counter()) == orjson.loads(data)
 
 
 def test_what_is_mended_is_counted(tmp_path):

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil
+from math import ceil, floor
 from operator import itemgetter
 from pathlib import Path
 from random import Random
@@ -333,20 +333,24 @@ def _several(places: Mapping[str, set[str]], alike: Sequence[tuple[str, str]]) -
 def _alike(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Pairs of keys whose texts share ALIKE of all their words (Jaccard).
 
-    Such a pair shares one of the few rarest words of each, so that only those are looked up.
+    Such a pair shares one of the few rarest words of each and differs little in their number, so that only
+    those are looked up.
     """
     keys = sorted(texts)
     words = [frozenset(words_of(texts[key])) for key in keys]
     uses = Counter(word for own in words for word in own)
-    holders: dict[str, list[int]] = defaultdict(list)
+    holders: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index, own in enumerate(words):
-        rarest = sorted(own, key=lambda word: (uses[word], word))[: len(own) - ceil(ALIKE * len(own)) + 1]
-        for other in sorted({other for word in rarest for other in holders[word]}):
+        size = len(own)
+        rarest = sorted(own, key=lambda word: (uses[word], word))[: size - ceil(ALIKE * size) + 1]
+        sizes = range(ceil(ALIKE * size), floor(size / ALIKE) + 1)
+        found = {other for word in rarest for length in sizes for other in holders.get((word, length), ())}
+        for other in sorted(found):
             both = len(own & words[other])
-            if both >= ALIKE * (len(own) + len(words[other]) - both):
+            if both >= ALIKE * (size + len(words[other]) - both):
                 yield keys[other], keys[index]
         for word in rarest:
-            holders[word].append(index)
+            holders[word, size].append(index)
 
 
 def _examples(

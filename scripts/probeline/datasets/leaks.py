@@ -7,7 +7,7 @@ length of true candidates from the levels of other events. Likeness is the cosin
 of words of 3 to 5 characters, so that a paraphrase in other forms of the same words is found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from math import sqrt
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from probeline.digests import unit_interval
 MOST_LEVELS = 2000
 """Levels that are judged; of more, as many are drawn by a hash of their candidates."""
 MOST_CHARACTERS = 10_000
-MOST_OF_A_CANDIDATE = 500
+MOST_OF_A_CANDIDATE = 300
 """Of a text and of a candidate, the first that are read."""
 FOLDS = 5
 """Parts of the events; the trained picker judges each part after learning from the others."""
@@ -53,40 +53,45 @@ def _drawn(questions: Sequence[Question]) -> list[Question]:
 
 
 def _pickers(questions: list[Question]) -> dict[str, Any]:
+    texts = {
+        "closest_to_path_end": [one.path_end for one in questions],
+        "closest_to_research": [one.research for one in questions],
+        "closest_to_prompt": [one.prompt for one in questions],
+    }
     scores: dict[str, list[Sequence[float]]] = {
         "index_0": [[float(index == 0) for index in range(len(one.candidates))] for one in questions],
-        "closest_to_path_end": _likeness(questions, [one.path_end for one in questions]),
-        "closest_to_research": _likeness(questions, [one.research for one in questions]),
-        "closest_to_prompt": _likeness(questions, [one.prompt for one in questions]),
+        **_likeness(questions, texts),
         "longest": [[float(len(candidate)) for candidate in one.candidates] for one in questions],
         "most_digits": [
             [float(sum(map(str.isdigit, candidate))) for candidate in one.candidates] for one in questions
         ],
         "trained_on_wording": _trained(questions),
     }
-    texts = {
-        "closest_to_path_end": sum(bool(one.path_end) for one in questions),
-        "closest_to_research": sum(bool(one.research) for one in questions),
-        "closest_to_prompt": sum(bool(one.prompt) for one in questions),
-    }
+    with_text = {picker: sum(map(bool, own)) for picker, own in texts.items()}
     return {
-        picker: {**_figures(questions, own), "levels_with_text": texts.get(picker, len(questions))}
+        picker: {**_figures(questions, own), "levels_with_text": with_text.get(picker, len(questions))}
         for picker, own in scores.items()
     }
 
 
-def _likeness(questions: list[Question], texts: list[str]) -> list[Sequence[float]]:
-    """For each question the likeness of its candidates to the text."""
+def _likeness(questions: list[Question], texts: Mapping[str, list[str]]) -> dict[str, list[Sequence[float]]]:
+    """For each kind of text, for each question, the likeness of its candidates to the text."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not any(text.strip() for text in texts):
-        return [[0.0] * len(one.candidates) for one in questions]
+    likeness: dict[str, list[Sequence[float]]] = {
+        kind: [[0.0] * len(one.candidates) for one in questions] for kind in texts
+    }
+    if not questions:
+        return likeness
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
     candidates = vectorizer.fit_transform(_candidates(questions))
     holders = [number for number, one in enumerate(questions) for _ in one.candidates]
-    shown = vectorizer.transform([text[:MOST_CHARACTERS] for text in texts])
-    products = candidates.multiply(shown[holders]).sum(axis=1).A1.tolist()
-    return _by_question(questions, products)
+    for kind, own in texts.items():
+        if any(text.strip() for text in own):
+            shown = vectorizer.transform([text[:MOST_CHARACTERS] for text in own])
+            products = candidates.multiply(shown[holders]).sum(axis=1).A1.tolist()
+            likeness[kind] = _by_question(questions, products)
+    return likeness
 
 
 def _trained(questions: list[Question]) -> list[Sequence[float]]:
