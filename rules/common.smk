@@ -344,11 +344,12 @@ def log_files_of(wildcards):
 def retracted_here(wildcards):
     """Key → why it is taken out, for what would be in this shard; a retraction touches no other.
 
-    Where a file holds several cases or dialogues, their shards are not known before they are read.
+    Where a file holds several cases or dialogues, their shards are not known before they are read: such a
+    retraction touches all shards of the corpora of its format, and no other corpus.
     """
     corpus = config["corpora"][wildcards.corpus]
     if corpus["format"] != "mafia":
-        return retracted_units(RETRACTIONS)
+        return retracted_units(corpus["format"], config["corpora"], RETRACTIONS)
     retracted = retracted_files_of(wildcards.corpus)
     shard_by_key = {key: shard_of(key, len(SHARDS)) for key in retracted}
     if retracted and is_simulated(wildcards.corpus, corpus):

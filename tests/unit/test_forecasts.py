@@ -1,6 +1,8 @@
 import json
 import shutil
 from copy import deepcopy
+from decimal import Decimal
+from math import fsum
 from pathlib import Path
 from random import Random
 
@@ -9,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probeline.datasets.forecasts import build_forecasts, soft_target
+from probeline.datasets.forecasts import build_forecasts, events_in_two_splits, soft_target
 from probeline.datasets.leaks import Question, leak_report
 from probeline.digests import sha256_bytes
 from probeline.errors import ProbelineError
 from probeline.files import open_parquet
+from probeline.logs import units
 from probeline.logs.forecasts import MAX_CASE_BYTES, findings, read_forecast
 from probeline.logs.ingest_forecasts import collect_forecasts, ingest_forecasts
 from probeline.logs.simulate_forecasts import simulate_case, simulate_forecasts
@@ -176,7 +179,7 @@ def test_several_answers_or_none_are_no_reason_to_lose_a_case(tmp_path):
         (lambda c: c.pop("seed"), "seed is missing"),
         (lambda c: c["seed"].pop("event"), "seed.event is missing"),
         (lambda c: c.update(levels={}), "levels is an object, expected a list"),
-        (lambda c: c.update(levels=[]), "levels has 0 entries, expected 1 to 100"),
+        (lambda c: c.update(levels=[]), "levels has 0 entries, expected 1 to 20"),
         (
             lambda c: c["levels"][1]["candidates"][0].update(label="1"),
             "levels[1].candidates[0].label is neither",
@@ -185,6 +188,11 @@ def test_several_answers_or_none_are_no_reason_to_lose_a_case(tmp_path):
             lambda c: c["levels"][0]["candidates"][2].update(event=7),
             "levels[0].candidates[2].event is an integer",
         ),
+        (
+            lambda c: c["levels"][0]["candidates"][1].update(event="x" * 2001),
+            "levels[0].candidates[1].event has 2001 characters, more than 2000",
+        ),
+        (lambda c: c["seed"].update(context="x" * 20_001), "seed.context has 20001 characters"),
         (lambda c: c["levels"][0].update(path=["a", 1]), "levels[0].path is no list"),
         (lambda c: c["levels"][1].update(depth=1), "levels has the depths [1, 1]"),
         (lambda c: c["levels"][0].update(timeframe_months=float("inf")), "timeframe_months"),
@@ -232,10 +240,34 @@ def test_hostile_files_are_accounted_for_and_the_rest_goes_on(tmp_path):
     assert one["sha256"] == sha256_bytes(files["zip.jsonl"])
 
 
-def test_endless_rubbish_is_not_read_to_its_end(tmp_path):
-    cases, _, quality, quarantine = ingest(tmp_path, {"a.jsonl": lines(case()) + b"x\n" * 50_000})
-    assert (cases, quality["files_quarantined"], quality["found"]) == ([], 1, 0)
-    assert [row["reason"] for row in quarantine] == ["the file has more than 10000 faulty entries"]
+def test_faults_beyond_those_listed_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "MOST_FAULTS", 20)
+    cases, _, quality, quarantine = ingest(tmp_path, {"a.jsonl": lines(case()) + b"x\n" * 50 + lines(FLAT)})
+    assert (len(cases), quality["found"], quality["quarantined"]) == (2, 52, 50)
+    assert len(quarantine) + sum(row.get("more", 0) for row in quarantine) == 50
+    assert quarantine[-1]["reason"].endswith("; 30 more of the file are not listed")
+    assert quarantine[0]["reason"].startswith("the line is not JSON")
+
+
+def test_faults_of_a_file_are_one_warning(tmp_path, caplog):
+    ingest(tmp_path, {"a.jsonl": lines(case()) + b"x\n" * 50})
+    warnings = [one.getMessage() for one in caplog.records if one.name == units.__name__]
+    assert [text for text in warnings if "a.jsonl" in text] == [
+        next(text for text in warnings if text.startswith("Quarantined 50 of the cases in a.jsonl"))
+    ]
+
+
+def test_the_digest_of_a_fault_is_that_of_its_line(tmp_path):
+    huge = b'{"case_id": "' + b"x" * (2 * MAX_CASE_BYTES) + b'"}'
+    *_, quarantine = ingest(tmp_path, {"a.jsonl": b"nothing\n" + huge + b"\n" + lines(case()) + huge})
+    assert [row["sha256"] for row in quarantine] == [sha256_bytes(line) for line in (b"nothing", huge, huge)]
+
+
+def test_a_byte_order_mark_in_front_of_any_line_is_left_out(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    data = mark + b"\r\n" + lines(case()) + mark + lines(FLAT)
+    cases, _, quality, quarantine = ingest(tmp_path, {"a.jsonl": data})
+    assert (len(cases), quarantine, quality["files_with_byte_order_mark"]) == (2, [], 1)
 
 
 @settings(max_examples=150, deadline=None)
@@ -314,7 +346,9 @@ def test_a_soft_target_sums_to_one(count):
     target = json.loads(soft_target(events, "event 1"))
     shares = {one["event"]: one["probability"] for one in target}
     assert list(shares) == events
-    assert sum(round(share * 10_000) for share in shares.values()) == 10_000
+    exact = json.loads(soft_target(events, "event 1"), parse_float=Decimal)
+    assert sum(one["probability"] for one in exact) == 1
+    assert fsum(shares.values()) == pytest.approx(1, abs=1e-15)
     assert shares.pop("event 1") == 0.7
     assert max(shares.values()) - min(shares.values()) <= 0.00011
     if count == 4:
@@ -384,10 +418,83 @@ def test_false_candidates_of_several_events_are_dropped(tmp_path):
         one["levels"] = [level(1, f"Answer {number}", "Nothing happens", f"Other {number}", parent=event)]
         logged.append(one)
     rows, _, statistics, _ = build(tmp_path, {"a.jsonl": lines(*logged)})
-    assert statistics["excluded"]["candidates"] == {"repeated_or_false_for_several_events": 4}
+    assert statistics["excluded"]["candidates"] == {"false_for_several_events": 4}
     for row in rows["sft"]:
         assert "Nothing happens" not in row["completion"][0]["content"]
         assert len(json.loads(row["completion"][0]["content"])) == 2
+
+
+def test_copies_of_a_candidate_within_a_level_are_counted_as_such(tmp_path):
+    copied = case("A fair opens")
+    copied["levels"] = [
+        level(1, "It rains", "it RAINS!", "Dry weather", "Dry weather.", parent="A fair opens")
+    ]
+    rows, _, statistics, _ = build(tmp_path, {"a.jsonl": lines(copied)})
+    assert statistics["excluded"]["candidates"] == {"copy_within_the_level": 2}
+    assert len(json.loads(rows["sft"][0]["completion"][0]["content"])) == 2
+
+
+def told(event, answer, **seed):
+    """A case of one level."""
+    one = case(event)
+    one["seed"] |= seed
+    one["levels"] = [level(1, answer, f"Nothing of {answer[:12]}", parent=event)]
+    return one
+
+
+NAMES = [sha256_bytes(bytes([number]))[:12] for number in range(20)]
+
+
+def test_nearly_an_answer_of_another_event_is_that_event(tmp_path):
+    logged = []
+    for name in NAMES:
+        seed = f"{name} closes its {name[:8]} factory in the {name[8:]} valley"
+        logged += [told(seed, f"{name} is sold"), told(f"{name} borrows money", f"{seed} today")]
+    rows, _, statistics, _ = build(tmp_path, {"a.jsonl": lines(*logged)})
+    assert (statistics["events"], statistics["events_in_two_splits"], len(rows["grpo"])) == (20, 0, 40)
+
+
+def test_nearly_the_answer_of_two_events_is_not_asked_for(tmp_path):
+    logged = []
+    for name in NAMES:
+        answer = f"{name} is charged with fraud in the capital court"
+        logged += [told(f"{name} borrows", answer), told(f"Banks look at {name}", f"{answer} today")]
+    rows, _, statistics, _ = build(tmp_path, {"a.jsonl": lines(*logged)})
+    assert (rows["grpo"], statistics["excluded"]["grpo"]) == ([], {"answer_of_another_event": 40})
+
+
+def test_events_in_two_splits_are_measured():
+    event = "A dam breaks above the three villages"
+    shown = [("train", [event, "Boats come"]), ("test", [f"{event} today", "A trial"])]
+    assert events_in_two_splits(shown) == 2
+    assert events_in_two_splits([("train", [event]), ("train", [event]), ("test", ["A trial"])]) == 0
+
+
+def test_a_later_or_longer_account_of_an_event_moves_no_case(tmp_path):
+    def splits(folder, *more):
+        first = [told(f"{name} opens its doors to visitors", f"{name} is full") for name in NAMES]
+        rows, *_ = build(folder, {"a.jsonl": lines(*first, *more)})
+        return {row["actual"]: (row["event"], row["split"]) for row in rows["grpo"]}
+
+    more = []
+    for name in NAMES:
+        more.append(told(f"{name} opens its doors to visitors today", f"{name} is empty"))
+        more.append(told(f"{name} opens doors to visitors", f"{name} is shut", date="2024-02-01"))
+    before, after = splits(tmp_path / "before"), splits(tmp_path / "after", *more)
+    assert len(after) == 60
+    assert {answer: after[answer] for answer in before} == before
+
+
+def test_what_still_tells_true_candidates_from_false_ones_is_reported_and_warned_of(tmp_path, caplog):
+    logged = [told(f"{name} grows", f"{name} reportedly sells 12 of its shops") for name in NAMES]
+    for number, one in enumerate(logged):
+        one["levels"][0]["candidates"][1]["event"] = f"{NAMES[number]} keeps all the shops that it has now"
+    _, leaks, *_ = build(tmp_path, {"a.jsonl": lines(*logged)})
+    for picker in ("most_digits", "trained_on_wording"):
+        assert leaks["after"][picker]["above_chance"] is True
+        assert f"{picker} is right on" in caplog.text
+    assert leaks["after"]["index_0"]["above_chance"] is False
+    assert "index_0 is right" not in caplog.text
 
 
 def test_cases_of_one_event_share_a_split(tmp_path):
@@ -428,7 +535,7 @@ def test_simulated_cases_leak_before_and_not_after(tmp_path):
 
 
 def test_a_leak_is_reported_as_one():
-    told = [Question(["north wind", "south sea", "old bridge"], 0, "a north wind", "", "")] * 40
+    told = [Question(["north wind", "south sea", "old bridge"], 0, "a north wind", "", "", "one event")] * 40
     report = leak_report([], told)["after"]
     assert report["closest_to_path_end"]["right"] == 40
     assert report["closest_to_path_end"]["above_chance"] is True

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -8,12 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probeline.datasets.lengths import length_check
 from probeline.datasets.prompts import GENERIC_RUBRIC, build_prompts, rubric_of
 from probeline.errors import ProbelineError
 from probeline.files import open_parquet
+from probeline.logs import support
 from probeline.logs.ingest_support import collect_support, ingest_support
+from probeline.logs.listing import game_content
+from probeline.logs.reading import parse_json
 from probeline.logs.simulate_support import simulate_dialogue, simulate_support
 from probeline.logs.support import Unreadable, read_support
+from probeline.models.render import load_tokenizer, render_chat
 from tests.unit.mutations import damaged, deep, mutated
 from tests.unit.tiny import make_model
 
@@ -120,11 +126,11 @@ def test_ids_are_told_apart_by_split_and_the_held_out_copy_is_kept(tmp_path):
     ("change", "reason"),
     [
         (lambda d: d.pop("dialogue_id"), "dialogue_id is missing"),
-        (lambda d: d.update(turns=[]), "turns has 0 entries, expected 1 to 1000"),
+        (lambda d: d.update(turns=[]), "turns has 0 entries, expected 1 to 200"),
         (lambda d: d["turns"][1].update(speaker="BOT"), "turns[1].speaker is neither USER nor SYSTEM"),
         (lambda d: d["turns"][2].update(utterance=None), "turns[2].utterance is null, expected a text"),
         (lambda d: d["turns"][0].update(frames=[{"service": 3}]), "turns[0].frames[0].service is an integer"),
-        (lambda d: d.update(services=[1]), "services is no list of texts"),
+        (lambda d: d.update(services=[1]), "services is no list of at most 100 texts"),
     ],
 )
 def test_a_faulty_dialogue_says_its_field_and_the_others_are_read(change, reason):
@@ -155,6 +161,43 @@ def test_hostile_files_are_accounted_for_and_the_rest_goes_on(tmp_path):
     assert (quality["files"], quality["files_quarantined"], quality["quarantined"]) == (11, 9, 3)
     assert len(quarantine) == 12
     assert all(row["reason"] and len(row["sha256"]) == 64 for row in quarantine)
+
+
+def test_a_dialogue_of_endless_prompts_is_a_fault(tmp_path):
+    long = [dialogue(*["word " * 200] * 198, name="long"), dialogue(*TALK)]
+    _, rows, quality, quarantine = ingest(tmp_path, {"a.json": long})
+    assert (quality["dialogues"], len(rows)) == (1, 2)
+    assert "prompts of the 198 turns have" in quarantine[0]["reason"]
+    turns = dialogue(*["a"] * 201)
+    *_, quarantine = ingest(tmp_path, {"a.json": [dialogue(*TALK), turns]})
+    assert "turns has 201 entries, expected 1 to 200" in quarantine[0]["reason"]
+
+
+def test_a_file_is_digested_once_however_many_dialogues_it_has(monkeypatch):
+    digested = []
+    monkeypatch.setattr(support, "sha256_bytes", lambda data: digested.append(data) or "")
+    assert len(list(read_support(orjson.dumps([dialogue(*TALK)] * 50)))) == 50
+    assert digested == []
+
+
+def test_a_byte_order_mark_makes_no_other_content():
+    data = orjson.dumps(dialogue(*TALK))
+    assert game_content(b"\xef\xbb\xbf" + data) == game_content(data)
+    assert parse_json(b"\xef\xbb\xbf" + data, Counter()) == orjson.loads(data)
+
+
+def test_what_is_mended_is_counted(tmp_path):
+    odd = dialogue("\ud800 A room", "Good day.", "!How can I help?", "", "Well?", "A room.", "For how long?")
+    odd["turns"][1]["frames"][0]["x"] = float("nan")
+    files = {
+        "train/a.json": json.dumps([odd, dialogue(*TALK)]).encode(),
+        "dev/b.json": b"\xef\xbb\xbf" + orjson.dumps([dialogue("Hi.", *TALK)]),
+    }
+    dialogues, _, quality, quarantine = ingest(tmp_path, files)
+    assert (len(dialogues), quarantine) == (3, [])
+    assert quality["dialogues_of_files_nonstandard_json"] == 2
+    assert quality["dialogues_of_files_with_byte_order_mark"] == 1
+    assert (quality["user_turns_without_words"], quality["turns_merged"]) == (1, 2)
 
 
 @settings(max_examples=150, deadline=None)
@@ -223,6 +266,35 @@ def test_a_prompt_of_a_held_out_split_is_not_trained_on(tmp_path):
     rows, statistics = prompts(tmp_path, files)
     assert {row["split"] for row in rows} == {"test"}
     assert statistics["excluded"] == {"prompt_in_test_too": 2}
+
+
+def test_a_prompt_without_a_word_of_the_user_is_left_out(tmp_path):
+    rows, statistics = prompts(tmp_path, {"train/a.json": [dialogue("!", "!Hello there.", "Hi.", "Yes?")]})
+    assert [row["ground_truth"] for row in rows] == ["Yes?"]
+    assert statistics["excluded"] == {"user_did_not_speak_last": 1}
+
+
+def test_prompts_of_other_tasks_are_others(tmp_path):
+    files = {
+        "train/a.json": [dialogue(*TALK)],
+        "test/a.json": [dialogue(*TALK, services=("Banks_1",))],
+    }
+    rows, statistics = prompts(tmp_path, files)
+    assert (len(rows), statistics["excluded"]) == (4, {})
+
+
+def test_a_prompt_is_measured_with_what_asks_for_an_answer(tmp_path):
+    model = make_model(tmp_path / "model")
+    tokenizer = load_tokenizer(model)
+    chat = [{"role": "user", "content": "A room, please."}]
+    asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+    answered = [*chat, {"role": "assistant", "content": "Where?"}]
+    for length, fits in ((len(asked), True), (len(asked) - 1, False)):
+        counts = Counter()
+        assert length_check(model, length, counts)([chat]) is fits
+        assert counts.total() == (not fits)
+    whole = len(render_chat(tokenizer, answered).input_ids)
+    assert length_check(model, whole, Counter())([answered])
 
 
 def test_too_long_prompts_are_left_out_and_counted(tmp_path):

@@ -8,11 +8,12 @@ event fall into one split. `leaks.json` says what is left of it, see `probeline.
 """
 
 import json
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil
+from math import ceil, floor
 from operator import itemgetter
 from pathlib import Path
 from random import Random
@@ -22,9 +23,12 @@ from probeline.datasets.accounts import Shown, by_reason, warn_if_empty, write_g
 from probeline.datasets.leaks import Question, leak_report
 from probeline.datasets.lengths import length_check
 from probeline.digests import sha256_bytes, split_of
-from probeline.files import atomic_directory, open_parquet, write_json, write_json_lines, write_manifest
+from probeline.files import atomic_directory, write_json, write_json_lines, write_manifest
 from probeline.logs.forecasts import event_key, words_of
+from probeline.logs.tables import rows_in
 from probeline.schema import SPLITS
+
+_log = logging.getLogger(__name__)
 
 TRUE_SHARE = 7000
 WHOLE = 10_000
@@ -34,7 +38,7 @@ OUTCOMES = 4
 OFTEN = 3
 """A false candidate in the levels of as many events is known to be false without reading the question."""
 ALIKE = 0.8
-"""Seed events that share as large a part of their words are taken for one event."""
+"""Events that share as large a part of their words are taken for one."""
 
 SYSTEM = (
     "You forecast what events lead to. Given an event and what has followed so far, name outcomes that may "
@@ -155,11 +159,15 @@ def build_forecasts(
     Raises:
         ProbelineError: a table is missing or damaged.
     """
-    cases = {row["game"]: row for row in _rows(corpus / "cases.parquet")}
-    levels = {key: list(rows) for key, rows in groupby(_rows(corpus / "levels.parquet"), itemgetter("game"))}
-    events = group_events(cases, levels)
+    cases = {row["game"]: row for row in rows_in(corpus / "cases.parquet")}
+    levels = {
+        key: list(rows) for key, rows in groupby(rows_in(corpus / "levels.parquet"), itemgetter("game"))
+    }
+    alike = alike_events(cases, levels)
+    events = group_events(cases, levels, alike)
     excluded: dict[str, Counter[str]] = {"sft": Counter(), "grpo": Counter(), "candidates": Counter()}
-    examples = list(_examples(cases, levels, events, seed, excluded))
+    shared = _shared_answers(levels, events, alike)
+    examples = list(_examples(cases, levels, events, shared, seed, excluded))
     shares = {split: splits[split] for split in SPLITS}
     split = {event: split_of(event, shares, seed) for event in sorted(set(events.values()))}
     fits = {kind: length_check(model, dataset.get("max_tokens"), excluded[kind]) for kind in ("sft", "grpo")}
@@ -168,13 +176,29 @@ def build_forecasts(
         for kind, row in _training_rows(example, split[example.event]):
             if fits[kind]([[*row["prompt"], *row.get("completion", [])]]):
                 rows[kind].append(row)
-    kept = {row["id"] for row in rows["sft"]}
-    used = [example for example in examples if example.id in kept]
+    kept = {kind: {row["id"]: row["split"] for row in lines} for kind, lines in rows.items()}
+    used = [example for example in examples if example.id in kept["sft"]]
     statistics = _statistics(cases, levels, events, split, rows, excluded)
+    finished = kept["sft"] | kept["grpo"]
+    statistics["events_in_two_splits"] = events_in_two_splits(
+        (finished[example.id], [example.path[0], example.answer])
+        for example in examples
+        if example.id in finished
+    )
+    leaks = leak_report(_logged(cases, levels, events), [_shown(one) for one in used])
+    for picker, figures in leaks["after"].items():
+        if figures["above_chance"]:
+            _log.warning(
+                "%s is right on %.1f of %d levels of %s, which is above chance: see docs/forecasts.md",
+                picker,
+                figures["right"],
+                figures["levels"],
+                output.name,
+            )
     with atomic_directory(output) as draft:
         for kind, lines in rows.items():
             write_json_lines(draft / f"{kind}.jsonl", lines)
-        write_json(draft / "leaks.json", leak_report(_logged(cases, levels), [_shown(one) for one in used]))
+        write_json(draft / "leaks.json", leaks)
         write_json(draft / "dataset_statistics.json", statistics)
         shown = ((row["id"].partition("#")[0], row["split"]) for row in [*rows["sft"], *rows["grpo"]])
         write_games(draft, (Shown(case, cases[case]["content"], split) for case, split in shown))
@@ -199,12 +223,6 @@ def _training_rows(example: Example, split: str) -> Iterator[tuple[str, dict[str
         yield "sft", {**common, "prompt": prompt, "completion": [{"role": "assistant", "content": target}]}
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-
-
 def _plain(text: str) -> str:
     return " ".join(words_of(text))
 
@@ -214,19 +232,42 @@ def _answer(level: Mapping[str, Any]) -> str | None:
     return None if index is None else str(level["candidates"][index]["event"])
 
 
-def group_events(
+def _true_events(level: Mapping[str, Any]) -> list[str]:
+    return [candidate["event"] for candidate in level["candidates"] if candidate["label"]]
+
+
+def alike_events(
     cases: Mapping[str, Mapping[str, Any]], levels: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[tuple[str, str]]:
+    """Pairs of keys of seed events and answers, in whatever case, that share ALIKE of their words."""
+    texts = {row["event_key"]: row["event"] for row in cases.values()}
+    for rows in levels.values():
+        for level in rows:
+            texts |= {event_key(answer): answer for answer in _true_events(level)}
+    return list(_alike(texts))
+
+
+def group_events(
+    cases: Mapping[str, Mapping[str, Any]],
+    levels: Mapping[str, Sequence[Mapping[str, Any]]],
+    alike: Sequence[tuple[str, str]],
 ) -> dict[str, str]:
     """Case → key of its event: cases that one split must hold together have the same.
 
     These are cases whose seed events have the same words, or ALIKE as many, and a case whose seed event is
-    an answer of another.
+    so much like an answer of another. The key is that of the earliest seed event, the shortest of several:
+    the split hangs on it, and a later or longer account of the same event does not move what is there.
 
     Args:
         cases: key → row of the table of cases.
         levels: key → rows of the table of levels.
+        alike: pairs of keys of events, see `alike_events`.
     """
-    parent = {row["event_key"]: row["event_key"] for row in cases.values()}
+    rank: dict[str, tuple[str, int, str]] = {}
+    for row in cases.values():
+        own = (row["date"] or "9999", len(words_of(row["event"])), row["event_key"])
+        rank[row["event_key"]] = min(own, rank.get(row["event_key"], own))
+    parent = {key: key for key in rank}
 
     def find(key: str) -> str:
         while parent[key] != key:
@@ -234,59 +275,106 @@ def group_events(
         return key
 
     def join(one: str, other: str) -> None:
-        first, second = sorted((find(one), find(other)))
+        first, second = sorted((find(one), find(other)), key=rank.__getitem__)
         parent[second] = first
 
+    holders: dict[str, set[str]] = defaultdict(set)
     for key, row in cases.items():
+        holders[row["event_key"]].add(row["event_key"])
         for level in levels[key]:
-            answer = _answer(level)
-            if answer is not None and (follower := event_key(answer)) in parent:
-                join(row["event_key"], follower)
-    for one, other in _alike({row["event_key"]: row["event"] for row in cases.values()}):
-        join(one, other)
+            for answer in _true_events(level):
+                holders[event_key(answer)].add(row["event_key"])
+    for one, other in [*((key, key) for key in rank), *alike]:
+        for seed, holder in ((one, other), (other, one)):
+            if seed in rank:
+                for key in sorted(holders[holder]):
+                    join(seed, key)
     return {key: find(row["event_key"]) for key, row in cases.items()}
+
+
+def _shared_answers(
+    levels: Mapping[str, Sequence[Mapping[str, Any]]],
+    events: Mapping[str, str],
+    alike: Sequence[tuple[str, str]],
+) -> set[str]:
+    """Keys of the answers that are answers of another event, too, or ALIKE one of it."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for key, rows in levels.items():
+        for level in rows:
+            for answer in _true_events(level):
+                groups[event_key(answer)].add(events[key])
+    return _several(groups, alike)
+
+
+def events_in_two_splits(shown: Iterable[tuple[str, Sequence[str]]]) -> int:
+    """How many events stand in several splits, word for word or with ALIKE of their words.
+
+    Args:
+        shown: split of an example, and its events.
+    """
+    texts: dict[str, str] = {}
+    splits: dict[str, set[str]] = defaultdict(set)
+    for split, events in shown:
+        for event in events:
+            texts[event_key(event)] = event
+            splits[event_key(event)].add(split)
+    return len(_several(splits, list(_alike(texts))))
+
+
+def _several(places: Mapping[str, set[str]], alike: Sequence[tuple[str, str]]) -> set[str]:
+    """The keys that have several places, with those of what is like them."""
+    all_places = {key: set(own) for key, own in places.items()}
+    for one, other in alike:
+        if one in places and other in places:
+            all_places[one] |= places[other]
+            all_places[other] |= places[one]
+    return {key for key, own in all_places.items() if len(own) > 1}
 
 
 def _alike(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Pairs of keys whose texts share ALIKE of all their words (Jaccard).
 
-    Such a pair shares one of the few rarest words of each, so that only those are looked up.
+    Such a pair shares one of the few rarest words of each and differs little in their number, so that only
+    those are looked up.
     """
     keys = sorted(texts)
     words = [frozenset(words_of(texts[key])) for key in keys]
     uses = Counter(word for own in words for word in own)
-    holders: dict[str, list[int]] = defaultdict(list)
+    holders: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index, own in enumerate(words):
-        rarest = sorted(own, key=lambda word: (uses[word], word))[: len(own) - ceil(ALIKE * len(own)) + 1]
-        for other in sorted({other for word in rarest for other in holders[word]}):
+        size = len(own)
+        rarest = sorted(own, key=lambda word: (uses[word], word))[: size - ceil(ALIKE * size) + 1]
+        sizes = range(ceil(ALIKE * size), floor(size / ALIKE) + 1)
+        found = {other for word in rarest for length in sizes for other in holders.get((word, length), ())}
+        for other in sorted(found):
             both = len(own & words[other])
-            if both >= ALIKE * (len(own) + len(words[other]) - both):
+            if both >= ALIKE * (size + len(words[other]) - both):
                 yield keys[other], keys[index]
         for word in rarest:
-            holders[word].append(index)
+            holders[word, size].append(index)
 
 
 def _examples(
     cases: Mapping[str, Mapping[str, Any]],
     levels: Mapping[str, Sequence[Mapping[str, Any]]],
     events: Mapping[str, str],
+    shared: set[str],
     seed: int,
     excluded: Mapping[str, Counter[str]],
 ) -> Iterator[Example]:
     """The levels that can be trained on; counts the others by reason."""
     false_of: dict[str, set[str]] = defaultdict(set)
-    true_of: dict[str, set[str]] = defaultdict(set)
     for key, rows in levels.items():
         for level in rows:
             for candidate in level["candidates"]:
-                seen = true_of if candidate["label"] else false_of
-                seen[_plain(candidate["event"])].add(events[key])
+                if not candidate["label"]:
+                    false_of[_plain(candidate["event"])].add(events[key])
     for key, case in cases.items():
         path: list[str] | None = [case["event"]]
         for level in levels[key]:
-            if (reason := _unfit(case, level, path, true_of)) is None and path is not None:
-                candidates, dropped = _candidates(level, false_of, Random(_level_seed(seed, key, level)))
-                excluded["candidates"]["excluded.repeated_or_false_for_several_events"] += dropped
+            if (reason := _unfit(case, level, path, shared)) is None and path is not None:
+                random = Random(_level_seed(seed, key, level))
+                candidates = _candidates(level, false_of, random, excluded["candidates"])
                 if len(candidates) < 2:
                     one = "one_candidate" if len(level["candidates"]) == 1 else "only_repeated_candidates"
                     excluded["sft"][f"excluded.{one}"] += 1
@@ -309,7 +397,7 @@ def _unfit(
     case: Mapping[str, Any],
     level: Mapping[str, Any],
     path: list[str] | None,
-    true_of: Mapping[str, set[str]],
+    shared: set[str],
 ) -> str | None:
     """Why a level cannot be trained on, or None."""
     answer = _answer(level)
@@ -326,24 +414,28 @@ def _unfit(
     told = f" {_plain(' '.join([*path, case['context'] or '']))} "
     if f" {_plain(answer)} " in told:
         return "answer_in_the_prompt"
-    if len(true_of[_plain(answer)]) > 1:
+    if event_key(answer) in shared:
         return "answer_of_another_event"
     return None
 
 
 def _candidates(
-    level: Mapping[str, Any], false_of: Mapping[str, set[str]], random: Random
-) -> tuple[list[str], int]:
-    """The candidates in shuffled order, without those known to be false anywhere, and how many those are."""
+    level: Mapping[str, Any], false_of: Mapping[str, set[str]], random: Random, dropped: Counter[str]
+) -> list[str]:
+    """The candidates in shuffled order, without those known to be false anywhere, and each once."""
     answer = _answer(level) or ""
     kept = {_plain(answer): answer}
     for candidate in sorted(one["event"] for one in level["candidates"] if not one["label"]):
         plain = _plain(candidate)
-        if len(false_of[plain]) < OFTEN:
-            kept.setdefault(plain, candidate)
+        if plain in kept:
+            dropped["excluded.copy_within_the_level"] += 1
+        elif len(false_of[plain]) >= OFTEN:
+            dropped["excluded.false_for_several_events"] += 1
+        else:
+            kept[plain] = candidate
     shuffled = sorted(kept.values())  # so that nothing of the logged order is left
     random.shuffle(shuffled)
-    return shuffled, len(level["candidates"]) - len(shuffled)
+    return shuffled
 
 
 def _level_seed(seed: int, case: str, level: Mapping[str, Any]) -> int:
@@ -351,7 +443,9 @@ def _level_seed(seed: int, case: str, level: Mapping[str, Any]) -> int:
 
 
 def _logged(
-    cases: Mapping[str, Mapping[str, Any]], levels: Mapping[str, Sequence[Mapping[str, Any]]]
+    cases: Mapping[str, Mapping[str, Any]],
+    levels: Mapping[str, Sequence[Mapping[str, Any]]],
+    event_of: Mapping[str, str],
 ) -> list[Question]:
     """The levels as the logs have them, and what an example made of them as they are would show."""
     questions = []
@@ -362,7 +456,7 @@ def _logged(
                 path, research = level["path"], level["research_summary"] or ""
                 prompt = "\n".join([cases[key]["context"] or "", *path, research])
                 end = path[-1] if path else ""
-                questions.append(Question(events, level["answer"], end, research, prompt))
+                questions.append(Question(events, level["answer"], end, research, prompt, event_of[key]))
     return questions
 
 
@@ -370,7 +464,7 @@ def _shown(example: Example) -> Question:
     """The level as the example shows it: without research."""
     prompt = "\n".join([*example.path, example.case["context"] or ""])
     answer = example.candidates.index(example.answer)
-    return Question(example.candidates, answer, example.path[-1], "", prompt)
+    return Question(example.candidates, answer, example.path[-1], "", prompt, example.event)
 
 
 def _statistics(
@@ -381,10 +475,6 @@ def _statistics(
     rows: Mapping[str, list[dict[str, Any]]],
     excluded: Mapping[str, Counter[str]],
 ) -> dict[str, Any]:
-    words: dict[str, set[str]] = {part: set() for part in SPLITS}
-    for key, row in cases.items():
-        words[split[events[key]]].add(row["event_key"])
-    shared = sum(len(words[one] & words[other]) for one, other in (SPLITS[:2], SPLITS[1:], SPLITS[::2]))
     return {
         "cases": len(cases),
         "events": len(split),
@@ -392,7 +482,6 @@ def _statistics(
         "sft_examples": len(rows["sft"]),
         "grpo_prompts": len(rows["grpo"]),
         "excluded": {kind: by_reason(counts) for kind, counts in excluded.items()},
-        "events_in_two_splits": shared,
         "splits": {
             part: {
                 "events": sum(own == part for own in split.values()),

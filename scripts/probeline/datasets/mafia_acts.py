@@ -2,14 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from probeline.digests import split_of
-from probeline.files import open_parquet
-from probeline.schema import ACTIONS, SPLITS
+from probeline.logs.tables import rows_in
+from probeline.schema import SPLITS
 
 DISCUSSION = "discussion"
 DECIDED = ("win", "loss")
@@ -98,7 +98,7 @@ def read_acts(
     settings = {**QUALITY, **quality}
     fractions = {split: splits[split] for split in SPLITS}
     acts = []
-    for row in _rows(corpus / "actions.parquet"):
+    for row in rows_in(corpus / "actions.parquet"):
         counts["entries"] += 1
         reason = _exclusion(row)
         if reason is not None:
@@ -106,12 +106,6 @@ def read_acts(
             continue
         acts.append(_act(row, settings, split_of(row["content"], fractions, seed)))
     return acts
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=1024, columns=[name for name, _, _ in ACTIONS]):
-            yield from batch.to_pylist()
 
 
 def _exclusion(row: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,8 @@ import orjson
 from probeline.datasets.accounts import Shown, by_reason, warn_if_empty, write_games
 from probeline.datasets.lengths import length_check
 from probeline.digests import canonical_digest, split_of
-from probeline.files import atomic_directory, open_parquet, write_json, write_manifest
+from probeline.files import atomic_directory, write_json, write_manifest
+from probeline.logs.tables import rows_in
 from probeline.schema import SPLITS
 
 SPLIT_OF_FOLDER = {"train": "train", "dev": "validation", "test": "test"}
@@ -121,17 +122,17 @@ def kept_prompts(
         excluded: counts what is left out, by reason.
     """
     held_out: dict[str, str] = {}
-    for row in _rows(corpus / "rows.parquet"):
-        digest = canonical_digest(row["prompt"])
+    for row in rows_in(corpus / "rows.parquet"):
+        digest = canonical_digest(_with_task(row["task_description"], row["prompt"]))
         split = dialogues[row["game"]].split
         held_out[digest] = max(held_out.get(digest, ""), split, key=("", *SPLITS).index)
     fits = length_check(model, dataset.get("max_tokens"), excluded)
-    for row in _rows(corpus / "rows.parquet"):
+    for row in rows_in(corpus / "rows.parquet"):
         dialogue = dialogues[row["game"]]
         line = _line(row, dialogue)
-        if (further := held_out[canonical_digest(row["prompt"])]) != dialogue.split:
+        if (further := held_out[canonical_digest(line["prompt"])]) != dialogue.split:
             excluded[f"excluded.prompt_in_{further}_too"] += 1
-        elif line["prompt"][-1]["role"] != "user":
+        elif not row["prompt"] or row["prompt"][-1]["role"] != "user":
             excluded["excluded.user_did_not_speak_last"] += 1
         elif fits([line["prompt"]]):
             yield line, Shown(row["game"], dialogue.content, dialogue.split)
@@ -140,7 +141,7 @@ def kept_prompts(
 def dialogues_of(corpus: Path, splits: Mapping[str, Any], seed: int) -> dict[str, Dialogue]:
     """Key → dialogue, of all in `dialogues.parquet`; arguments as for `build_prompts`."""
     shares = {split: splits[split] for split in SPLITS}
-    rows = list(_rows(corpus / "dialogues.parquet"))
+    rows = list(rows_in(corpus / "dialogues.parquet"))
     ids = Counter(row["id"] for row in rows)
     return {
         row["game"]: Dialogue(
@@ -170,9 +171,3 @@ def _with_task(task: str, messages: list[dict[str, str]]) -> list[dict[str, str]
     if messages and messages[0]["role"] == "user":
         return [{"role": "user", "content": f"{task}\n\n{messages[0]['content']}"}, *messages[1:]]
     return [{"role": "user", "content": task}, *messages]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            yield from batch.to_pylist()

@@ -22,8 +22,12 @@ from probeline.logs.responses import clean
 
 MAX_CASE_BYTES = 4 * 1024 * 1024
 """A longer line is no case (real ones have 6 KB) and is not read into memory."""
-MAX_LEVELS = 100
+MAX_LEVELS = 20
 MAX_CANDIDATES = 100
+MAX_PATH = 100
+MAX_EVENT = 2_000
+MAX_CONTEXT = 20_000
+"""Most characters of an event, and of what is told of it: the prompt of each level shows them again."""
 MAX_LEVEL_DEPTH = 1000
 
 _WORD = re.compile(r"\w+")
@@ -127,7 +131,7 @@ def read_forecast(data: bytes) -> Case:
     repairs: Counter[str] = Counter()
     if len(data) > MAX_CASE_BYTES:
         raise ProbelineError(f"the line has more than {MAX_CASE_BYTES} bytes")
-    logged = parse_json(data, repairs)
+    logged = parse_json(data, repairs, "line")
     if not isinstance(logged, dict):
         raise ProbelineError(f"the line holds {kind_of(logged)}, expected an object")
     flat = "outcome_chain" in logged
@@ -139,8 +143,9 @@ def read_forecast(data: bytes) -> Case:
         form="chain" if flat else "levels",
         event=_text(seed, names[1], names[0]),
         date=_date(seed, names[2], repairs, names[0]),
-        context=_optional_text(seed, "context", names[0]),
-        domain=_optional_text(seed, "domain", names[0]) or _optional_text(logged, "domain"),
+        context=_optional_text(seed, "context", names[0], MAX_CONTEXT),
+        domain=_optional_text(seed, "domain", names[0], MAX_EVENT)
+        or _optional_text(logged, "domain", "", MAX_EVENT),
         knowledge_cutoff=_date(logged, "knowledge_cutoff", repairs),
         repairs=repairs,
     )
@@ -165,8 +170,8 @@ def _read_level(logged: Any, where: str, repairs: Counter[str]) -> Level:
             f"{where}.candidates has {len(candidates)} entries, expected 1 to {MAX_CANDIDATES}"
         )
     path = optional(logged, "path", list, [], where)
-    if len(path) > MAX_LEVELS or not all(isinstance(item, str) for item in path):
-        raise ProbelineError(f"{where}.path is no list of at most {MAX_LEVELS} texts")
+    if len(path) > MAX_PATH or not all(isinstance(item, str) for item in path):
+        raise ProbelineError(f"{where}.path is no list of at most {MAX_PATH} texts")
     return Level(
         depth=_depth(logged, where),
         parent=_optional_text(logged, "parent_event", where),
@@ -204,14 +209,21 @@ def _read_outcome(logged: Any, where: str, repairs: Counter[str]) -> Level:
 
 
 def _text(data: Any, name: str, where: str = "") -> str:
-    text = clean(take(data, name, str, where=where)).strip()
+    text = _bounded(clean(take(data, name, str, where=where)).strip(), name, where, MAX_EVENT)
     if not text:
         raise ProbelineError(f"{where + '.' if where else ''}{name} is empty")
     return text
 
 
-def _optional_text(data: Any, name: str, where: str = "") -> str | None:
-    return clean(optional(data, name, str, "", where)).strip() or None
+def _optional_text(data: Any, name: str, where: str = "", most: int | None = None) -> str | None:
+    return _bounded(clean(optional(data, name, str, "", where)).strip(), name, where, most) or None
+
+
+def _bounded(text: str, name: str, where: str, most: int | None) -> str:
+    if most is not None and len(text) > most:
+        named = f"{where + '.' if where else ''}{name}"
+        raise ProbelineError(f"{named} has {len(text)} characters, more than {most}")
+    return text
 
 
 def _depth(data: Any, where: str) -> int:
@@ -255,9 +267,9 @@ def findings(case: Case, number: int) -> list[str]:
     """What is wrong with a level, as names that `quality.json` counts; see `ingest_forecasts`."""
     level = case.levels[number]
     answer = level.true_index
-    if answer is None:
-        return ["levels_without_one_answer"]
     found = ["levels_with_one_candidate"] if len(level.candidates) == 1 else []
+    if answer is None:
+        return [*found, "levels_without_one_answer"]
     if level.path and len(level.path) > level.depth:
         found.append("paths_beyond_parent")
     if len(level.candidates) > 1:

@@ -2,8 +2,9 @@
 
 `quality.json` counts what `probeline.logs.units` says, and of the cases that are kept:
 
-- cases_as_levels + cases_as_chain = cases; levels, candidates; levels_with_<n>_candidates.
-- levels_without_one_answer: none or several candidates are true; levels_with_one_candidate.
+- cases_as_levels + cases_as_chain = cases; candidates; levels = levels_with_one_candidate + all of
+  levels_with_<n>_candidates.
+- levels_without_one_answer: none or several candidates are true.
 - answers_first: the true candidate stands at index 0, of levels with several.
 - paths_beyond_parent: `path` has more than `depth` items; path_ends_giving_answer: its last item shares more
   words with the answer than with any other candidate; research_giving_answer: the same of the research text.
@@ -15,20 +16,21 @@
 - all other keys: what was mended or is absent.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from probeline.digests import sha256_bytes
 from probeline.errors import ProbelineError
 from probeline.files import open_parquet
 from probeline.logs.forecasts import MAX_CASE_BYTES, Case, event_key, findings, read_forecast, words_of
 from probeline.logs.formats import unit_key
+from probeline.logs.listing import BOM
 from probeline.logs.units import Fault, Format, Unit, collect_units, counts_column, ingest_units
 from probeline.schema import CASES, LEVELS
 
-_BOM = b"\xef\xbb\xbf"
 _OFTEN = 3
 """Levels that a false candidate stands in before it is called repeated."""
 
@@ -51,24 +53,30 @@ def collect_forecasts(shards: list[Path], output: Path) -> None:
 
 
 def _read(path: Path, root: Path) -> Iterator[Unit | Fault]:
-    """The cases of a file, line by line: it may be larger than the memory."""
+    """The cases of a file, line by line."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(MAX_CASE_BYTES + 1):
             number += 1
             if len(line) > MAX_CASE_BYTES:
-                while not line.endswith(b"\n") and (more := file.readline(MAX_CASE_BYTES)):
-                    line = line[:MAX_CASE_BYTES] + more[-1:]
                 reason = f"the line has more than {MAX_CASE_BYTES} bytes"
-                yield Fault(number, reason, sha256_bytes(line[:MAX_CASE_BYTES]))
+                yield Fault(number, reason, _digest_of_line(line, file))
                 continue
-            line = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
-            if not line:
+            line = line.strip()
+            if not line.removeprefix(BOM):
                 continue
             try:
                 yield _unit(read_forecast(line))
             except ProbelineError as error:
                 yield Fault(number, str(error), sha256_bytes(line))
+
+
+def _digest_of_line(line: bytes, file: BinaryIO) -> str:
+    """The digest of a line without its end, of which `line` is the beginning; reads the rest in pieces."""
+    digest = hashlib.sha256(line.removesuffix(b"\n"))
+    while not line.endswith(b"\n") and (line := file.readline(MAX_CASE_BYTES)):
+        digest.update(line.removesuffix(b"\n"))
+    return digest.hexdigest()
 
 
 def _unit(case: Case) -> Unit:
@@ -80,7 +88,8 @@ def _unit(case: Case) -> Unit:
         found = findings(case, number)
         counts.update(found)
         counts.update({"levels": 1, "candidates": len(level.candidates)})
-        counts[f"levels_with_{len(level.candidates)}_candidates"] += 1
+        if len(level.candidates) > 1:  # one alone is a finding
+            counts[f"levels_with_{len(level.candidates)}_candidates"] += 1
         parts.append(
             {
                 "game": key,

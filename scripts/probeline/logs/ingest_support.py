@@ -2,7 +2,9 @@
 
 `quality.json` counts what `probeline.logs.units` says, and of the dialogues that are kept:
 
-- turns; system_turns = rows + first_system_turns + system_turns_without_words.
+- turns; system_turns = rows + first_system_turns + system_turns_without_words; user_turns_without_words;
+  turns_merged: those that continue the message of the turn before, which was the same side's.
+- dialogues_of_files_…: dialogues of a file in which something was mended, see `reading.parse_json`.
 - dialogues_train + dialogues_dev + dialogues_test + dialogues_without_split = dialogues: the split is the
   folder of the file. Of copies in several splits the one in test is kept, then the one in dev.
 - dialogues_without_rows; ids_repeated: ids, split included, that several dialogues have.
@@ -58,7 +60,7 @@ def _entries(data: bytes, split: str | None) -> Iterator[Unit | Fault]:
 
 
 def _unit(dialogue: Dialogue, split: str | None) -> Unit:
-    counts: Counter[str] = Counter({"turns": len(dialogue.turns)})
+    counts = dialogue.repairs + Counter({"turns": len(dialogue.turns)})
     rows = rows_of(dialogue, counts)
     counts[f"dialogues_{split}" if split else "dialogues_without_split"] += 1
     counts["dialogues_without_rows"] += not rows
@@ -111,6 +113,8 @@ _FORMAT = Format(
         "rows",
         "first_system_turns",
         "system_turns_without_words",
+        "user_turns_without_words",
+        "turns_merged",
         "dialogues_train",
         "dialogues_dev",
         "dialogues_test",

@@ -25,8 +25,9 @@ from probeline.text import plain_text
 GAME_STATS = "game_stats.json"
 LLM_LOG = "llm_log.txt"
 # With another number all digests are made again: raise it when `game_content` changes what it digests.
-CACHE_PURPOSE = "game_content 1"
-FILE_CACHE_PURPOSE = "file_content 1"
+CACHE_PURPOSE = "game_content 2"
+FILE_CACHE_PURPOSE = "file_content 2"
+BOM = b"\xef\xbb\xbf"
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """A larger file is no log of one game (the largest real ones have 3.5 MB) and is not read into memory."""
 MAX_SMALL_FILE_BYTES = 16 * 1024 * 1024
@@ -192,10 +193,11 @@ def game_content(stats_bytes: bytes) -> str:
         stats_bytes: the content of `game_stats.json`.
 
     Returns:
-        Hex SHA-256 of the canonical JSON, or of the bytes themselves where they are not JSON.
+        Hex SHA-256 of the canonical JSON, without a byte order mark; of the bytes themselves where they
+        are not JSON.
     """
     try:
-        return canonical_digest(orjson.loads(stats_bytes))
+        return canonical_digest(orjson.loads(stats_bytes.removeprefix(BOM)))
     except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
         return sha256_bytes(stats_bytes)
 

@@ -10,7 +10,7 @@ import orjson
 
 from probeline.digests import canonical_digest, sha256_bytes, sha256_file
 from probeline.errors import ProbelineError
-from probeline.logs.listing import MAX_FILE_BYTES
+from probeline.logs.listing import BOM, MAX_FILE_BYTES
 from probeline.logs.responses import clean
 from probeline.text import plain_text
 
@@ -52,12 +52,22 @@ def quarantined(path: Path, error: Exception) -> dict[str, str | None]:
     return {"reason": plain_text(reason), "sha256": digest}
 
 
-def parse_json(data: bytes, repairs: Counter[str]) -> Any:
+def parse_json(data: bytes, repairs: Counter[str], what: str = "file") -> Any:
     """The JSON value in some bytes; what only Python's own reader takes is mended and counted.
+
+    A byte order mark in front, which some editors write, is left out and counted.
+
+    Args:
+        data: the bytes.
+        repairs: counts what was mended.
+        what: they are, for the error.
 
     Raises:
         ProbelineError: they are no JSON, not UTF-8, or nested too deeply.
     """
+    if data.startswith(BOM):
+        repairs["files_with_byte_order_mark"] += 1
+        data = data.removeprefix(BOM)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as strict:
@@ -65,11 +75,11 @@ def parse_json(data: bytes, repairs: Counter[str]) -> Any:
         try:
             value = json.loads(data.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise ProbelineError(f"the file is not UTF-8 ({error.reason} at byte {error.start})") from error
+            raise ProbelineError(f"the {what} is not UTF-8 ({error.reason} at byte {error.start})") from error
         except RecursionError as error:
-            raise ProbelineError("the file is nested too deeply") from error
+            raise ProbelineError(f"the {what} is nested too deeply") from error
         except ValueError:
-            raise ProbelineError(f"the file is not JSON ({strict})") from strict
+            raise ProbelineError(f"the {what} is not JSON ({strict})") from strict
     repairs["files_nonstandard_json"] += 1
     return _cleaned(value)
 
@@ -98,7 +108,7 @@ def part_digest(value: Any) -> str:
 
 def _cleaned(value: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
-        raise ProbelineError("the file is nested too deeply")
+        raise ProbelineError("the log is nested too deeply")
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list):

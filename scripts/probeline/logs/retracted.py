@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -105,10 +106,22 @@ def retracted_games(
     return dict(sorted(found.items()))
 
 
-def retracted_units(retractions: Iterable[Retraction]) -> dict[str, str]:
-    """Key → the reason, sorted, for what is taken out of corpora of files.
+def retracted_units(
+    format_name: str, corpora: Mapping[str, Mapping[str, Any]], retractions: Iterable[Retraction]
+) -> dict[str, str]:
+    """Key → the reason, sorted, for what is taken out of corpora of a format whose files hold many units.
 
-    A key is taken from the content there, so that one entry stands for every copy in every corpus.
+    A key is taken from the content there, so that one entry stands for every copy in every corpus of the
+    format. An entry of a corpus that is gone from the config may be of any format.
+
+    Args:
+        format_name: the format.
+        corpora: the corpora of the config.
+        retractions: the list.
     """
-    listed = sorted(retractions)
-    return {entry.game: entry.reason for entry in listed if entry.game == unit_key(entry.content)}
+    return {
+        entry.game: entry.reason
+        for entry in sorted(retractions)
+        if entry.game == unit_key(entry.content)
+        and corpora.get(entry.corpus, {"format": format_name})["format"] == format_name
+    }

@@ -70,6 +70,13 @@ def games_in(path: Path) -> Iterator[tuple[str, "pa.Table"]]:
                     start = end
 
 
+def rows_in(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table, with a batch of them in memory at a time."""
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
+            yield from batch.to_pylist()
+
+
 def row_groups(games: Iterable[tuple[str, "pa.Table"]]) -> Iterator["pa.Table"]:
     """Row groups of whole games."""
     import pyarrow as pa

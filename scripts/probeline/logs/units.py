@@ -6,7 +6,8 @@ kept once, wherever they lie. `quality.json` counts, over a shard or a corpus:
 - files = files_read + files_skipped + files_quarantined: a file without a unit that can be read is in
   `quarantine.jsonl` as a whole.
 - found = kept + duplicates + quarantined + retracted: the units of all other files; each one quarantined has
-  its line, or its position, in `quarantine.jsonl`.
+  a line in `quarantine.jsonl` with its own line or position. In a file with more than MOST_FAULTS of them
+  the last line has `more`, the number of those that are not listed.
 - all other keys: what the format counts of the kept units.
 """
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MOST_FAULTS = 10_000
-"""A file with more faulty entries is no log, and is not read to its end."""
+"""Faulty entries of a file that are listed; those beyond are counted."""
 QUALITY_FILE = "quality.json"
 QUARANTINE_FILE = "quarantine.jsonl"
 _READ = (
@@ -144,8 +145,6 @@ def ingest_units(
                 write_parts(unit.parts)
         _write_account(form, draft, counts, quarantine)
         write_manifest(draft, "corpus-shard", _facts(form, counts, len(units)))
-    for line in quarantine:
-        _log.warning("Quarantined %s: %s", plain_text(line["path"]), line["reason"])
 
 
 def _order(form: Format, row: Mapping[str, Any]) -> tuple[int, bytes]:
@@ -159,6 +158,7 @@ def _read_file(
     """The units and faults of a file, and whether it was skipped; without a unit it goes into quarantine."""
     units: list[Unit] = []
     faults: list[Fault] = []
+    unlisted = 0
     try:
         entries = form.read(path, root)
         if entries is None:
@@ -167,19 +167,23 @@ def _read_file(
             if isinstance(entry, Unit):
                 units.append(entry)
                 continue
-            faults.append(entry)
-            if len(faults) > MOST_FAULTS:
-                raise ProbelineError(f"the file has more than {MOST_FAULTS} faulty entries")
+            if len(faults) < MOST_FAULTS:
+                faults.append(entry)
+            else:
+                unlisted += 1
         if not units:
             first = f"; the first entry: {faults[0].reason}" if faults else ""
             raise ProbelineError(f"the file holds none of the {form.noun}{first}")
     except (ProbelineError, OSError) as error:
         counts["files_quarantined"] += 1
-        quarantine.append({**place_of(path, root), "entry": None, **quarantined(path, error)})
+        place = place_of(path, root)
+        line = {**place, "entry": None, **quarantined(path, error)}
+        _log.warning("Quarantined %s: %s", plain_text(place["path"]), line["reason"])
+        quarantine.append(line)
         return [], [], False
-    counts["found"] += len(faults)
-    counts["quarantined"] += len(faults)
-    quarantine += [
+    counts["found"] += len(faults) + unlisted
+    counts["quarantined"] += len(faults) + unlisted
+    listed: list[dict[str, Any]] = [
         {
             **place_of(path, root),
             "entry": fault.number,
@@ -188,6 +192,15 @@ def _read_file(
         }
         for fault in faults
     ]
+    if unlisted:
+        listed[-1] |= {
+            "reason": f"{listed[-1]['reason']}; {unlisted} more of the file are not listed",
+            "more": unlisted,
+        }
+    if listed:
+        of = f"{len(listed) + unlisted} of the {form.noun} in {plain_text(listed[0]['path'])}"
+        _log.warning("Quarantined %s; the first: %s", of, listed[0]["reason"])
+    quarantine += listed
     return units, faults, False
 
 
@@ -229,10 +242,11 @@ def collect_units(form: Format, shards: list[Path], output: Path) -> None:
     _write_account(form, output, counts, quarantine)
     facts = _facts(form, counts, len(chosen))
     write_manifest(output, "corpus", facts, [*tables, QUALITY_FILE, QUARANTINE_FILE])
-    if not chosen and counts["files_quarantined"] + counts["quarantined"]:
+    faults = counts["files_quarantined"] + counts["quarantined"]
+    if faults and not chosen:
         _log.warning("None of the %s could be read. Is this the right root?", form.noun)
-    if quarantine:
-        _log.warning("%d in quarantine: see %s", len(quarantine), output / QUARANTINE_FILE)
+    if faults:
+        _log.warning("%d in quarantine: see %s", faults, output / QUARANTINE_FILE)
 
 
 def _first_of_copies(
