@@ -51,6 +51,8 @@ def build_sft(
     for act in acts:
         if act.lacks is not None:
             counts[f"excluded.{act.lacks}"] += 1
+        elif act.held_out is not None:
+            counts[f"excluded.prompt_in_{act.held_out}_too"] += 1
         elif fits([[*act.prompt, {"role": "assistant", "content": act.output}]]):
             examples.append(act)
     with atomic_directory(output) as draft:
