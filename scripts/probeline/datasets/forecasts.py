@@ -209,7 +209,9 @@ def build_forecasts(
             "split_by": "event",
         }
         write_manifest(draft, "forecasts", {**facts, "counts": statistics})
-    warn_if_empty(output, len(rows["sft"]) + len(rows["grpo"]), corpus)
+    parts = statistics["splits"]
+    held = {f"{kind}.jsonl": {part: parts[part][kind] for part in SPLITS} for kind in rows}
+    warn_if_empty(output, held, corpus)
 
 
 def _training_rows(example: Example, split: str) -> Iterator[tuple[str, dict[str, Any]]]:

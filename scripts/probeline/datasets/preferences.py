@@ -92,7 +92,7 @@ def build_preferences(
         }
         write_manifest(draft, "preferences", {**facts, "declaration": dict(dataset)})
     _log.info("%d pairs from %d legal acts; not chosen: %s", len(pairs), len(acts), facts["not_chosen"])
-    warn_if_empty(output, len(pairs), corpus)
+    warn_if_empty(output, {DATASET_FILE: by_split(chosen)}, corpus)
 
 
 def make_pairs(acts: list[Act], unpaired: Counter[str]) -> list[Pair]:

@@ -102,7 +102,7 @@ def build_prompts(
         facts = {"dataset": output.name, "declaration": dict(dataset), "simulated": simulated}
         facts |= {"split_by": "dialogue", "generic_rubric": GENERIC_RUBRIC, "counts": statistics}
         write_manifest(draft, "prompts", facts)
-    warn_if_empty(output, sum(kept.values()), corpus)
+    warn_if_empty(output, {"prompts.jsonl": {part: kept[part] for part in SPLITS}}, corpus)
 
 
 def kept_prompts(

@@ -71,7 +71,7 @@ def build_sft(
         }
         write_manifest(draft, "sft", {**facts, "declaration": dict(dataset)})
     _log.info("%d examples of %d entries; left out: %s", len(examples), counts["entries"], facts["excluded"])
-    warn_if_empty(output, len(examples), corpus)
+    warn_if_empty(output, {DATASET_FILE: by_split(examples)}, corpus)
 
 
 def _row(act: Act) -> dict[str, Any]:
