@@ -587,9 +587,10 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
             )
     elif len(parts) >= 3 and parts[:2] == ("data", "processed") and parts[2] != "dialogues":
         corpus = parts[2].removesuffix(".lineage.json")
-        known = [*config["corpora"], *DATASET_FORMATS]
-        if corpus not in known:
-            raise ProbelineError(f"Unknown corpus {corpus!r} in {target}. {near_misses(corpus, known)}")
+        if corpus not in (*config["corpora"], *DATASET_FORMATS):
+            raise ProbelineError(
+                f"Unknown corpus {corpus!r} in {target}. {near_misses(corpus, config['corpora'])}"
+            )
     concepts = {
         ("results", "sweeps"): 2,
         ("results", "activations"): 2,

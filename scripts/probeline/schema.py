@@ -150,6 +150,12 @@ ROWS = [
 ACTIONS = [
     ("game", "string", "key of the game: a Mafia log, the game as one player saw it"),
     ("content", "string", "SHA-256 of its canonical content"),
+    (
+        "played",
+        "string",
+        "SHA-256 of the texts of its observations and actions, in order: the same for logs that differ in "
+        "times, names or results alone; examples are parted by it",
+    ),
     ("turn", "int32", "as logged, from 0"),
     ("phase", "string", "discussion, night, vote, or unknown"),
     ("player", "string", "whose log it is: `Player 3`"),

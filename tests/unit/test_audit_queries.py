@@ -414,6 +414,16 @@ def adapter(games: dict[str, dict[str, str | None]], name: str = "results/adapte
     )
 
 
+def test_leakage_says_that_there_is_nothing_to_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    games = with_content({"train": ["baseline/game0"], "test": ["baseline/game2"]})
+    write_record("data/processed/sft/mafia_sft", "build_sft", {}, games)
+    assert main(["audit", "leakage"]) == 0
+    assert "0 artifacts checked: no record is of a probe" in capsys.readouterr().out
+
+
 def test_no_leakage_where_there_is_none(store: Path, capsys: Any) -> None:
     adapter(with_content({"train": ["baseline/game1"], "test": ["baseline/game2"]}))
     status, facts = ask(capsys, "leakage")

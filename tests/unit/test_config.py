@@ -221,6 +221,9 @@ def test_a_requested_path_is_checked_before_anything_runs(config: dict[str, Any]
     for target in ("data/processed/mafa/quality.json", "data/processed/mafa.lineage.json"):
         with pytest.raises(ProbelineError, match=r"Unknown corpus 'mafa' in .* Did you mean mafia"):
             check_target(target, config)
+    with pytest.raises(ProbelineError) as caught:
+        check_target("data/processed/mafi/quality.json", config)
+    assert str(caught.value).endswith("Allowed: forecast, mafia, support, werewolf.")
     with pytest.raises(ProbelineError, match="Did you mean collusion"):
         check_target("results/activations/colusion", config)
     with pytest.raises(ProbelineError, match="Did you mean lr"):

@@ -513,6 +513,7 @@ def test_cases_of_one_event_share_a_split(tmp_path):
     assert (statistics["events"], statistics["events_in_two_splits"]) == (30, 0)
     splits = {}
     for row in rows["grpo"]:
+        assert row["id"] == f"{row['game']}#{row['depth']}"  # by which a case can be retracted
         splits.setdefault(row["event"], set()).add(row["split"])
     assert all(len(own) == 1 for own in splits.values())
     assert {split for own in splits.values() for split in own} == {"train", "validation", "test"}

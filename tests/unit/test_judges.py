@@ -202,6 +202,15 @@ def test_what_no_further_attempt_helps_ends_in_words_and_shows_no_key(
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_an_endpoint_that_wants_a_key_where_none_is_named_is_told_of(tmp_path):
+    said = r"wants a key: .* None was sent: .* in judges\.tried\.key\."
+    with (
+        judge_server(lambda name, attempt: (401, "who?")) as server,
+        pytest.raises(ProbelineError, match=said),
+    ):
+        ask(server, tmp_path, ["one"])
+
+
 def test_a_missing_key_is_refused_in_words_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     settings = {"kind": "gemini", "model": "some"}
@@ -471,6 +480,11 @@ def test_rubrics_are_written_once_for_each_row_that_is_kept(tmp_path):
         for name in ("prompts", "plain")
     )
     assert [row["id"] for row in rows] == list(rubrics)
+    # The judge is told the task by itself: the conversation is what the two sides have said.
+    for body in server.bodies:
+        told = json.loads(body["messages"][1]["content"])
+        assert told["task"]
+        assert told["task"] not in told["conversation"]
     for row in rows:
         truth = row["ground_truth"]
         assert row["rubric"] == (f"Says {truth}" if "?" in truth else None)

@@ -6,16 +6,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from probeline.datasets.mafia_acts import INDICATORS, named_in, quality_of
-from probeline.datasets.preferences import build_preferences
+from probeline.datasets.mafia_acts import INDICATORS, Act, named_in, quality_of
+from probeline.datasets.preferences import (
+    Pair,
+    build_preferences,
+    make_pairs,
+    without_contradictions,
+)
 from probeline.datasets.sft import build_sft
 from probeline.lineage.code import code_closure
 from probeline.lineage.games import games_in
+from probeline.logs.formats import unit_key
 from probeline.logs.ingest_mafia import collect_mafia, ingest_mafia
-from probeline.logs.mafia import action_faults
+from probeline.logs.mafia import action_faults, move_of, read_mafia
 from probeline.logs.simulate_mafia import simulate_mafia
 from tests.unit import tiny
 
@@ -113,7 +120,10 @@ def test_statistics_balance_and_compliance(corpus: Path, examples: Path, pairs: 
     shared = {"total_dpo_examples": of_pairs["total_dpo_examples"], "total_sft_examples": len(rows)}
     assert told | shared == of_pairs | shared
     assert told["total_processed_games"] == GAMES == sum(told["outcome_distribution"].values())
-    assert told["total_sft_examples"] == len(rows) == told["total_high_quality_entries"]
+    assert told["total_sft_examples"] == len(rows)
+    excluded = manifest(examples)["excluded"]
+    apart = sum(count for reason, count in excluded.items() if reason.startswith("prompt_in_"))
+    assert told["total_high_quality_entries"] == len(rows) + apart
     assert of_pairs["total_dpo_examples"] == len(lines(pairs / "mafia_dpo_dataset.jsonl"))
     with (examples / "balance_table.csv").open() as file:
         table = {(cell["role"], cell["outcome"]): cell for cell in csv.DictReader(file)}
@@ -192,6 +202,90 @@ def test_no_act_is_rejected_twice_and_no_game_is_in_two_splits(pairs: Path, exam
     assert {game: part for part, games in recorded.items() for game in games} == {
         row[key]: row["split"] for row in rows for key in ("game", "rejected_game")
     }
+
+
+def test_a_game_logged_again_at_another_time_is_in_the_split_of_the_first(tmp_path: Path) -> None:
+    simulate_mafia(0, range(80), tmp_path / "logs")
+    again: dict[str, str] = {}
+    for file in sorted((tmp_path / "logs/mafia").glob("game_*.json")):
+        log = orjson.loads(file.read_bytes())
+        other = file.with_name(f"again_{file.name}")
+        other.write_bytes(orjson.dumps(log | {"timestamp": "20300101_000000", "game_duration": 1.5}))
+        first, second = (read_mafia(one.read_bytes()) for one in (file, other))
+        assert first.played == second.played
+        again[unit_key(first.content)] = unit_key(second.content)
+        log["actions"] = [{**act, "action": act["action"] + "!"} for act in log["actions"]]
+        assert not log["actions"] or read_mafia(orjson.dumps(log)).played != first.played
+    ingest_mafia(sorted((tmp_path / "logs/mafia").iterdir()), tmp_path / "logs", tmp_path / "shard", {})
+    collect_mafia([tmp_path / "shard"], tmp_path / "corpus")
+    build_sft(tmp_path / "corpus", tmp_path / "sft", {}, SPLITS, 0)
+    split = {row["game"]: row["split"] for row in lines(tmp_path / "sft/mafia_sft_dataset.jsonl")}
+    assert set(split.values()) == {"train", "validation", "test"}
+    assert [split.get(game) for game in again] == [split.get(game) for game in again.values()]
+    # Nor is a turn of the one rejected for another turn of the other.
+    build_preferences(tmp_path / "corpus", tmp_path / "dpo", {}, SPLITS, 0)
+    first_of = {key: game for game, copy in again.items() for key in (game, copy)}
+    rows = lines(tmp_path / "dpo/mafia_dpo_dataset.jsonl")
+    assert rows
+    assert all(first_of[row["game"]] != first_of[row["rejected_game"]] for row in rows)
+
+
+def test_no_prompt_is_in_two_splits(examples: Path, pairs: Path) -> None:
+    shown = [
+        ((row["instruction"], row["input"]), row["split"])
+        for row in lines(examples / "mafia_sft_dataset.jsonl")
+    ]
+    shown += [
+        (tuple(message["content"] for message in row["prompt"]), row["split"])
+        for row in lines(pairs / "mafia_dpo_dataset.jsonl")
+    ]
+    split: dict[Any, str] = {}
+    assert all(split.setdefault(prompt, part) == part for prompt, part in shown)
+    for told in (manifest(examples)["excluded"], manifest(pairs)["not_chosen"]):
+        assert told["prompt_in_validation_too"] > 0 < told["prompt_in_test_too"]
+
+
+def test_pairs_do_not_contradict_each_other(pairs: Path) -> None:
+    rows = lines(pairs / "mafia_dpo_dataset.jsonl")
+    chosen, rejected = (
+        [(row["prompt"][0]["content"], row["prompt"][1]["content"], row[kind][0]["content"]) for row in rows]
+        for kind in ("chosen", "rejected")
+    )
+    assert not set(chosen) & set(rejected)
+    both = list(zip(chosen, rejected, strict=True))
+    assert len(set(both)) == len(both)
+
+
+def a_vote(game: str, output: str, *, won: bool) -> Act:
+    """A villager's on day one; games whose names begin alike have one prompt."""
+    number = move_of(output)
+    return Act(
+        **dict.fromkeys(("content", "played", "game"), game),
+        **{"split": "train", "turn": 4, "phase": "vote", "player": "Player 1", "role": "villager"},
+        **{"won": won, "instruction": "Rules.", "input": game[0], "output": output},
+        **{"alive": frozenset(range(6)), "targets": frozenset({2, 3, 5}), "target": number},
+        **{"quality": 0.5 + 0.1 * won, "lacks": None},
+    )
+
+
+def test_pairs_that_contradict_or_repeat_are_left_out_and_counted() -> None:
+    three, five = a_vote("a1", "[3]", won=True), a_vote("a2", "[5]", won=True)
+    no_three, no_five = a_vote("b1", "[3]", won=False), a_vote("b2", "[5]", won=False)
+    elsewhere = a_vote("c1", "[5]", won=True)
+    left_out: Counter[str] = Counter()
+    found = [Pair(three, no_five), Pair(five, no_three), Pair(elsewhere, no_three), Pair(elsewhere, no_three)]
+    assert list(without_contradictions(found, left_out)) == [Pair(elsewhere, no_three)]
+    assert left_out == {"excluded.chosen_is_rejected_elsewhere": 2, "excluded.same_pair_twice": 1}
+
+
+def test_moves_pair_only_with_moves_of_the_same_form() -> None:
+    unpaired: Counter[str] = Counter()
+    lower = [a_vote("b1", "3", won=False), a_vote("b2", "Player 3", won=False)]
+    best = a_vote("a1", "[5]", won=True)
+    assert make_pairs([best, *lower], unpaired) == []
+    assert unpaired["no_lower_act_has_the_same_form"] == 1
+    bracketed = a_vote("b3", "[2]", won=False)
+    assert make_pairs([best, *lower, bracketed], unpaired) == [Pair(best, bracketed)]
 
 
 def test_why_there_are_not_more_pairs_is_told(pairs: Path) -> None:

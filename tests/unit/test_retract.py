@@ -139,6 +139,16 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
     assert not RETRACTED.exists()
 
 
+def test_what_is_named_like_a_game_is_looked_for_in_its_corpus_alone(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert retract("game:elsewhere/game77", "--reason", "why") == 0
+    capsys.readouterr()
+    for words in (["--undo"], ["--reason", "why"]):
+        assert retract("game:elsewhere/game78", "--corpus", "werewolf", *words) == 1
+        assert "elsewhere/game77" not in capsys.readouterr().err
+
+
 def test_every_count_adds_up(project: Path) -> None:
     games = ["simulated_probe/game1", "simulated_public_cot/game2", "archive/simulated_short_scores/game3"]
     ingest_werewolf(games, project / "logs", {}, project / "out", {"simulated_baseline/game0": "why"})

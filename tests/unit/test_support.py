@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -141,6 +142,10 @@ def test_a_faulty_dialogue_says_its_field_and_the_others_are_read(change, reason
     assert (read[1].position, read[1].reason[: len(reason)]) == (2, reason)
 
 
+def test_an_entry_that_is_no_dialogue_is_told_of_in_a_whole_sentence():
+    assert [one.reason for one in read_support(b"[null]")] == ["the entry is null, expected an object"]
+
+
 def test_hostile_files_are_accounted_for_and_the_rest_goes_on(tmp_path):
     good = orjson.dumps([dialogue(*TALK)])
     files = {
@@ -256,6 +261,11 @@ def test_prompts_keep_the_split_and_carry_reference_and_rubric(tmp_path):
     assert by_id["train/1_00000#5"]["rubric"] is None
     assert rubric_of(by_id["train/1_00000#5"]) == GENERIC_RUBRIC
     assert statistics["splits"]["validation"]["dialogues"] == 1
+    # By which a dialogue can be retracted.
+    keys = {
+        row["id"]: row["game"] for row in open_parquet(tmp_path / "out/dialogues.parquet").read().to_pylist()
+    }
+    assert [row["game"] for row in rows] == [keys[row["dialogue_id"]] for row in rows]
 
 
 def test_a_prompt_of_a_held_out_split_is_not_trained_on(tmp_path):
@@ -321,6 +331,11 @@ def test_a_simulated_dialogue_depends_on_seed_and_index_alone(tmp_path):
     assert ("dev", found) == simulate_dialogue(5, 7)
     assert simulate_dialogue(6, 7)[1]["turns"] != found["turns"]
     assert json.loads((tmp_path / "some" / "manifest.json").read_text())["kind"] == "simulated-logs"
+
+
+def test_simulated_dialogues_have_their_articles_right():
+    said = [turn["utterance"] for index in range(200) for turn in simulate_dialogue(0, index)[1]["turns"]]
+    assert [text for text in said if re.search(r"\b[Aa] [aeio]", text)] == []
 
 
 def test_simulated_dialogues_repeat_ids_across_splits_and_are_all_read(tmp_path):

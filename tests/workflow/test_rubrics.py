@@ -1,18 +1,22 @@
 """Rubrics of a judge, as a user asks for them: an endpoint on this machine writes them, once each."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.unit.judge_server import judge_server
-from tests.workflow.conftest import TINY, fresh_project
+from tests.workflow.conftest import REPOSITORY, TINY, fresh_project
 
 pytestmark = pytest.mark.workflow
 
 SECRET = "sk-very-secret-0123456789"
 OWN = (TINY, "own.yaml")
 DATASET = "data/processed/prompts/support"
+# What the docs say to do about missing rubrics.
+DOCS = (REPOSITORY / "docs/support.md").read_text()
+AGAIN = re.findall(r"^    snakemake .* data/processed/prompts/sgd (-R .*)$", DOCS, re.MULTILINE)[0].split()
 LOGS = "shards: 1\ncorpora: {support: {simulated_games: 4}}\n"
 
 
@@ -37,7 +41,8 @@ def test_a_run_asks_for_each_rubric_once_and_for_the_key_first(
         assert not (project.folder / "data/simulated/support").exists()
 
         monkeypatch.setenv("TRIED_KEY", SECRET)
-        project.run(DATASET, config=OWN)
+        said = project.run(DATASET, config=OWN)
+        assert f"with {' '.join(AGAIN)}" in " ".join(said.split())
         asked = server.asked.total()
         made = (project.folder / DATASET / "prompts.jsonl").read_bytes()
         rows = [json.loads(line) for line in made.splitlines()]
@@ -47,8 +52,14 @@ def test_a_run_asks_for_each_rubric_once_and_for_the_key_first(
         assert statistics["rubrics"] == {"written": len(rows) - len(failed), "failed": len(failed)}
 
         # Made again, what was written comes from the cache: the same bytes, calls for the others alone.
-        project.run(DATASET, "--forcerun", "write_rubrics", config=OWN)
+        project.run(DATASET, *AGAIN, config=OWN)
         assert (project.folder / DATASET / "prompts.jsonl").read_bytes() == made
         assert server.asked.total() - asked == 5 * len(failed)
+
+        # Once the judge answers, nothing is missing.
+        server.behaviour = lambda reference, attempt: json.dumps({"rubric": "Be kind."})
+        project.run(DATASET, *AGAIN, config=OWN)
+        again = [json.loads(line) for line in (project.folder / DATASET / "prompts.jsonl").open()]
+        assert again == [row | {"rubric": row["rubric"] or "Be kind."} for row in rows]
     files = [path for path in project.folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []

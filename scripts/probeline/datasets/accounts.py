@@ -36,11 +36,24 @@ def write_games(output: Path, shown: Iterable[Shown]) -> None:
     write_parquet(output / "games.parquet", make_table(rows, DATASET_GAMES))
 
 
-def warn_if_empty(output: Path, rows: int, corpus: Path) -> None:
-    """Say aloud that a dataset has not a single row: training on it would fail, or do nothing."""
-    if not rows:
+def warn_if_empty(output: Path, rows: Mapping[str, Mapping[str, int]], corpus: Path) -> None:
+    """Say aloud which files or splits have not a single row: training on them would fail, or do nothing.
+
+    Args:
+        output: the dataset.
+        rows: file → split → number of its rows.
+        corpus: that it was made of.
+    """
+    if not any(sum(splits.values()) for splits in rows.values()):
         _log.warning(
             "%s holds not a single row. %s/quality.json says what was read; the dataset's manifest and "
             "statistics, what was left out and why.",
             *(output.name, corpus),
         )
+        return
+    for file, splits in rows.items():
+        empty = [split for split, count in splits.items() if not count]
+        if len(empty) == len(splits):
+            _log.warning("%s of %s holds not a single row.", file, output.name)
+        elif empty:
+            _log.warning("%s of %s holds no row of %s.", file, output.name, " and ".join(empty))

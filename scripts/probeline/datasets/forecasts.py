@@ -200,7 +200,7 @@ def build_forecasts(
             write_json_lines(draft / f"{kind}.jsonl", lines)
         write_json(draft / "leaks.json", leaks)
         write_json(draft / "dataset_statistics.json", statistics)
-        shown = ((row["id"].partition("#")[0], row["split"]) for row in [*rows["sft"], *rows["grpo"]])
+        shown = ((row["game"], row["split"]) for row in [*rows["sft"], *rows["grpo"]])
         write_games(draft, (Shown(case, cases[case]["content"], split) for case, split in shown))
         facts = {
             "dataset": output.name,
@@ -209,13 +209,21 @@ def build_forecasts(
             "split_by": "event",
         }
         write_manifest(draft, "forecasts", {**facts, "counts": statistics})
-    warn_if_empty(output, len(rows["sft"]) + len(rows["grpo"]), corpus)
+    parts = statistics["splits"]
+    held = {f"{kind}.jsonl": {part: parts[part][kind] for part in SPLITS} for kind in rows}
+    warn_if_empty(output, held, corpus)
 
 
 def _training_rows(example: Example, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The lines that an example makes, each with its kind, `sft` or `grpo`."""
     depth = example.level["depth"]
-    common = {"id": example.id, "event": example.event, "split": split, "depth": depth}
+    common = {
+        "id": example.id,
+        "game": example.case["game"],
+        "event": example.event,
+        "split": split,
+        "depth": depth,
+    }
     yield "grpo", {**common, "prompt": example.prompt(OUTCOMES), "actual": example.answer}
     if len(example.candidates) > 1:
         target = soft_target(example.candidates, example.answer)

@@ -3,11 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probeline.digests import split_of
+from probeline.digests import canonical_digest, split_of
 from probeline.logs.tables import rows_in
 from probeline.schema import SPLITS
 
@@ -39,6 +39,7 @@ class Act:
     Attributes:
         game: key of its game.
         content: digest of that game's content.
+        played: digest of what was played in it; games that share it share their split.
         split: of the game.
         turn: as logged.
         phase: discussion, night or vote.
@@ -53,10 +54,13 @@ class Act:
         target: the number that the action names; None in a discussion.
         quality: in 0..1, see `quality_of`.
         lacks: why the quality filter leaves it out; None where it does not.
+        held_out: the split further held out in which an act that the filter keeps has the same prompt, word
+            for word; None where there is none.
     """
 
     game: str
     content: str
+    played: str
     split: str
     turn: int
     phase: str
@@ -71,6 +75,7 @@ class Act:
     target: int | None
     quality: float
     lacks: str | None
+    held_out: str | None = None
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -88,6 +93,8 @@ def read_acts(
 ) -> list[Act]:
     """The acts of a corpus that are legal and of decided games, in the order of the table.
 
+    The split is that of what was played: a log of the same game with another time is no other game.
+
     Args:
         corpus: folder with its actions.parquet.
         quality: what differs from QUALITY.
@@ -104,8 +111,19 @@ def read_acts(
         if reason is not None:
             counts[f"excluded.{reason}"] += 1
             continue
-        acts.append(_act(row, settings, split_of(row["content"], fractions, seed)))
-    return acts
+        acts.append(_act(row, settings, split_of(row["played"], fractions, seed)))
+    held_out: dict[str, str] = {}
+    for act in acts:
+        if act.lacks is None:
+            key = canonical_digest(act.prompt)
+            held_out[key] = max(held_out.get(key, ""), act.split, key=("", *SPLITS).index)
+    return [_told_apart(act, held_out) for act in acts]
+
+
+def _told_apart(act: Act, held_out: Mapping[str, str]) -> Act:
+    """The act, marked where its prompt is one of a split further held out, too."""
+    further = act.split if act.lacks is not None else held_out[canonical_digest(act.prompt)]
+    return act if further == act.split else replace(act, held_out=further)
 
 
 def _exclusion(row: Mapping[str, Any]) -> str | None:
@@ -120,7 +138,7 @@ def _act(row: Mapping[str, Any], settings: Mapping[str, Any], split: str) -> Act
     targets = [] if row["phase"] == DISCUSSION else [int(word) for word in (row["targets"] or "").split()]
     won = row["outcome"] == "win"
     return Act(
-        **{name: row[name] for name in ("game", "content", "turn", "phase", "player", "role")},
+        **{name: row[name] for name in ("game", "content", "played", "turn", "phase", "player", "role")},
         split=split,
         won=won,
         instruction=row["rules"],

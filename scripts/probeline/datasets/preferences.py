@@ -2,11 +2,14 @@
 
 A pair shows the prompt of the chosen act alone. The rejected act was done by a player of the same role in the
 same phase at the same stage of another game of the same split, and would have been legal under that prompt.
+Two moves are written in one form. No prompt stands in two splits, and no act is both chosen and rejected
+under one prompt.
 """
 
 import logging
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from probeline.datasets.mafia_files import (
     write_compliance,
     write_statistics,
 )
+from probeline.digests import canonical_digest
 from probeline.files import atomic_directory, write_json_lines, write_manifest
 
 _log = logging.getLogger(__name__)
@@ -61,9 +65,9 @@ def build_preferences(
     acts = read_acts(corpus, dataset.get("quality", {}), splits, seed, counts)
     unpaired: Counter[str] = Counter()
     found = make_pairs(acts, unpaired)
-    lengths: Counter[str] = Counter()
-    fits = length_check(model, dataset.get("max_tokens"), lengths)
-    pairs = [pair for pair in found if fits(_chats(pair))]
+    left_out: Counter[str] = Counter()
+    fits = length_check(model, dataset.get("max_tokens"), left_out)
+    pairs = [pair for pair in without_contradictions(found, left_out) if fits(_chats(pair))]
     chosen, both = [pair.chosen for pair in pairs], [act for pair in pairs for act in pair]
     good = sum(act.lacks is None for act in acts)
     with atomic_directory(output) as draft:
@@ -80,7 +84,7 @@ def build_preferences(
             "could_be_chosen": good,
             "pairs": len(pairs),
             "excluded": by_reason(counts),
-            "pairs_excluded": by_reason(lengths),
+            "pairs_excluded": by_reason(left_out),
             # Why not more: each act that could be chosen is in a pair, in `pairs_excluded` or here.
             "not_chosen": dict(sorted(unpaired.items())),
             "splits": by_split(chosen),
@@ -88,7 +92,7 @@ def build_preferences(
         }
         write_manifest(draft, "preferences", {**facts, "declaration": dict(dataset)})
     _log.info("%d pairs from %d legal acts; not chosen: %s", len(pairs), len(acts), facts["not_chosen"])
-    warn_if_empty(output, len(pairs), corpus)
+    warn_if_empty(output, {DATASET_FILE: by_split(chosen)}, corpus)
 
 
 def make_pairs(acts: list[Act], unpaired: Counter[str]) -> list[Pair]:
@@ -120,6 +124,9 @@ def _pairs_of(group: list[Act], unpaired: Counter[str]) -> list[Pair]:
         chosen = rising[best]
         if chosen.lacks is not None:
             continue
+        if chosen.held_out is not None:
+            unpaired[f"prompt_in_{chosen.held_out}_too"] += 1
+            continue
         if best not in free:
             unpaired["is_rejected_in_another_pair"] += 1
             continue
@@ -127,8 +134,9 @@ def _pairs_of(group: list[Act], unpaired: Counter[str]) -> list[Pair]:
         legal = [place for place in lower if _is_legal_for(rising[place], chosen)]
         worst = next((place for place in legal if _can_be_said_for(rising[place], chosen)), None)
         if worst is None:
-            reason = "no_lower_act_names_possible_players" if legal else "no_lower_act_is_legal_there"
-            unpaired[reason if lower else "no_lower_act_left"] += 1
+            unsaid = "names_possible_players" if chosen.phase == DISCUSSION else "has_the_same_form"
+            reason = unsaid if legal else "is_legal_there" if lower else "left"
+            unpaired[f"no_lower_act_{reason}"] += 1
             continue
         del free[best], free[worst]
         pairs.append(Pair(chosen, rising[worst]))
@@ -137,7 +145,7 @@ def _pairs_of(group: list[Act], unpaired: Counter[str]) -> list[Pair]:
 
 def _is_legal_for(rejected: Act, chosen: Act) -> bool:
     """Whether an act could have been done under another's prompt, and differs from what was done there."""
-    if rejected.game == chosen.game or rejected.output.strip() == chosen.output.strip():
+    if rejected.played == chosen.played or rejected.output.strip() == chosen.output.strip():
         return False
     if chosen.phase == DISCUSSION:
         return True
@@ -145,14 +153,47 @@ def _is_legal_for(rejected: Act, chosen: Act) -> bool:
 
 
 def _can_be_said_for(rejected: Act, chosen: Act) -> bool:
-    """Whether the players that an act names could be named under another's prompt.
+    """Whether an act could have been put so under another's prompt.
 
-    Who is out could not, nor who speaks there, nor who speaks here, unless by the same number.
+    A move is to have the form of the other, `[3]` or `3`, so that a pair is not about brackets. In words,
+    who is out could not be named, nor who speaks there, nor who speaks here, unless by the same number.
     """
-    named = named_in(rejected.output) if chosen.phase == DISCUSSION else set()
+    if chosen.phase != DISCUSSION:
+        return _form(rejected.output) == _form(chosen.output)
+    named = named_in(rejected.output)
     if rejected.player != chosen.player and named & named_in(f"{rejected.player} {chosen.player}"):
         return False
     return named <= chosen.alive
+
+
+def _form(move: str) -> str:
+    """How a move is written, whomever it names."""
+    return re.sub("[0-9]+", "0", move.strip())
+
+
+def without_contradictions(pairs: list[Pair], left_out: Counter[str]) -> Iterator[Pair]:
+    """The pairs, each once, whose chosen act is not the rejected one of another pair with the same prompt.
+
+    Args:
+        pairs: of all splits.
+        left_out: counts the others, as `excluded.<reason>`.
+    """
+    keys = [[(canonical_digest(pair.chosen.prompt), _meaning(act)) for act in pair] for pair in pairs]
+    rejected = {key for _, key in keys}
+    seen = set()
+    for pair, (chosen, worse) in zip(pairs, keys, strict=True):
+        if chosen in rejected:
+            left_out["excluded.chosen_is_rejected_elsewhere"] += 1
+        elif (chosen, worse) in seen:
+            left_out["excluded.same_pair_twice"] += 1
+        else:
+            seen.add((chosen, worse))
+            yield pair
+
+
+def _meaning(act: Act) -> str:
+    """What an act is, in whatever form: whom a move names, or the words."""
+    return act.output.strip() if act.target is None else str(act.target)
 
 
 def _chats(pair: Pair) -> list[list[dict[str, str]]]:

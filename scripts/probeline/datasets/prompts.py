@@ -102,7 +102,7 @@ def build_prompts(
         facts = {"dataset": output.name, "declaration": dict(dataset), "simulated": simulated}
         facts |= {"split_by": "dialogue", "generic_rubric": GENERIC_RUBRIC, "counts": statistics}
         write_manifest(draft, "prompts", facts)
-    warn_if_empty(output, sum(kept.values()), corpus)
+    warn_if_empty(output, {"prompts.jsonl": {part: kept[part] for part in SPLITS}}, corpus)
 
 
 def kept_prompts(
@@ -156,6 +156,7 @@ def dialogues_of(corpus: Path, splits: Mapping[str, Any], seed: int) -> dict[str
 def _line(row: Mapping[str, Any], dialogue: Dialogue) -> dict[str, Any]:
     return {
         "id": f"{dialogue.name}#{row['turn_index']}",
+        "game": row["game"],
         "dialogue_id": dialogue.name,
         "turn_index": row["turn_index"],
         "split": dialogue.split,
@@ -171,3 +172,10 @@ def _with_task(task: str, messages: list[dict[str, str]]) -> list[dict[str, str]
     if messages and messages[0]["role"] == "user":
         return [{"role": "user", "content": f"{task}\n\n{messages[0]['content']}"}, *messages[1:]]
     return [{"role": "user", "content": task}, *messages]
+
+
+def without_task(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The chat of a row as the two sides have spoken it, without the task in front."""
+    first, *rest = row["prompt"]
+    said = first["content"].removeprefix(row["task_description"]).removeprefix("\n\n")
+    return [{"role": "user", "content": said}, *rest] if said else rest

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from probeline.datasets.accounts import Shown, write_games
-from probeline.datasets.prompts import dialogues_of, kept_prompts
+from probeline.datasets.prompts import dialogues_of, kept_prompts, without_task
 from probeline.errors import ProbelineError
 from probeline.files import atomic_directory, write_manifest
 from probeline.judges import CACHE, Judge, RubricRequest, conversation_text, open_judge
@@ -71,17 +71,16 @@ def write_rubrics(
         write_manifest(draft, "rubrics", facts)
     if counts["failed"]:
         log.warning(
-            "%d of %d rubrics are missing; the generic one stands in for them. To ask for them again, delete "
-            "%s: those that were written are remembered.",
+            "%d of %d rubrics are missing; the generic one stands in for them. To ask for them again, run "
+            "the same command with -R write_rubrics: those that were written are remembered.",
             counts["failed"],
             sum(counts.values()),
-            output,
         )
 
 
 def _written(judge: Judge, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     requests = [
-        RubricRequest(line["task_description"], conversation_text(line["prompt"]), line["ground_truth"])
+        RubricRequest(line["task_description"], conversation_text(without_task(line)), line["ground_truth"])
         for line in lines
     ]
     for line, rubric in zip(lines, judge.rubrics(requests), strict=True):

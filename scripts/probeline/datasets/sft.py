@@ -51,6 +51,8 @@ def build_sft(
     for act in acts:
         if act.lacks is not None:
             counts[f"excluded.{act.lacks}"] += 1
+        elif act.held_out is not None:
+            counts[f"excluded.prompt_in_{act.held_out}_too"] += 1
         elif fits([[*act.prompt, {"role": "assistant", "content": act.output}]]):
             examples.append(act)
     with atomic_directory(output) as draft:
@@ -69,7 +71,7 @@ def build_sft(
         }
         write_manifest(draft, "sft", {**facts, "declaration": dict(dataset)})
     _log.info("%d examples of %d entries; left out: %s", len(examples), counts["entries"], facts["excluded"])
-    warn_if_empty(output, len(examples), corpus)
+    warn_if_empty(output, {DATASET_FILE: by_split(examples)}, corpus)
 
 
 def _row(act: Act) -> dict[str, Any]:

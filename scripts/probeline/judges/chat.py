@@ -140,9 +140,16 @@ class ChatJudge:
         where = f"The judge {self._name} ({self._endpoint}, model {self._model})"
         # Gemini says 400 to a wrong key.
         if status in (401, 403) or (status == 400 and "api key" in said.lower()):
-            variable = f"the environment variable {self._variable} (judges.{self._name}.key)"
-            which = variable if self._variable else f"a key, and judges.{self._name}.key names no variable"
-            return ProbelineError(f"{where} refuses the key: {said} Look at {which}.")
+            field = f"judges.{self._name}.key"
+            if not self._variable:
+                return ProbelineError(
+                    f"{where} wants a key: {said} None was sent: name the environment variable that holds it "
+                    f"in {field}."
+                )
+            return ProbelineError(
+                f"{where} refuses the key: {said} Look at the environment variable {self._variable} "
+                f"({field})."
+            )
         if status == 404:
             return ProbelineError(
                 f"{where} is not known there: {said} Look at judges.{self._name}.model and .url."

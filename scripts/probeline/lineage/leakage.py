@@ -256,3 +256,5 @@ def _print(facts: dict[str, Any]) -> None:
     checked = number_of(len(facts["checked"]), "artifact")
     if facts["checked"] and not facts["found"] and not facts["near_copies"]:
         console.print(f"{checked} checked: no game is on both sides.")
+    if not facts["checked"] and not facts["not_evaluations"]:
+        console.print("0 artifacts checked: no record is of a probe, sweep, transfer or adapter with games.")

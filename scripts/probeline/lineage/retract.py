@@ -124,7 +124,7 @@ def _undo(game: str, corpus: str | None, as_json: bool) -> int:
     begun = contents_like(game, [entry.content for entry in among])
     contents = begun | {entry.content for entry in among if entry.game in matching}
     if not contents:
-        names = [f"{entry.game} of {entry.corpus}" for entry in listed]
+        names = [f"{entry.game} of {entry.corpus}" for entry in among]
         raise ProbelineError(f"{game} is not retracted. {near_misses(game, names)}")
     if len(matching) > 1 and len(contents) > 1:
         raise ProbelineError(f"{game} names several games: {', '.join(sorted(matching))}.")

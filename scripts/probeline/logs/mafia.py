@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from probeline.errors import ProbelineError
-from probeline.logs.reading import content_digest, kind_of, parse_json, take
+from probeline.logs.reading import content_digest, kind_of, parse_json, part_digest, take
 
 MAX_TURNS = 300
 """More observations (the longest real logs have about 20) are no log of one game."""
@@ -102,9 +102,14 @@ class Pair:
 
 @dataclass(slots=True)
 class MafiaGame:
-    """A game as one player saw it. `repairs` counts what was mended or left out, by reason."""
+    """A game as one player saw it.
+
+    `content` is the digest of the whole log, `played` that of what was seen and done alone. `repairs` counts
+    what was mended or left out, by reason.
+    """
 
     content: str
+    played: str
     player: int | None
     role: str
     team: str
@@ -127,8 +132,8 @@ def read_mafia(data: bytes) -> MafiaGame:
     log = parse_json(data, repairs)
     if not isinstance(log, dict):
         raise ProbelineError(f"the file holds {kind_of(log)}, expected an object")
-    observations = _observations(take(log, "observations", list))
-    actions = _actions(take(log, "actions", list))
+    observations = _texts(take(log, "observations", list), "observations", "content")
+    actions = _texts(take(log, "actions", list), "actions", "action")
     turns = _total_turns(log, len(observations), repairs)
     content = content_digest(log, data, standard=not repairs["files_nonstandard_json"])
     first = observations[0][1] if observations else ""
@@ -138,24 +143,16 @@ def read_mafia(data: bytes) -> MafiaGame:
     player = _player(log, rules)
     role, team = _role_and_team(log, rules, repairs)
     outcome, winner = _outcome(log, player, team, repairs)
-    game = MafiaGame(content, player, role, team, outcome, winner, turns, rules, repairs=repairs)
+    played = part_digest([[text for _, text in rows] for rows in (observations, actions)])
+    game = MafiaGame(content, played, player, role, team, outcome, winner, turns, rules, repairs=repairs)
     _seat_players(game)
     _join(game, observations, actions)
     return game
 
 
-def _observations(rows: list[Any]) -> list[tuple[int, str]]:
-    return [
-        (_turn(row, where), take(row, "content", str, where=where))
-        for row, where in _rows(rows, "observations")
-    ]
-
-
-def _actions(rows: list[Any]) -> dict[int, deque[str]]:
-    actions: dict[int, deque[str]] = defaultdict(deque)
-    for row, where in _rows(rows, "actions"):
-        actions[_turn(row, where)].append(take(row, "action", str, where=where))
-    return actions
+def _texts(rows: list[Any], name: str, field: str) -> list[tuple[int, str]]:
+    """Turn and text of each entry."""
+    return [(_turn(row, where), take(row, field, str, where=where)) for row, where in _rows(rows, name)]
 
 
 def _total_turns(log: dict[str, Any], observations: int, repairs: Counter[str]) -> int:
@@ -275,8 +272,11 @@ def _players_in(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"Player (\d{1,4})", text, re.ASCII)]
 
 
-def _join(game: MafiaGame, observations: list[tuple[int, str]], actions: dict[int, deque[str]]) -> None:
+def _join(game: MafiaGame, observations: list[tuple[int, str]], acts: list[tuple[int, str]]) -> None:
     """Each observation with the action of its turn, its phase and the moves that were allowed."""
+    actions: dict[int, deque[str]] = defaultdict(deque)
+    for turn, act in acts:
+        actions[turn].append(act)
     before, phase, targets, messages, action = "", UNKNOWN, None, 0, None
     for turn, content in observations:
         new = content

@@ -131,6 +131,7 @@ def action_rows(key: str, game: MafiaGame) -> list[dict[str, Any]]:
             {
                 "game": key,
                 "content": game.content,
+                "played": game.played,
                 "turn": pair.turn,
                 "phase": pair.phase,
                 "player": "unknown" if game.player is None else _name(game.player),

@@ -129,7 +129,7 @@ def take(data: Any, field: str, kind: type, default: Any = _REQUIRED, where: str
     """
     name = f"{where}.{field}" if where else field
     if not isinstance(data, dict):
-        raise ProbelineError(f"{where} is {kind_of(data)}, expected an object")
+        raise ProbelineError(f"{where or 'the entry'} is {kind_of(data)}, expected an object")
     if field not in data:
         if default is _REQUIRED:
             raise ProbelineError(f"{name} is missing")

@@ -64,7 +64,7 @@ _SERVICES: dict[str, dict[str, Any]] = {
         "slots": {
             "pickup_city": ("Where would you like to pick it up?", _PLACES),
             "pickup_date": ("From which day?", _DAYS),
-            "car_type": ("What size do you need?", ("small", "family", "electric")),
+            "car_type": ("What size do you need?", ("small", "family", "hybrid")),
         },
         "offer": "There is a {car_type} car waiting in {pickup_city} from {pickup_date}.",
         "question": (
