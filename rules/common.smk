@@ -365,7 +365,7 @@ def retracted_here(wildcards):
     }
 
 
-def files_spec(wildcards):
+def files_spec(wildcards, code):
     corpus, root = config["corpora"][wildcards.corpus], root_of(wildcards.corpus)
     simulated = is_simulated(wildcards.corpus, corpus)
     files = [] if simulated else files_by_shard(wildcards.corpus)[wildcards.shard]
@@ -374,12 +374,8 @@ def files_spec(wildcards):
         "simulated": FILE_FORMATS[corpus["format"]] if simulated else None,
         "unreadable": [file for file in files if not can_be_input(root / file)],
         "retracted": retracted_here(wildcards),
-        "code": code_of(f"ingest_{INGESTED[corpus['format']]}"),
+        "code": code,
     }
-
-
-# The rules' names say what they read.
-INGESTED = {"mafia": "mafia", "forecast": "forecasts", "support": "support"}
 
 
 def shards_of_corpus(wildcards):
@@ -462,7 +458,7 @@ def model_to_render(wildcards):
     return [] if model is None else f"data/models/{model}/manifest.json"
 
 
-def dataset_spec(wildcards):
+def dataset_spec(wildcards, code):
     dataset = config["datasets"][wildcards.dataset]
     corpus = config["corpora"][dataset["corpus"]]
     return {
@@ -470,7 +466,7 @@ def dataset_spec(wildcards):
         "simulated": is_simulated(dataset["corpus"], corpus),
         "splits": config["splits"],
         "seed": config["seed"],
-        "code": code_of(f"build_{dataset['kind']}"),
+        "code": code,
     }
 
 

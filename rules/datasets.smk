@@ -35,7 +35,7 @@ rule build_sft:
         dataset=either(datasets_of("sft")),
     threads: 1
     params:
-        spec=dataset_spec,
+        spec=lambda wildcards: dataset_spec(wildcards, code_of("build_sft")),
     message:
         "Build the examples {wildcards.dataset} for supervised fine-tuning."
     script:
@@ -58,7 +58,7 @@ rule build_preferences:
         dataset=either(datasets_of("preferences")),
     threads: 1
     params:
-        spec=dataset_spec,
+        spec=lambda wildcards: dataset_spec(wildcards, code_of("build_preferences")),
     message:
         "Build the preference pairs {wildcards.dataset}."
     script:
@@ -81,7 +81,7 @@ rule build_forecasts:
         dataset=either(datasets_of("forecasts")),
     threads: 1
     params:
-        spec=dataset_spec,
+        spec=lambda wildcards: dataset_spec(wildcards, code_of("build_forecasts")),
     message:
         "Build the forecasting examples {wildcards.dataset}, without their leaks."
     script:
@@ -128,7 +128,7 @@ rule build_prompts:
         dataset=either(datasets_of("prompts")),
     threads: 1
     params:
-        spec=dataset_spec,
+        spec=lambda wildcards: dataset_spec(wildcards, code_of("build_prompts")),
     message:
         "Build the prompts {wildcards.dataset} with their references and rubrics."
     script:

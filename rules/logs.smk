@@ -80,7 +80,7 @@ rule ingest_mafia:
         corpus=either(corpora_of("mafia")),
     threads: 1
     params:
-        spec=files_spec,
+        spec=lambda wildcards: files_spec(wildcards, code_of("ingest_mafia")),
     message:
         "Read {wildcards.shard} of the Mafia logs of {wildcards.corpus}."
     script:
@@ -128,7 +128,7 @@ rule ingest_forecasts:
         corpus=either(corpora_of("forecast")),
     threads: 1
     params:
-        spec=files_spec,
+        spec=lambda wildcards: files_spec(wildcards, code_of("ingest_forecasts")),
     message:
         "Read {wildcards.shard} of the forecasting cases of {wildcards.corpus}."
     script:
@@ -175,7 +175,7 @@ rule ingest_support:
         corpus=either(corpora_of("support")),
     threads: 1
     params:
-        spec=files_spec,
+        spec=lambda wildcards: files_spec(wildcards, code_of("ingest_support")),
     message:
         "Read {wildcards.shard} of the support dialogues of {wildcards.corpus}."
     script:
