@@ -20,7 +20,10 @@ def start(folder: Path, what: str) -> subprocess.Popen[str]:
 
 def held(process: subprocess.Popen[str]) -> bool:
     assert process.stdout is not None
-    return process.stdout.readline() == "held\n"
+    assert process.stderr is not None
+    said = process.stdout.readline()
+    assert said == "held\n", process.stderr.read()
+    return True
 
 
 def test_a_second_run_is_refused_and_a_run_that_was_killed_is_not_in_the_way(tmp_path: Path) -> None:
