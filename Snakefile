@@ -19,6 +19,7 @@ include: "rules/datasets.smk"
 include: "rules/models.smk"
 include: "rules/activations.smk"
 include: "rules/probes.smk"
+include: "rules/adapters.smk"
 include: "rules/evaluation.smk"
 
 
@@ -39,7 +40,7 @@ if workflow.is_main_process:
 
 onstart:
     in_words(hold_workflow_lock)(Path(".snakemake/probeline.lock"))
-    in_words(check_judges)(workflow.dag)
+    in_words(check_judges)(workflow.dag, config)
     in_words(check_budget)(workflow.dag, config)
     in_words(prepare_modal)(workflow.dag, config)
 

@@ -12,6 +12,7 @@ rule extract_activations:
     benchmark:
         "benchmarks/extract_activations/{concept}/{shard}.tsv"
     wildcard_constraints:
+        concept=either([*EXTRACTED, *ADAPTED]),
         shard="|".join(ACTIVATION_SHARDS),
     threads: 0 if on_modal("extract_activations") else 1
     resources:

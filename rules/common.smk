@@ -14,6 +14,16 @@ from snakemake.exceptions import WorkflowError
 SOURCES = Path(workflow.basedir) / "scripts"
 sys.path.insert(0, str(SOURCES))
 
+from probeline.adapters.headline import run_headlines
+from probeline.adapters.recipes import (
+    adapter_manifest,
+    dataset_manifest,
+    grids,
+    lineage_of,
+    made_from,
+    recipe_points,
+    settings_of,
+)
 from probeline.activations.reuse import remove_orphans
 from probeline.compute.remote.before_run import let_go, prepare_modal
 from probeline.compute.remote.settings import runs_on_modal
@@ -22,7 +32,10 @@ from probeline.activations.machine import may_have_cuda, processor_has_bfloat16
 from probeline.config import (
     ROLE_MASKED,
     SCHEMA,
-    adapter_folder,
+    SHIFTS,
+    adapted_names,
+    adapter_of,
+    adapter_path,
     base_model,
     check_config,
     check_files,
@@ -35,11 +48,15 @@ from probeline.config import (
     is_simulated,
     local_model_files,
     method_settings,
+    parse_probe_name,
+    recipe_named,
     swept_methods,
     transfer_concepts,
 )
 from probeline.digests import canonical_digest, shard_name, shard_of
 from probeline.errors import ProbelineError
+from probeline.evaluation.plans import plan_comparison, plan_evaluation
+from probeline.forecasting.expected import read_perplexities
 from probeline.experiments import NO_EXPERIMENT, experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
 from probeline.lineage.graph import read_lineage
@@ -113,8 +130,12 @@ EXTRACTIONS = config["activations"].get("shards", len(SHARDS))
 ACTIVATION_SHARDS = [shard_name(index, EXTRACTIONS) for index in range(EXTRACTIONS)]
 # A concept, or its twin whose input does not tell the actor's role.
 EXTRACTED = extracted_names(config)
+# Those that probe shifts compare to: of a concept, with an adapter on the model.
+ADAPTED = in_words(adapted_names)(config)
 EXTRACTION_JOBS = {
-    f"{concept}--{shard}" for concept in EXTRACTED for shard in ACTIVATION_SHARDS
+    f"{concept}--{shard}"
+    for concept in [*EXTRACTED, *ADAPTED]
+    for shard in ACTIVATION_SHARDS
 }
 RESULTS_OF_GAMES = Path(".probeline/activations")
 
@@ -122,6 +143,16 @@ RESULTS_OF_GAMES = Path(".probeline/activations")
 def either(names):
     """A pattern that fits these names and nothing else; without a name, nothing at all."""
     return "|".join(map(re.escape, names)) or "(?!)"
+
+
+# Every recipe that is trained; of a grid its points.
+RECIPES = recipe_points(config["recipes"])
+GRIDS = grids(config["recipes"])
+
+
+def recipes_of(method):
+    """The recipes of a method."""
+    return [name for name, recipe in RECIPES.items() if recipe["method"] == method]
 
 
 def corpora_of(format_name):
@@ -144,6 +175,8 @@ wildcard_constraints:
     method="|".join(config["methods"]),
     layers=r"\d+(_\d+)*",
     transfer=either(config["transfers"]),
+    comparison=either(config["comparisons"]),
+    shift=either(config.get("probe_shifts", {})),
 
 
 @cache
@@ -478,8 +511,13 @@ def rubrics_to_judge_by(wildcards):
 
 
 def judge_spec(name):
-    """A judge, as params of a rule; before the first job it is seen to that its key is there."""
-    return {"name": name, "settings": config["judges"][name]}
+    """A judge, as params of a rule: what decides about its answers; jobs find in the config how to ask it."""
+    decisive = ("kind", "url", "model", "temperature")
+    settings = config["judges"][name]
+    return {
+        "name": name,
+        "settings": {key: settings[key] for key in decisive if key in settings},
+    }
 
 
 def rubrics_spec(wildcards):
@@ -495,19 +533,24 @@ def rubrics_spec(wildcards):
 
 def dialogues_to_extract(wildcards):
     """The shards of dialogues that one shard of activations is made of."""
+    concept, _ = ADAPTED.get(wildcards.concept, (wildcards.concept, None))
     together = len(SHARDS) // EXTRACTIONS
     first = ACTIVATION_SHARDS.index(wildcards.shard) * together
     return expand(
         "data/processed/dialogues/{concept}/{shard}/manifest.json",
-        concept=wildcards.concept,
+        concept=concept,
         shard=SHARDS[first : first + together],
     )
 
 
 def adapter_files_of(wildcards):
-    """The files of the adapter on the model, if there is one."""
-    adapter = adapter_folder(config)
-    return [] if adapter is None else list(map(str, adapter_files(adapter)))
+    """The files of the adapter on the model, if there is one; of a recipe's its manifest."""
+    _, adapter = ADAPTED.get(wildcards.concept, (None, adapter_of(config)))
+    if adapter is None:
+        return []
+    if recipe_named(adapter, config):
+        return adapter_manifest(adapter)
+    return list(map(str, adapter_files(adapter_path(adapter, config))))
 
 
 def activations_spec(wildcards):
@@ -580,6 +623,12 @@ def quality_of(wildcards):
     return f"data/processed/{declaration_of(wildcards)['corpus']}/quality.json"
 
 
+def evaluation_of_probes():
+    """The settings of evaluation but for those of adapters, which no probe depends on."""
+    evaluation = config["evaluation"].items()
+    return {key: value for key, value in evaluation if key != "adapters"}
+
+
 def probe_spec(wildcards):
     layers = [int(layer) for layer in wildcards.layers.split("_")]
     return {
@@ -589,7 +638,7 @@ def probe_spec(wildcards):
         "model": base_model(config),
         "seed": config["seed"],
         **method_settings(wildcards.method, layers, config),
-        **config["evaluation"],
+        **evaluation_of_probes(),
         "code": code_of("train_probe"),
     }
 
@@ -617,8 +666,69 @@ def transfer_spec(wildcards):
         "model": base_model(config),
         "seed": config["seed"],
         **method_settings(transfer["method"], transfer["layers"], config),
-        **config["evaluation"],
+        **evaluation_of_probes(),
         "code": code_of("evaluate_transfer"),
+    }
+
+
+def shift_of(wildcards):
+    """A declared probe shift: the parts of its probe's name, and its adapter."""
+    shift = config["probe_shifts"][wildcards.shift]
+    return parse_probe_name(shift["probe"], config), shift["adapter"]
+
+
+def probe_of_shift(wildcards):
+    return f"results/probes/{config['probe_shifts'][wildcards.shift]['probe']}/manifest.json"
+
+
+def activations_of_shift(wildcards):
+    """Those of the model itself, which the probe was trained on."""
+    return expand(
+        "results/activations/{concept}/{shard}/manifest.json",
+        concept=shift_of(wildcards)[0].concept,
+        shard=ACTIVATION_SHARDS,
+    )
+
+
+def adapted_activations_of_shift(wildcards):
+    name, adapter = shift_of(wildcards)
+    called = (name.concept, str(adapter))
+    return expand(
+        "results/activations/{name}/{shard}/manifest.json",
+        name=[name for name, of in ADAPTED.items() if of == called],
+        shard=ACTIVATION_SHARDS,
+    )
+
+
+def dialogues_of_shift(wildcards):
+    return expand(
+        "data/processed/dialogues/{concept}/{shard}/manifest.json",
+        concept=shift_of(wildcards)[0].concept,
+        shard=SHARDS,
+    )
+
+
+def games_of_adapter(wildcards):
+    """The datasets that the adapter of a probe shift was trained on; none for one from elsewhere."""
+    adapter = shift_of(wildcards)[1]
+    if recipe_named(adapter, config) is None:
+        return []
+    datasets = [RECIPES[name]["dataset"] for name in lineage_of(adapter, RECIPES)]
+    return [dataset_manifest(config, name) for name in dict.fromkeys(datasets)]
+
+
+def shift_spec(wildcards):
+    name, adapter = shift_of(wildcards)
+    return {
+        "concept": name.concept,
+        "method": name.method,
+        "layers": list(name.layers),
+        "adapter": adapter,
+        "model": base_model(config),
+        "seed": config["seed"],
+        **method_settings(name.method, name.layers, config),
+        **evaluation_of_probes(),
+        "code": code_of("evaluate_probe_shift"),
     }
 
 
@@ -638,11 +748,173 @@ def sweep_spec(wildcards):
     }
 
 
+def dataset_of_recipe(wildcards):
+    """The manifest of the dataset that a recipe learns from."""
+    return dataset_manifest(config, RECIPES[wildcards.recipe]["dataset"])
+
+
+def model_of_recipe(wildcards):
+    """The manifest of the model that a recipe tunes."""
+    model = settings_of(wildcards.recipe, RECIPES)["model"]
+    return f"data/models/{model}/manifest.json"
+
+
+def merged_of_recipe(wildcards):
+    """The manifests of the adapters that are merged into the model first, in this order."""
+    return list(map(adapter_manifest, made_from(wildcards.recipe, RECIPES)[0]))
+
+
+def start_of_recipe(wildcards):
+    """The manifest of the adapter that a recipe trains on, if there is one."""
+    start = made_from(wildcards.recipe, RECIPES)[1]
+    return [] if start is None else adapter_manifest(start)
+
+
+def timeout_of_recipe(wildcards):
+    """Seconds that a training may take; it saves what it has before they are over."""
+    return RECIPES[wildcards.recipe].get("timeout", NO_LIMIT)
+
+
+def threads_of_recipe(wildcards):
+    """Cores that a training takes: as many as its threads; none while it waits for Modal."""
+    settings = settings_of(wildcards.recipe, RECIPES)
+    return 0 if on_modal(f"train_{settings['method']}") else settings["threads"]
+
+
+def report_to_of_recipe(wildcards):
+    """Where a training is reported besides its log: a resource, as params would train anew."""
+    return RECIPES[wildcards.recipe].get("report_to") or ""
+
+
+# About a month: resources are numbers.
+NO_LIMIT = 2_592_000
+
+
+def recipe_spec(wildcards, code):
+    recipe = settings_of(wildcards.recipe, RECIPES)
+    model, rule_name = config["models"][recipe["model"]], f"train_{recipe['method']}"
+    dtype = recipe["dtype"]
+    if dtype == "auto":
+        native = processor_has_bfloat16() or may_have_cuda() or on_modal(rule_name)
+        dtype = "bfloat16" if native else "float32"
+    return {
+        "name": wildcards.recipe,
+        "recipe": recipe,
+        "kind": config["datasets"][recipe["dataset"]]["kind"],
+        # As others know it, too, where it is on the hub.
+        "model_name": model.get("hub", recipe["model"]),
+        "dtype": dtype,
+        "threads": recipe["threads"],
+        **({"judge": judge_spec(recipe["judge"])} if recipe.get("judge") else {}),
+        "seed": config["seed"],
+        "code": code,
+    }
+
+
+def points_of_grid(wildcards):
+    """The manifests of the adapters of a grid's points."""
+    return list(map(adapter_manifest, GRIDS[wildcards.grid]))
+
+
+def grid_spec(wildcards):
+    return {
+        "recipe": wildcards.grid,
+        "points": GRIDS[wildcards.grid],
+        "code": code_of("compare_grid"),
+    }
+
+
+def plan_of(wildcards):
+    """What an evaluation of a recipe, or a comparison of several, compares and reads."""
+    if hasattr(wildcards, "recipe"):
+        return plan_evaluation(wildcards.recipe, config)
+    return plan_comparison(wildcards.comparison, config)
+
+
+def model_to_evaluate(wildcards):
+    return f"data/models/{plan_of(wildcards).model}/manifest.json"
+
+
+def adapters_to_evaluate(wildcards):
+    """The manifests of all adapters that are put on the model, or merged into it."""
+    return list(map(adapter_manifest, plan_of(wildcards).adapters))
+
+
+def folders_to_evaluate(wildcards):
+    """The files of adapters that no recipe makes."""
+    folders = [Path(folder).expanduser() for folder in plan_of(wildcards).folders]
+    return [str(file) for folder in folders for file in adapter_files(folder)]
+
+
+def datasets_to_evaluate(wildcards):
+    """The manifests of the datasets whose test splits are held out."""
+    return [dataset_manifest(config, name) for name, _ in plan_of(wildcards).datasets]
+
+
+def expected_perplexities(wildcards):
+    """What the reference system expects of forecasts; nothing for other adapters.
+
+    Not the table itself: its prices are no part of an evaluation.
+    """
+    if plan_of(wildcards).family != "forecasts":
+        return {}
+    return in_words(read_perplexities)(Path("config/costs/forecasts.yaml"))
+
+
+def evaluation_spec(wildcards):
+    return spec_of_comparison(
+        wildcards,
+        "evaluate_adapter",
+        f"Evaluation of {wildcards.recipe}",
+        code_of("evaluate_adapter"),
+    )
+
+
+def comparison_spec(wildcards):
+    return spec_of_comparison(
+        wildcards,
+        "compare_adapters",
+        f"Comparison {wildcards.comparison}",
+        code_of("compare_adapters"),
+    )
+
+
+def spec_of_comparison(wildcards, rule_name, title, code):
+    plan, settings = plan_of(wildcards), config["evaluation"]["adapters"]
+    dtype = settings["dtype"]
+    if dtype == "auto":
+        native = processor_has_bfloat16() or may_have_cuda() or on_modal(rule_name)
+        dtype = "bfloat16" if native else "float32"
+    # What else is set says which systems and judges there are, and they stand here themselves.
+    read = ("examples", "samples", "completion_tokens", "temperature", "max_tokens")
+    forecasts = ("similarity", "gates") if plan.family == "forecasts" else ()
+    return {
+        "title": title,
+        "family": plan.family,
+        "model_name": plan.model,
+        "systems": plan.systems,
+        "pairs": plan.pairs,
+        "adapters": plan.adapters,
+        "datasets": plan.datasets,
+        **({} if plan.judge is None else {"judge": judge_spec(plan.judge)}),
+        "expected": expected_perplexities(wildcards),
+        "settings": {
+            **{key: settings[key] for key in (*read, *forecasts)},
+            "bootstrap": config["evaluation"]["bootstrap"],
+        },
+        "dtype": dtype,
+        "threads": settings["threads"],
+        "seed": config["seed"],
+        "code": code,
+    }
+
+
 def print_summary():
     """The last lines of a run: headline figures of every probe, sweep and transfer, and what was paid for it."""
     summary = run_summary(Path("results"), STARTED)
+    adapters = run_headlines(Path("results"), STARTED)
     spent = spent_line(STARTED) if config["compute"] == "modal" else ""
-    for part in filter(None, (summary, spent)):
+    for part in filter(None, (summary, adapters, spent)):
         print(part, file=sys.stderr)
 
 

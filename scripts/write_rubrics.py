@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from probeline.compute.jobs import job
+from probeline.compute.jobs import job, judge_of
 
 with job(snakemake):
     # Imported here: the job has set the number of threads by now.
@@ -15,6 +15,6 @@ with job(snakemake):
         dataset=spec["dataset"],
         splits=spec["splits"],
         seed=spec["seed"],
-        judge=spec["judge"],
+        judge=spec["judge"] | {"settings": judge_of(snakemake)},
         model=Path(model).parent if model else None,
     )

@@ -21,6 +21,7 @@ from probeline.lineage.commands import (
     add_lineage_commands,
     require_project,
 )
+from probeline.models.generate_command import add_command as add_generate
 from probeline.text import plain_text
 
 # More than any processor has, and than torch could start.
@@ -154,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_score(commands)
     _add_watch(commands)
+    _add_status(commands)
     _add_rewards(commands)
+    add_generate(commands)
     add_lineage_commands(commands)
     add_remote_commands(commands)
     return parser
@@ -203,6 +206,20 @@ def _add_watch(commands: Any) -> None:
     )
     watch.add_argument("--json", action="store_true", help="print one JSON array at the end instead")
     watch.set_defaults(run=_watch)
+
+
+def _add_status(commands: Any) -> None:
+    status = commands.add_parser(
+        "status",
+        help="how far the trainings are: last step, loss and reward",
+        description="For each recipe of the config, whether its training is done, at work, stopped or not "
+        "begun, and the last step, loss and reward that are known of it.",
+        epilog="example: watch -n 10 probeline status",
+    )
+    status.add_argument("recipe", nargs="*", metavar="RECIPE", help="these alone (default: all)")
+    status.add_argument("--json", action="store_true", help="print one JSON array instead")
+    add_configfile(status)
+    status.set_defaults(run=_status)
 
 
 def _add_rewards(commands: Any) -> None:
@@ -280,6 +297,25 @@ def _require_range(option: str, value: int | None, least: int, most: int | None 
         f"{option} is {value}; give "
         + (f"at least {least}." if most is None else f"a whole number from {least} to {most}.")
     )
+
+
+def _status(options: argparse.Namespace) -> None:
+    from probeline.adapters.recipes import recipe_points
+    from probeline.adapters.status import ADAPTERS, status_lines, status_rows, training_status
+    from probeline.config import load_config
+    from probeline.errors import near_misses
+    from probeline.lineage.begun import begun
+    from probeline.lineage.lock import run_is_going_on
+
+    known = recipe_points(load_config(options.configfile)["recipes"])
+    unknown = [name for name in options.recipe if name not in known]
+    if unknown:
+        raise ProbelineError(f"There is no recipe {unknown[0]}. {near_misses(unknown[0], known)}")
+    # A job that has begun and not ended is at work only as long as the run is.
+    records = set(begun()) if run_is_going_on() else set()
+    at_work = [name for name in known if f"{ADAPTERS / name}.lineage.json" in records]
+    found = training_status(options.recipe or known, at_work)
+    print(json.dumps(status_rows(found)) if options.json else "\n".join(status_lines(found)))
 
 
 def _rewards(options: argparse.Namespace) -> None:

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from probeline.adapters.recipes import check_trained, recipe_faults
 from probeline.datasets.mafia_acts import QUALITY
 from probeline.digests import shard_name
 from probeline.errors import ProbelineError, near_misses
+from probeline.evaluation.plans import check_evaluated, compared_folders, comparison_faults
 from probeline.experiments import fitting, misfit
 from probeline.files import MANIFEST, read_json
 from probeline.logs.formats import DATASET_FORMATS, GAME_FORMATS
@@ -21,6 +23,10 @@ DEFAULT_CONFIG = Path("config/config.yaml")
 SCHEMA = Path("config/schemas/config.schema.yaml")
 ROLE_MASKED = ".role_masked"
 """Ends the name of a concept's dialogues and activations that do not tell the actor's role."""
+ADAPTED = ".on."
+"""Stands in the name of activations between a concept and the adapter that they were read with."""
+ADAPTERS = Path("results/adapters")
+SHIFTS = "probe_shift"
 TAKEN = ("models", "adapters")
 """Records call what lies outside the project raw/<corpus>, raw/models/<model>, raw/adapters/<adapter>."""
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
@@ -48,11 +54,17 @@ TYPES = {
 RESULTS = {
     "probe": "probes",
     "sweep": "sweeps",
+    "adapter": "adapters",
+    "recipes": "adapters",
     "transfer": "evaluation",
     "transfers": "evaluation",
     "evaluations": "evaluation",
+    "probe_shift": f"evaluation/{SHIFTS}",
+    "probe_shifts": f"evaluation/{SHIFTS}",
 }
 """Folders that someone may look for under results, and where what is meant lies."""
+OF_ADAPTERS = ("adapters", "comparisons", "grids")
+"""Folders of results/evaluation that hold other things than transfers."""
 
 
 class ProbeName(NamedTuple):
@@ -143,7 +155,7 @@ def _in_words(error: Any) -> str:
         bound = BOUNDS[error.validator].format(error.validator_value)
         return f"{key} is {error.instance!r}: {bound}." + (f" Expected: {description}" if description else "")
     if error.validator == "type" and isinstance(error.validator_value, str):
-        kind = TYPES[error.validator_value]
+        kind = TYPES[error.validator_value] + _number_hint(error.instance)
         if description is None:
             return f"{key} is {error.instance!r}. Expected: {kind}."
         told = "" if kind in description.lower() else f" ({kind})"
@@ -176,6 +188,15 @@ def _in_words(error: Any) -> str:
     return f"{key}: {error.message}."
 
 
+def _number_hint(written: Any) -> str:
+    """How a text is written so that YAML reads it as the number that it is."""
+    match = isinstance(written, str) and re.fullmatch(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)", written)
+    if not match:
+        return ""
+    whole, part, sign, power = match.groups()
+    return f": write {whole}{part or '.0'}e{sign or '+'}{power}, which YAML takes for a number"
+
+
 def _contradictions(config: Mapping[str, Any]) -> list[str]:
     """Faults that a schema cannot express."""
     from probeline.datasets.concepts import check_concept
@@ -203,7 +224,8 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
             check_concept(name, concept)
         except ProbelineError as error:
             faults.append(str(error))
-    faults += _dataset_faults(config)
+    # What builds on a faulty declaration says nothing by itself.
+    faults += _dataset_faults(config) or recipe_faults(config) or comparison_faults(config)
     for name, corpus in config["corpora"].items():
         if name in TAKEN:
             faults.append(f"corpora.{name}: records use this name for other things. Choose another.")
@@ -237,7 +259,74 @@ def _contradictions(config: Mapping[str, Any]) -> list[str]:
             for target in config["targets"]["transfers"]
             if target not in config["transfers"]
         ]
-    return faults + _transfer_faults(config) + _sweep_faults(config)
+    faults += _transfer_faults(config) + _sweep_faults(config)
+    adapter = adapter_of(config)
+    if adapter is not None:
+        faults += _adapter_faults("model.adapter", adapter, config)
+    return faults + _shift_faults(config)
+
+
+def _adapter_faults(key: str, adapter: str, config: Mapping[str, Any]) -> list[str]:
+    """Why an adapter cannot be put on the configured model, as far as the config says it."""
+    from probeline.adapters.recipes import made_from, model_of, recipe_points, settings_of
+
+    recipes = recipe_points(config.get("recipes", {}))
+    if adapter not in recipes:
+        if "/" in adapter or Path(adapter).is_dir():
+            return []
+        return [
+            f"{key} is {adapter!r}, neither a folder nor a recipe. {near_misses(adapter, recipes)} "
+            "They are declared under recipes: in the config."
+        ]
+    try:
+        base, (merged, _) = model_of(adapter, recipes), made_from(adapter, recipes)
+    except (ProbelineError, KeyError):
+        return []  # told of the recipe itself
+    if settings_of(adapter, recipes)["lora"] is None:
+        return [
+            f"{key} is {adapter}, which tunes the whole model and makes no adapter: name the folder that it "
+            f"makes as models.<name>.path, {ADAPTERS / adapter}."
+        ]
+    if merged:
+        return [
+            f"{key} is {adapter}, which was trained on {base} with {' and '.join(merged)} merged into it: "
+            "activations are read from models as they are, with one adapter."
+        ]
+    if base != base_model(config):
+        return [f"{key} is {adapter}, an adapter of {base}, but the model is {base_model(config)}."]
+    return []
+
+
+def _shift_faults(config: Mapping[str, Any]) -> list[str]:
+    """What the probe shifts ask for and the config lacks."""
+    faults: list[str] = []
+    folders: dict[str, str] = {}
+    for name, shift in config.get("probe_shifts", {}).items():
+        adapter = shift["adapter"]
+        try:
+            parse_probe_name(shift["probe"], config)
+        except ProbelineError as error:
+            faults.append(f"probe_shifts.{name}.probe: {error}")
+        faults += _adapter_faults(f"probe_shifts.{name}.adapter", adapter, config)
+        called = adapter_path(adapter, config).name
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]*", called):
+            faults.append(
+                f"probe_shifts.{name}.adapter: activations are called after the folder, so let its name have "
+                "letters, digits, points, hyphens and underscores only."
+            )
+        if folders.setdefault(called, adapter) != adapter:
+            faults.append(
+                f"probe_shifts.{name}.adapter is {adapter}, and another is {folders[called]}: activations "
+                "are called after the folder. Rename one of them."
+            )
+    if folders and adapter_of(config) is not None:
+        faults.append("probe_shifts compare with the bare model, but model names an adapter, too.")
+    faults += [
+        f"targets.probe_shifts: {_unknown_shift(target, config)}"
+        for target in config["targets"].get("probe_shifts", ())
+        if target not in config.get("probe_shifts", {})
+    ]
+    return faults
 
 
 def _dataset_faults(config: Mapping[str, Any]) -> list[str]:
@@ -283,7 +372,14 @@ def _transfer_faults(config: Mapping[str, Any]) -> list[str]:
     """What the transfers ask for and the config lacks: each of their probes must be possible."""
     faults = []
     for name, transfer in config["transfers"].items():
+        if name in OF_ADAPTERS:
+            faults.append(
+                f"transfers.{name}: results/evaluation/{name} holds evaluations of adapters. "
+                "Choose another name."
+            )
         layers = "_".join(map(str, transfer["layers"]))
+        if name == SHIFTS:
+            faults.append(f"transfers.{name}: probe shifts lie in the folder of this name. Choose another.")
         for concept in transfer_concepts(transfer):
             try:
                 parse_probe_name(f"{concept}_{transfer['method']}_l{layers}", config)
@@ -371,6 +467,13 @@ def _unknown_transfer(name: str, config: Mapping[str, Any]) -> str:
     )
 
 
+def _unknown_shift(name: str, config: Mapping[str, Any]) -> str:
+    return (
+        f"unknown probe shift {name!r}. {near_misses(name, config.get('probe_shifts', {}))} "
+        "They are declared under probe_shifts: in the config."
+    )
+
+
 def extracted_names(config: Mapping[str, Any]) -> list[str]:
     """The names of dialogues and activations: every concept, and the role-masked twins of some."""
     from probeline.datasets.concepts import is_role_masked
@@ -395,10 +498,47 @@ def base_model(config: Mapping[str, Any]) -> str:
     return str(model["base"] if isinstance(model, Mapping) else model)
 
 
-def adapter_folder(config: Mapping[str, Any]) -> Path | None:
-    """The folder of the adapter on the configured model, if there is one."""
+def adapter_of(config: Mapping[str, Any]) -> str | None:
+    """The adapter on the configured model, if there is one: a recipe's name, or a folder."""
     model = config["model"]
-    return Path(model["adapter"]).expanduser() if isinstance(model, Mapping) else None
+    return str(model["adapter"]) if isinstance(model, Mapping) else None
+
+
+def recipe_named(adapter: str, config: Mapping[str, Any]) -> str | None:
+    """The recipe that makes an adapter, None for one in a folder of the user's."""
+    from probeline.adapters.recipes import recipe_points
+
+    return adapter if adapter in recipe_points(config.get("recipes", {})) else None
+
+
+def recipe_of_folder(folder: Path) -> str | None:
+    """The recipe in whose folder an adapter lies, as it is or as a checkpoint."""
+    inside = Path(os.path.normpath(folder.absolute()))
+    made = ADAPTERS.absolute()
+    return inside.relative_to(made).parts[0] if made in inside.parents else None
+
+
+def adapter_path(adapter: str, config: Mapping[str, Any]) -> Path:
+    """The folder of an adapter, which for a recipe's its rule makes."""
+    return ADAPTERS / adapter if recipe_named(adapter, config) else Path(adapter).expanduser()
+
+
+def adapted_names(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name of the activations that probe shifts compare to → the concept, and the adapter on the model."""
+    found = {}
+    for shift in config.get("probe_shifts", {}).values():
+        concept = parse_probe_name(shift["probe"], config).concept
+        name = f"{concept}{ADAPTED}{adapter_path(shift['adapter'], config).name}"
+        found[name] = concept, str(shift["adapter"])
+    return found
+
+
+def users_adapters(config: Mapping[str, Any]) -> list[Path]:
+    """The folders of the adapters that no recipe makes, each once."""
+    shifts = config.get("probe_shifts", {}).values()
+    asked = [adapter_of(config), *(shift["adapter"] for shift in shifts), *compared_folders(config)]
+    outside = [name for name in asked if name is not None and recipe_named(name, config) is None]
+    return [Path(name).expanduser() for name in dict.fromkeys(outside)]
 
 
 def model_depth(config: Mapping[str, Any]) -> int | None:
@@ -437,8 +577,7 @@ def check_files(config: Mapping[str, Any], templates: Path) -> None:
         ProbelineError: names the key and the near misses.
     """
     local_model_files(config["models"][base_model(config)])
-    adapter = adapter_folder(config)
-    if adapter is not None:
+    for adapter in users_adapters(config):
         adapter_files(adapter)
     there = [file.stem for file in templates.glob("*.yaml")]
     for name, concept in config["probes"].items():
@@ -525,6 +664,9 @@ def check_gpus(config: Mapping[str, Any]) -> None:
     asked |= {
         f"models.{name}.gpu": model["gpu"] for name, model in config["models"].items() if "gpu" in model
     }
+    asked |= {
+        f"recipes.{name}.gpu": recipe["gpu"] for name, recipe in config["recipes"].items() if "gpu" in recipe
+    }
     prices = read_prices()
     for key, gpu in asked.items():
         try:
@@ -575,8 +717,16 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         )
     if len(parts) >= 3 and parts[:2] == ("results", "probes"):
         parse_probe_name(parts[2], config)
-    if len(parts) >= 3 and parts[:2] == ("results", "evaluation") and parts[2] not in config["transfers"]:
+    if len(parts) >= 4 and parts[:2] == ("results", "evaluation") and parts[2] in OF_ADAPTERS:
+        check_evaluated(parts[2], parts[3].removesuffix(".lineage.json"), config)
+    elif parts[:3] == ("results", "evaluation", SHIFTS):
+        shifts = config.get("probe_shifts", {})
+        if len(parts) >= 4 and parts[3].removesuffix(".lineage.json") not in shifts:
+            raise ProbelineError(f"In {target}: {_unknown_shift(parts[3], config)}")
+    elif len(parts) >= 3 and parts[:2] == ("results", "evaluation") and parts[2] not in config["transfers"]:
         raise ProbelineError(f"In {target}: {_unknown_transfer(parts[2], config)}")
+    if len(parts) >= 3 and parts[:2] == ("results", "adapters"):
+        check_trained(parts[2].removesuffix(".lineage.json"), config["recipes"], target)
     if len(parts) >= 4 and parts[:2] == ("data", "processed") and parts[2] in (*DATASET_FORMATS, "rubrics"):
         names = [name for name, dataset in config["datasets"].items() if dataset["kind"] == parts[2]]
         names = datasets_with_rubrics(config) if parts[2] == "rubrics" else names
@@ -599,6 +749,8 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
     for folder, position in concepts.items():
         # A sweep is of a concept itself; dialogues and activations can be of its role-masked twin.
         names = list(config["probes"]) if folder == ("results", "sweeps") else extracted_names(config)
+        if folder == ("results", "activations"):
+            names += list(adapted_names(config))
         if parts[:position] == folder and len(parts) > position and parts[position] not in names:
             raise ProbelineError(
                 f"Unknown concept {parts[position]!r} in {target}. {near_misses(parts[position], names)}"

@@ -225,6 +225,17 @@ SCORES = [
     ("probability", "double", "calibrated probability of label 1, from validation"),
 ]
 
+SHIFT = [
+    ("sample", "string", "id of the sample"),
+    ("game", "string", "key of the game"),
+    ("content", "string", "SHA-256 of the game's canonical content"),
+    ("split", "string", "train, validation or test"),
+    ("label", "int8", "1 or 0"),
+    ("base", "double", "score of the probe, the model without the adapter"),
+    ("adapted", "double", "score of the same probe, with it"),
+    ("retrained", "double", "score of a probe that was fitted with it"),
+]
+
 TRANSFER = [
     ("train", "string", "what the probe was trained on: a concept, or a group of experiments"),
     ("test", "string", "what it was tested on"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from probeline.digests import sha256_bytes
+from probeline.files import write_manifest
 from probeline.lineage.records import read_record, record_path
 from tests.modal.loopback import Server
 from tests.modal.projects import PROBE, run_on_modal
@@ -123,12 +124,17 @@ def test_an_adapter_from_anywhere_goes_along_and_its_settings_count(
 ) -> None:
     project, shard = run[0].copy(tmp_path / "project"), "results/activations/trust/shard-0-of-2"
     adapter = make_adapter(project.folder / "data/models/tiny", tmp_path / "adapters" / "lora")
-    project.write("adapter.yaml", json.dumps({"model": {"base": "tiny", "adapter": str(adapter)}}))
+    recipe = project.folder / "results/adapters/mafia_sft"
+    shutil.copytree(adapter, recipe)
+    settings = json.loads((recipe / "adapter_config.json").read_text())
+    (recipe / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 64}))
+    write_manifest(recipe, "adapter", {})
+    recipes = {"mafia_sft": {"method": "sft", "model": "tiny", "dataset": "mafia_sft"}}
     config = (TINY, "adapter.yaml")
     made = []
-    for alpha in (16, 32):
-        settings = json.loads((adapter / "adapter_config.json").read_text())
-        (adapter / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": alpha}))
+    for name in (str(adapter), "mafia_sft"):
+        model = {"base": "tiny", "adapter": name}
+        project.write("adapter.yaml", json.dumps({"model": model, "recipes": recipes}))
         done = run_on_modal(project, server, shard, config=config)
         assert done.returncode == 0, done.stdout
         made.append((project.folder / shard / "activations.safetensors").read_bytes())

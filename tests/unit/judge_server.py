@@ -15,6 +15,7 @@ HANG = 2.0
 # (completion, number of the attempt, from 1) -> what the model says, or (status, body), or a word below.
 Behaviour = Callable[[str, int], str | tuple[int, Any]]
 CUT, SILENT, NO_JSON, NO_CHOICES = "cut!", "silent!", "no json!", "no choices!"
+DRIPPING, ENDLESS, PACKED = "dripping!", "endless!", "packed!"
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -83,6 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif said == SILENT:
             time.sleep(HANG)
             self.close_connection = True
+        elif said in (DRIPPING, ENDLESS):
+            self._send_pieces(b" ", 0.1, 40) if said == DRIPPING else self._send_pieces(b" " * 2**20, 0, 100)
+        elif said == PACKED:
+            self._send(200, b"\x1f\x8b", encoding="gzip")
         elif said == NO_JSON:
             self._send(200, b"<html>good day</html>", "text/html")
         elif said == NO_CHOICES:
@@ -98,11 +103,22 @@ class _Handler(BaseHTTPRequestHandler):
             answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
             self._send(200, answer | {"choices": [choice]})
 
-    def _send(self, status: int, body: Any, kind: str = "application/json") -> None:
+    def _send_pieces(self, piece: bytes, seconds: float, count: int) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(piece) * count))
+        self.end_headers()
+        for _ in range(count):
+            self.wfile.write(piece)
+            time.sleep(seconds)
+
+    def _send(self, status: int, body: Any, kind: str = "application/json", encoding: str = "") -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
+        if encoding:
+            self.send_header("content-encoding", encoding)
         self.end_headers()
         self.wfile.write(data)
 

@@ -70,6 +70,7 @@ def test_no_stage_depends_on_lineage(script: str) -> None:
     [
         ("train_probe", {"cross_fit", "folds", "heatmap", "sweep", "sweep_figure", "transfer"}),
         ("sweep_probes", {"controls", "evaluate", "heatmap", "stages", "train", "transfer"}),
+        ("evaluate_probe_shift", {"controls", "cross_fit", "folds", "stages", "sweep", "train", "transfer"}),
         ("evaluate_transfer", {"controls", "cross_fit", "folds", "stages", "sweep", "sweep_figure", "train"}),
     ],
 )
@@ -91,6 +92,8 @@ def test_stages_meet_only_through_files() -> None:
         "train_probe": ("logs", "datasets"),
         "sweep_probes": ("logs", "datasets", "models"),
         "evaluate_transfer": ("logs", "datasets", "models"),
+        "evaluate_probe_shift": ("logs", "datasets", "models"),
+        "evaluate_adapter": ("probes",),
     }
     for script, packages in later.items():
         closure = code_closure(REPOSITORY / "scripts" / f"{script}.py", REPOSITORY / "scripts")

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
+from probeline.adapters.recipes import made_from, recipe_points, settings_of
 from probeline.config import (
     check_config,
+    check_gpus,
     check_groups,
     check_target,
     method_settings,
@@ -377,3 +379,100 @@ def test_rubrics_of_a_dataset_without_a_judge_are_no_target(config: dict[str, An
     config["judges"]["google"] = {"kind": "gemini", "model": "m"}
     config["datasets"]["support"]["rubrics"] = "google"
     check_target("data/processed/rubrics/support", config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"forecast_grpo": {"generations": 1}}, "generations is 1: a group needs 2 or more"),
+        ({"forecast_grpo": {"generations": 3}}, "which generations, 3, does not divide"),
+        ({"forecast_grpo": {"reward": "judge"}}, "a dataset of the kind forecasts has the reward tree"),
+        ({"support_grpo": {"judge": "lokal"}}, "recipes.support_grpo.judge is 'lokal'. Did you mean local?"),
+        ({"mafia_dpo": {"from": "mafia_dpo"}}, "goes in a circle: mafia_dpo from mafia_dpo"),
+        ({"mafia_dpo": {"from": "mafia_stf"}}, "from is 'mafia_stf'. Did you mean mafia_sft"),
+        ({"mafia_dpo": {"model": "other"}}, "an adapter of smollm2-135m, and cannot tune other"),
+        ({"mafia_dpo": {"lora": {"rank": 4}}}, "lora.rank: the adapter of mafia_sft is trained on"),
+        (
+            {"mafia_dpo": {"dataset": "forecasts"}},
+            "of the kind forecasts; dpo trains on the kind preferences",
+        ),
+        ({"mafia_sft": {"dataset": "mafia"}}, "recipes.mafia_sft.dataset is 'mafia'. Did you mean mafia_sft"),
+        ({"mafia_sft": {"merge": True}}, "there is nothing to merge without from"),
+        ({"mafia_sft": {"beta": 0.1}}, "recipes.mafia_sft.beta: sft has no such setting, dpo has"),
+        ({"mafia_sft": {"epochs": 2}}, "sets both epochs and max_steps"),
+        ({"mafia_sft": {"epochs": 2}}, "one that another file sets is taken back with null"),
+        (
+            {"mafia_sft": {"max_steps": 3, "checkpoints": {"every": 20}}},
+            "asks for step 20, but max_steps is 3",
+        ),
+        ({"mafia_sft": {"quantization": "4bit"}}, "recipes.mafia_sft.quantization: 4bit needs a GPU and"),
+        (
+            {"forecast_grpo": {"quantization": "4bit"}},
+            "forecast_sft would be merged into weights of four bits",
+        ),
+        ({"mafia_dpo": {"lora": {"dropout": 0.1}}}, "mafia_dpo.lora.dropout: dpo trains without"),
+        ({"forecast_grpo": {"max_tokens": 100}}, "completion_tokens 144: no prompt fits"),
+        ({"mafia_sft": {"learning_rate": "1e-6"}}, "write 1.0e-6, which YAML takes for a number"),
+        (
+            {"mafia_sft": {"grid": {"learning_rate": ["1e6"]}}},
+            "grid.learning_rate.0 is '1e6'. Expected: a number",
+        ),
+        ({"mafia_sft": {"grid": {"learning_rate": ["1e6"]}}}, "write 1.0e+6"),
+        ({"mafia_sft": {"grid": {"batch": [0]}}}, "recipes.mafia_sft.grid.batch.0 is 0: the least is 1"),
+        ({"mafia_sft": {"grid": {"lora": [{"rnk": 3}]}}}, "grid.lora.0.rnk. Did you mean rank"),
+        ({"forecast_grpo": {"grid": {"generations": ["4"]}}}, "grid.generations.0 is '4'"),
+        ({"mafia_sft": {"grid": {"dataset": []}}}, "recipes.mafia_sft.grid.dataset is []: too few entries"),
+        ({"mafia_sft": {"checkpoints": [99]}}, "checkpoints asks for step 99, but max_steps is 12"),
+        ({"mafia_sft": {"lora": None}}, "mafia_dpo.from is mafia_sft, which has no adapter"),
+        ({"mafia_sft": {"learning_rat": 1.0}}, "Did you mean learning_rate"),
+        ({"mafia_sft": {"grid": {"beta": [1]}}}, "recipes.mafia_sft.grid: beta cannot be varied"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused(
+    config: dict[str, Any], changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name, change in changes.items():
+        config["recipes"][name] |= change
+    assert words in refusal(config)
+
+
+def test_where_a_training_is_told_of_changes_nothing_about_it(config: dict[str, Any]) -> None:
+    quiet = settings_of("mafia_sft", recipe_points(config["recipes"]))
+    config["recipes"]["mafia_sft"] |= {"report_to": "tensorboard", "epochs": None}
+    check_config(config, SCHEMA)
+
+    assert settings_of("mafia_sft", recipe_points(config["recipes"])) == quiet
+
+
+def test_the_points_of_a_grid_are_named_by_what_they_set(config: dict[str, Any]) -> None:
+    config["comparisons"] = {}
+    config["recipes"]["support_grpo"]["grid"] = {"learning_rate": [1e-6, 1e-5], "generations": [2, 4]}
+    check_config(config, SCHEMA)
+    points = recipe_points(config["recipes"])
+    names = [name for name in points if name.startswith("support_grpo")]
+
+    assert len(names) == 4
+    assert "support_grpo" not in points
+    assert {(points[name]["learning_rate"], points[name]["generations"]) for name in names} == {
+        (rate, group) for rate in (1e-6, 1e-5) for group in (2, 4)
+    }
+    check_target(f"results/adapters/{names[0]}", config)
+    # Equal settings are one run, however they are ordered.
+    turned = {"generations": [4, 2], "learning_rate": [1e-5, 1e-6]}
+    config["recipes"]["support_grpo"]["grid"] = turned
+    assert sorted(recipe_points(config["recipes"])) == sorted(points)
+
+
+def test_the_recipes_in_full_size_are_accepted(config: dict[str, Any]) -> None:
+    from probeline.config import _merged
+
+    full = yaml.safe_load((REPOSITORY / "config/full.yaml").read_text())
+    merged = _merged(config, full)
+    check_config(merged, SCHEMA)
+    check_gpus(merged)
+    recipes = recipe_points(merged["recipes"])
+    assert settings_of("forecast_grpo", recipes)["model"] == "gpt-oss-20b"
+    assert settings_of("mafia_dpo", recipes)["lora"]["rank"] == 16
+    assert made_from("forecast_grpo", recipes) == (["forecast_sft"], None)
+    assert made_from("mafia_dpo", recipes) == ([], "mafia_sft")

@@ -32,6 +32,7 @@ from probeline.compute.plan import (
     weights_of,
 )
 from probeline.compute.prices import OWN_TABLE, parse_gpu, read_prices
+from probeline.compute.remote.settings import settings_of
 from probeline.errors import ProbelineError
 from probeline.lineage.graph import Lineage, read_lineage
 from tests.unit.lineage_records import write_record
@@ -264,6 +265,24 @@ def test_the_model_is_loaded_once_in_each_container() -> None:
         start, *rest = plan(*jobs, containers=containers)
         assert start.seconds == loads * 160
         assert len(rest) == 4
+
+
+def test_an_evaluation_of_adapters_gets_the_gpu_of_its_model_and_the_limits_of_its_recipes() -> None:
+    recipe = {"method": "sft", "model": "llama-70b", "dataset": "acts", "gpu": "A10", "memory": 32}
+    config = {
+        **CONFIG,
+        "recipes": {"a": {**recipe, "timeout": 7200}},
+        "datasets": {"acts": {"kind": "sft", "corpus": "mafia"}},
+        "evaluation": {"adapters": {"checkpoints": False, "judge": "local", "match_judge": None}},
+        "comparisons": {"both": {"of": ["base", "a"]}},
+    }
+    for rule, name in (("evaluate_adapter", "a"), ("compare_adapters", "both")):
+        found = settings_of(rule, config, name)
+        assert (found.gpu, found.memory, found.timeout) == ("H100:4", 32, 7200)
+    assert settings_of("train_sft", config, "a").gpu == "A10"
+    job = RemoteJob("compare_adapters", "results/x", {"comparison": "both"}, 1, None, None)
+    (planned,) = plan_jobs([job], config, None, read_prices())
+    assert (planned.gpu, planned.seconds) == ("H100:4", 7200)
 
 
 def test_a_rule_without_a_model_has_no_gpu() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,15 +16,26 @@ from probeline.cli import main
 from probeline.datasets.prompts import build_prompts, read_rubrics
 from probeline.datasets.rubrics import write_rubrics
 from probeline.errors import ProbelineError
-from probeline.judges import JudgeRequest, RubricRequest, open_judge, require_key
+from probeline.judges import JudgeRequest, RubricRequest, asking, open_judge, require_key
 from probeline.judges.asking import Asking
 from probeline.judges.cache import CACHE, AnswerCache
 from probeline.judges.local import checks
 from probeline.judges.parsing import NoAnswerError, parse_rubric, parse_score
 from probeline.judges.questions import Asked, length_delimited_digest, score_question
+from probeline.lineage.planned_run import check_judges
 from probeline.logs.ingest_support import collect_support, ingest_support
 from probeline.logs.simulate_support import simulate_support
-from tests.unit.judge_server import CUT, NO_CHOICES, NO_JSON, SILENT, JudgeServer, judge_server
+from tests.unit.judge_server import (
+    CUT,
+    DRIPPING,
+    ENDLESS,
+    NO_CHOICES,
+    NO_JSON,
+    PACKED,
+    SILENT,
+    JudgeServer,
+    judge_server,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 SECRET = "sk-very-secret-0123456789"
@@ -163,6 +175,60 @@ def test_an_endpoint_that_says_nothing_is_given_up(tmp_path):
     assert (scores, counts["retried"]) == ([1.0], 2)
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [(DRIPPING, "timeout"), (ENDLESS, "answer is too long"), (PACKED, "answer is packed")],
+)
+def test_an_answer_without_an_end_is_given_up(tmp_path, monkeypatch, behaviour, reason):
+    monkeypatch.setattr(asking, "ATTEMPTS", 1)
+    with judge_server(lambda completion, attempt: behaviour) as server:
+        scores, counts = ask(server, tmp_path, ["a"], timeout=0.3)
+    assert scores == [None]
+    assert counts[f"failed: {reason}"] == 1
+
+
+def test_a_judge_that_never_answers_is_asked_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking, "ATTEMPTS", 1)
+    with judge_server(lambda completion, attempt: "no idea") as server:
+        with pytest.raises(ProbelineError, match=r"none of 20 questions in a row; .*judges\.tried"):
+            ask(server, tmp_path, [str(number) for number in range(300)])
+        assert server.asked.total() < 60
+
+
+def test_an_answer_between_failures_is_hope(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking, "ATTEMPTS", 1)
+    completions = [str(number) for number in range(60)]
+    good = {"15", "30", "45"}
+    with judge_server(lambda completion, attempt: score(0.5) if completion in good else "no idea") as server:
+        scores, _ = ask(server, tmp_path, completions, concurrency=1)
+    assert sum(value is not None for value in scores) == len(good)
+
+
+def job(rule, judge, modal):
+    spec = {"judge": {"name": judge, "settings": {}}}
+    return SimpleNamespace(params={"spec": spec}, rule=SimpleNamespace(name=rule), resources={"modal": modal})
+
+
+def test_a_judge_with_a_key_is_not_asked_from_modal(monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", SECRET)
+    judges = {
+        "gemini": {"kind": "gemini", "model": "m"},
+        "mine": {"kind": "openai", "url": "http://x", "model": "m"},
+        "local": {"kind": "local"},
+    }
+
+    def check(judge, modal):
+        dag = SimpleNamespace(jobs=[job("train_grpo", judge, modal)], needrun=lambda job: True)
+        check_judges(dag, {"judges": judges})
+
+    for judge in judges:
+        check(judge, 0)
+    for judge in ("mine", "local"):
+        check(judge, 1)
+    with pytest.raises(ProbelineError, match=r"train_grpo asks the judge gemini.* out of modal\.rules"):
+        check("gemini", 1)
+
+
 def test_one_good_answer_after_failures_counts(tmp_path):
     with judge_server(lambda name, attempt: "8/10" if attempt < 5 else score(0.75)) as server:
         scores, counts = ask(server, tmp_path, ["a", "a", "b"])
@@ -297,12 +363,13 @@ def test_a_thousand_requests_of_two_processes_with_failures(tmp_path):
         assert remembered(tmp_path) == {name: int(name) / 1000 for name in good}
         server.behaviour = lambda name, attempt: score(int(name) / 1000)
         before = server.asked.total()
-        workers(server, cache, [(0, 800)])
+        every = [str(number) for number in range(800)]
+        ask(server, tmp_path, every)
         assert server.asked.total() - before == 800 - len(good)
-        ((scores, counts),) = workers(server, cache, [(0, 800)])
+        scores, counts = ask(server, tmp_path, every)
         assert server.asked.total() - before == 800 - len(good)
     assert scores == [number / 1000 for number in range(800)]
-    assert (counts["cached"], counts.get("asked", 0)) == (800, 0)
+    assert (counts["cached"], counts["asked"]) == (800, 0)
     with sqlite3.connect(cache) as connection:
         assert connection.execute("SELECT count(*) FROM claims").fetchone() == (0,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -24,8 +24,8 @@ def behaviour(reference: str, attempt: int) -> str:
     return json.dumps({"rubric": f"As good as: {reference}"}) if "?" in reference else "no idea"
 
 
-def own(url: str) -> str:
-    judge = {"kind": "openai", "url": url, "model": "tiny", "key": "TRIED_KEY", "wait": 0.001}
+def own(url: str, **more: object) -> str:
+    judge = {"kind": "openai", "url": url, "model": "tiny", "key": "TRIED_KEY", "wait": 0.001, **more}
     settings = {"judges": {"tried": judge}, "datasets": {"support": {"rubrics": "tried"}}}
     return LOGS + "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
 
@@ -50,6 +50,7 @@ def test_a_run_asks_for_each_rubric_once_and_for_the_key_first(
         assert 0 < len(failed) < len(rows)
         statistics = json.loads((project.folder / DATASET / "dataset_statistics.json").read_text())
         assert statistics["rubrics"] == {"written": len(rows) - len(failed), "failed": len(failed)}
+        assert server.asked.total() == len(rows) + 4 * len(failed)
 
         # Made again, what was written comes from the cache: the same bytes, calls for the others alone.
         project.run(DATASET, *AGAIN, config=OWN)
@@ -61,5 +62,9 @@ def test_a_run_asks_for_each_rubric_once_and_for_the_key_first(
         project.run(DATASET, *AGAIN, config=OWN)
         again = [json.loads(line) for line in (project.folder / DATASET / "prompts.jsonl").open()]
         assert again == [row | {"rubric": row["rubric"] or "Be kind."} for row in rows]
+
+        # How a judge is asked is no part of what it has written.
+        project.write("own.yaml", own(server.url, concurrency=2, timeout=30, key="OTHER_KEY"))
+        assert not project.planned(DATASET, config=OWN)
     files = [path for path in project.folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []

@@ -30,7 +30,7 @@ from probeline.files import (
     write_manifest,
     write_parquet,
 )
-from probeline.models.adapter import adapter_digest
+from probeline.models.adapter import adapter_digest, adapter_files, check_base
 from probeline.models.render import UnrenderableChatError, load_tokenizer, render_chat, token_span
 from probeline.progress import progress
 from probeline.schema import ACTIVATION_INDEX, REVEAL_INDEX, make_table
@@ -214,6 +214,9 @@ def extract_activations(
             f"{model / MANIFEST} does not say how many parameters the model has: an older version of "
             f"Probeline made it. Delete {model} to have it made again."
         )
+    if adapter is not None:
+        adapter_files(adapter)
+        check_base(adapter, model)
     layers = _check_layers(settings.layers, model.name, facts["depth"], "activations.layers")
     token_layers: list[int] = []
     if settings.token_layers:

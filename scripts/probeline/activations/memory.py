@@ -7,7 +7,7 @@ import ctypes
 
 # Of malloc.h: the parameters of mallopt, and the largest block that glibc takes from its own heap.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "CUDA error: out of memory")
 LARGEST_HEAP_BLOCK = 32 * 2**20
 
 
@@ -33,7 +33,7 @@ def return_freed_memory() -> None:
         malloc_trim(0)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether torch says that a GPU's memory, or main memory, is used up."""
     import torch
 

@@ -22,7 +22,10 @@ class BodyFiles:
             removed there; empty where it is this project's own.
         figures: a file for speeds and counts, which belong to the record and not to the artifact.
         workers: processes that may work side by side; no bit may depend on them.
+        seconds: that a run may take, None for as long as it needs; what can save itself stops before.
         commit: keeps what was written so far, should this machine be lost; costs nothing where none can be.
+        judge: all that the config says of the judge that `spec` names: also how long and how often to ask it,
+            and which variable holds its key, none of which is part of a result; None where there is none.
         held: the model of the inputs, where it is in memory already: a `HeldDecoder`. Not typed as one, as
             every rule imports this, and an edit of the engine must not run all of them again.
     """
@@ -34,7 +37,9 @@ class BodyFiles:
     figures: Path
     work_name: str = ""
     workers: int = 1
+    seconds: float | None = None
     commit: Callable[[], None] = lambda: None
+    judge: Mapping[str, Any] | None = None
     held: Any = None
 
     def folder(self, role: str) -> Path:

@@ -10,9 +10,10 @@ import yaml
 
 from probeline.compute.prices import Prices, gpu_text, parse_gpu
 from probeline.errors import ProbelineError, near_misses
+from probeline.forecasting.expected import perplexities_of
 
 FOLDER = Path("config/costs")
-KEYS = ("title", "stages", "reserve", "cpu", "memory")
+KEYS = ("title", "stages", "reserve", "cpu", "memory", "perplexities")
 STAGE_KEYS = ("name", "gpu", "hours", "price", "states")
 CPU, MEMORY = 2.0, 16.0
 """Cores and GiB of a container, where a table does not say."""
@@ -54,11 +55,13 @@ class CostTable:
         title: what they make.
         stages: in their order.
         reserve: share that is added to their sum; None where they are no parts of one run.
+        perplexities: stage → what the reference expects of its forecasts, from, to.
     """
 
     title: str
     stages: list[Stage]
     reserve: float | None
+    perplexities: dict[str, Span]
 
     @property
     def sum_usd(self) -> Span:
@@ -118,7 +121,7 @@ def _table(given: Any, prices: Prices) -> CostTable:
         _stage(stage, f"stages.{index}", cpu, memory, prices) for index, stage in enumerate(given["stages"])
     ]
     reserve = _number(given["reserve"], "reserve") if "reserve" in given else None
-    return CostTable(str(given["title"]), stages, reserve)
+    return CostTable(str(given["title"]), stages, reserve, perplexities_of(given))
 
 
 def _stage(given: Any, where: str, cpu: float, memory: float, prices: Prices) -> Stage:

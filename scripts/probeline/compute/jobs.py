@@ -107,7 +107,15 @@ def _files(snakemake: Any) -> BodyFiles:
         work=WORK,
         figures=Path("benchmarks", *Path(snakemake.log[0]).with_suffix(".json").parts[1:]),
         workers=snakemake.threads,
+        seconds=getattr(snakemake.resources, "timeout", None),
+        judge=judge_of(snakemake),
     )
+
+
+def judge_of(snakemake: Any) -> dict[str, Any] | None:
+    """What the config says of the judge that a job's params name; None where they name none."""
+    named = snakemake.params.spec.get("judge")
+    return snakemake.config["judges"][named["name"]] if named else None
 
 
 def artifact_of(snakemake: Any) -> str:

@@ -14,6 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from probeline.compute.prices import Prices, gpu_text, parse_gpu
+from probeline.compute.remote.settings import ALONE, settings_of
 from probeline.config import base_model
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json, write_json
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 PLAN = Path(".probeline/plan.json")
 """The last plan of each artifact, to be held against what it took."""
-WITHOUT_GPU = ("train_probe", "sweep_probes", "evaluate_transfer")
+WITHOUT_GPU = ("train_probe", "sweep_probes", "evaluate_transfer", "evaluate_probe_shift")
 """Rules that hold no model."""
 
 UTILISATION = 0.4
@@ -53,7 +54,9 @@ TOKENS_PER_LOG_BYTE = 0.02
 """Of raw logs, which say much that no model is shown; 0.01 with the embedded default."""
 TOKENS_PER_GAME = 2000
 """Where not even the logs are there; 1,600 with the embedded default."""
-SECONDS_PER_GAME = {"train_probe": 0.1, "sweep_probes": 1.0, "evaluate_transfer": 0.5}
+SECONDS_PER_GAME = {
+    **{"train_probe": 0.1, "sweep_probes": 1.0, "evaluate_transfer": 0.5, "evaluate_probe_shift": 0.1},
+}
 """Of the rules without a GPU, on two cores."""
 START = "start of "
 """Begins the name of what is planned for containers that come up."""
@@ -168,15 +171,22 @@ def plan_jobs(
             )
         )  # fmt: skip
 
-    for rule, count in Counter(job.rule for job in jobs).items():
+    # Those that load the model themselves have each a container of their own, whose start their limit holds.
+    for rule, count in Counter(job.rule for job in jobs if job.rule not in ALONE).items():
         gpu, containers = gpu_of(rule, config), min(count, settings["containers"])
         seconds, basis = _start(gpu, config, earlier[rule])
         each = "" if containers == 1 else f", {containers} containers"
         add(f"{START}{rule}{each}", rule, gpu, containers * seconds, basis)
     for job in jobs:
-        gpu = gpu_of(job.rule, config)
+        own = settings_of(job.rule, config, _named(job))
+        gpu = own.gpu if job.rule in ALONE else gpu_of(job.rule, config)
         add(job.name, job.rule, gpu, *_work(job, gpu, config, earlier[job.rule]))
     return planned
+
+
+def _named(job: RemoteJob) -> str | None:
+    """The recipe that a job trains, or what it evaluates."""
+    return job.wildcards.get("recipe") or job.wildcards.get("comparison")
 
 
 def _start(gpu: str | None, config: Mapping[str, Any], earlier: Sequence[Earlier]) -> tuple[float, str]:
@@ -209,6 +219,9 @@ def _work(
     if job.rule in SECONDS_PER_GAME:
         rate, games = SECONDS_PER_GAME[job.rule], job.games or 0
         return PER_JOB + rate * games, f"a guess: {rate:g} s for each of {_count(games, 'game')}"
+    if job.rule in ALONE:
+        limit = settings_of(job.rule, config, _named(job)).timeout
+        return float(limit), f"the most: its time limit of {limit:,} s"
     tokens, basis = _tokens(job, earlier)
     parameters, _ = weights_of(config)
     seconds = 2 * parameters * tokens / (UTILISATION * _peak(gpu, config))

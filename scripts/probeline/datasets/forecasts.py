@@ -24,6 +24,7 @@ from probeline.datasets.leaks import Question, leak_report
 from probeline.datasets.lengths import length_check
 from probeline.digests import sha256_bytes, split_of
 from probeline.files import atomic_directory, write_json, write_json_lines, write_manifest
+from probeline.forecasting.prompts import OUTCOMES, forecast_prompt
 from probeline.logs.forecasts import event_key, words_of
 from probeline.logs.tables import rows_in
 from probeline.schema import SPLITS
@@ -33,18 +34,10 @@ _log = logging.getLogger(__name__)
 TRUE_SHARE = 7000
 WHOLE = 10_000
 """Probabilities are parts of this many: TRUE_SHARE for the answer, the rest in equal parts for the others."""
-OUTCOMES = 4
-"""Outcomes that a prompt without candidates asks for."""
 OFTEN = 3
 """A false candidate in the levels of as many events is known to be false without reading the question."""
 ALIKE = 0.8
 """Events that share as large a part of their words are taken for one."""
-
-SYSTEM = (
-    "You forecast what events lead to. Given an event and what has followed so far, name outcomes that may "
-    "come next and say how probable each of them is. Answer with a JSON array of objects with the keys "
-    '"event" and "probability" and nothing else; the probabilities sum to 1.'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,35 +75,6 @@ class Example:
             self.level["timeframe_months"],
             outcomes,
         )
-
-
-def forecast_prompt(
-    path: Sequence[str],
-    date: str | None,
-    context: str | None,
-    domain: str | None,
-    timeframe: float | None,
-    outcomes: int,
-) -> list[dict[str, str]]:
-    """The chat that asks what follows the last event of a path.
-
-    Args:
-        path: the seed event, then what followed, in order.
-        date: date of the seed event.
-        context: what is told of it.
-        domain: its domain.
-        timeframe: months that are asked about.
-        outcomes: number of outcomes that are asked for.
-    """
-    lines = [f"Seed event: {path[0]}"]
-    lines += [f"Date: {date}"] if date else []
-    lines += [f"Domain: {domain}"] if domain else []
-    lines += [f"Context: {context}"] if context else []
-    lines += ["Path so far:", *(f"{number}. {event}" for number, event in enumerate(path))]
-    lines += [f"Current event: {path[-1]}", f"Depth: {len(path)}"]
-    lines += [f"Timeframe: {timeframe:g} month{'' if timeframe == 1 else 's'}"] if timeframe else []
-    lines += ["", f"What may follow the current event? Name {outcomes} outcomes with their probabilities."]
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
 def soft_target(candidates: Sequence[str], answer: str) -> str:

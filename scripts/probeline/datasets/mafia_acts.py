@@ -142,7 +142,7 @@ def _act(row: Mapping[str, Any], settings: Mapping[str, Any], split: str) -> Act
         split=split,
         won=won,
         instruction=row["rules"],
-        input=_input(row, targets),
+        input=prompt_input(row["phase"], row["turn"], row["seen"], targets),
         output=row["action"],
         alive=frozenset(map(int, row["alive"].split())),
         targets=frozenset(targets),
@@ -152,10 +152,12 @@ def _act(row: Mapping[str, Any], settings: Mapping[str, Any], split: str) -> Act
     )
 
 
-def _input(row: Mapping[str, Any], targets: list[int]) -> str:
-    lines = [f"Phase: {row['phase']}", f"Turn: {row['turn']}", "", row["seen"] or "Nothing happened since."]
-    if targets:
-        lines += ["", "Valid targets: " + ", ".join(f"[{number}]" for number in targets)]
+def prompt_input(phase: str, turn: int, seen: str | None, targets: Iterable[int]) -> str:
+    """What stands above an act: phase, turn, what the player has seen since, and the valid targets."""
+    lines = [f"Phase: {phase}", f"Turn: {turn}", "", seen or "Nothing happened since."]
+    listed = ", ".join(f"[{number}]" for number in targets)
+    if listed:
+        lines += ["", f"Valid targets: {listed}"]
     return "\n".join(lines)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from probeline.judges.cache import CACHE, Answer, AnswerCache
 from probeline.judges.chat import CONCURRENCY, ChatJudge, endpoint_of, require_key
 from probeline.judges.questions import (
+    SCORE,
+    TEMPLATES,
     Asked,
     JudgeRequest,
     Question,
@@ -54,6 +56,17 @@ class Judge:
         self._asking = asking
         self._cache = cache
         self._template = template
+
+    def described(self) -> dict[str, str]:
+        """Its name, and what decides about its scores: kind, endpoint, model and version of the template."""
+        asked = self.asked
+        return {
+            "name": self.name,
+            "kind": asked.kind,
+            "endpoint": asked.endpoint,
+            "model": asked.model,
+            "template": self._template or TEMPLATES[SCORE][0],
+        }
 
     def scores(self, requests: Sequence[JudgeRequest]) -> list[float | None]:
         """A score in 0..1 for each request; None where all attempts have failed: to be masked, not 0.

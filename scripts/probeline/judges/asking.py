@@ -18,6 +18,7 @@ from tenacity import (
     stop_when_event_set,
 )
 
+from probeline.errors import ProbelineError
 from probeline.judges.cache import Answer, AnswerCache
 from probeline.judges.parsing import NoAnswerError
 from probeline.judges.questions import Question
@@ -26,6 +27,8 @@ from probeline.progress import progress
 ATTEMPTS = 5
 """The first, and four after failures."""
 LONGEST_WAIT = 60.0
+HOPELESS = 20
+"""Failed questions one after the other, with no answer between them, after which a judge is asked no more."""
 POLL = 0.1
 """Seconds between looks at a question that another process is asking."""
 
@@ -66,6 +69,8 @@ class Asking:
         self._turn = threading.Lock()
         self._counting = threading.Lock()
         self._said: set[str] = set()
+        self._failed_in_a_row = 0
+        self._patient = False
 
     def answers(self, questions: Sequence[Question]) -> list[Answer | None]:
         """The answer to each question, None where all attempts have failed.
@@ -82,6 +87,8 @@ class Asking:
         found: dict[str, Answer | None] = dict(self._cache.known(list(by_key)))
         self.counts["cached"] += len(found)
         self.counts["repeated"] += len(keys) - len(by_key)
+        # What is left of questions that were mostly answered before may well be those that never are.
+        self._patient = bool(found)
         before = self.counts.copy()
         open_keys = [key for key in by_key if key not in found]
         if open_keys:
@@ -129,7 +136,7 @@ class Asking:
             return False, None
         self._count("asked")
         try:
-            return True, self._cache.store(question, self._owner, self._attempts(question))
+            answer = self._cache.store(question, self._owner, self._attempts(question))
         except NoAnswerError as failure:
             self._cache.release(self._owner, key)
             self._failed(failure)
@@ -137,6 +144,9 @@ class Asking:
         except BaseException:
             self._stopping.set()
             raise
+        with self._counting:
+            self._failed_in_a_row = 0
+        return True, answer
 
     def _attempts(self, question: Question) -> Answer:
         retrying = Retrying(
@@ -178,8 +188,17 @@ class Asking:
         with self._counting:
             first = failure.reason not in self._said
             self._said.add(failure.reason)
+            self._failed_in_a_row += not self._stopping.is_set()
+            hopeless = self._failed_in_a_row >= HOPELESS and not self._patient
         if first:
             log.warning("The judge %s gives no answer: %s", self._name, failure)
+        if hopeless:
+            self._stopping.set()
+            raise ProbelineError(
+                f"The judge {self._name} has answered none of {HOPELESS} questions in a row; the last one: "
+                f"{failure}. Look at judges.{self._name} in the config, and whether its endpoint is up; then "
+                "run the same command again: what was answered is remembered."
+            )
 
     def _count(self, what: str) -> None:
         with self._counting:

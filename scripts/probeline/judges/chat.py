@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from probeline.errors import ProbelineError
@@ -16,6 +17,8 @@ CONCURRENCY = 8
 NO_KEY = "none"
 """Sent where the config names no variable: without it, the client would send the user's OPENAI_API_KEY."""
 AGAIN = (408, 409, 425, 429)
+MOST_BYTES = 4 * 2**20
+"""Of a response."""
 MOST_SAID = 300
 """Characters of an endpoint's own words in a message."""
 
@@ -86,11 +89,15 @@ class ChatJudge:
         self._endpoint = endpoint_of(settings)
         self._model = settings["model"]
         self._temperature = settings.get("temperature", 0.0)
+        self._timeout = float(settings.get("timeout", TIMEOUT))
         self._client = openai.OpenAI(
             api_key=self._key or NO_KEY,
             base_url=self._endpoint,
-            timeout=settings.get("timeout", TIMEOUT),
+            timeout=self._timeout,
             max_retries=0,  # ours are counted
+            # What is packed could be endless when it is unpacked.
+            default_headers={"accept-encoding": "identity"},
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._bound]}),
         )
         # Of the environment, nothing goes there but the key that the config names.
         self._client.organization = self._client.project = None
@@ -105,6 +112,12 @@ class ChatJudge:
         text = self._say(chat_of(question))
         return parse_score(text) if question.purpose == SCORE else parse_rubric(self._without_key(text))
 
+    def _bound(self, response: Any) -> None:
+        """Have the body of a response end in time: the client's timeout is one of each piece."""
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise NoAnswerError("answer is packed")
+        response.stream = bounded(response.stream, self._timeout)
+
     def _say(self, messages: list[dict[str, str]]) -> str:
         import openai
 
@@ -117,6 +130,8 @@ class ChatJudge:
         except openai.APITimeoutError:
             raise NoAnswerError("timeout") from None
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, NoAnswerError):
+                raise error.__cause__ from None
             cause = type(error.__cause__).__name__ if error.__cause__ else ""
             raise NoAnswerError("connection", says=f"{self._endpoint} {cause}".strip()) from None
         except openai.APIStatusError as error:
@@ -169,3 +184,24 @@ def _retry_after(response: Any) -> float:
         return max(0.0, float(response.headers.get("retry-after", 0)))
     except ValueError:
         return 0.0
+
+
+def bounded(stream: Any, seconds: float) -> Any:
+    """The body of a response, with an end: after so many seconds, and after MOST_BYTES."""
+    import httpx2
+
+    class Bounded(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            until, size = time.monotonic() + seconds, 0
+            for piece in stream:
+                size += len(piece)
+                if size > MOST_BYTES:
+                    raise NoAnswerError("answer is too long")
+                if time.monotonic() > until:
+                    raise NoAnswerError("timeout")
+                yield piece
+
+        def close(self) -> None:
+            stream.close()
+
+    return Bounded()

@@ -233,6 +233,12 @@ def _reference(options: argparse.Namespace) -> int:
         return 0
     print(table.title)
     make_console().print(_reference_table(table))
+    if table.perplexities:
+        stages = (f"{stage} {_span(span, 'g')}" for stage, span in table.perplexities.items())
+        print(
+            f"\nPerplexities that it expects: {', '.join(stages)}. Those measured are in REPORT.md of "
+            "results/evaluation/adapters/<recipe>."
+        )
     print(f"\nToday is at the prices of {prices.date} ({prices.file}), cores and memory included.")
     return 0
 

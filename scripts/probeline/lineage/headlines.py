@@ -19,7 +19,13 @@ PIPELINE = Path("dvc.yaml")
 HEADER = "# metrics, plots and artifacts under metrics/ and results/ are kept current by `probeline track`.\n"
 ESTIMATES = ("auroc", "text_masked", "text_input", "length", "shuffled", "role_masked", "difference_to_text")
 LAYERS = ".layers.json"
-FIGURES = {"sweep_probes": "figure.svg", "evaluate_transfer": "transfer.svg"}
+FIGURES = {
+    "sweep_probes": "figure.svg",
+    "evaluate_transfer": "transfer.svg",
+    "evaluate_probe_shift": "shift.svg",
+    "evaluate_adapter": "comparison.svg",
+    "compare_adapters": "comparison.svg",
+}
 
 
 def headline_path(artifact: str) -> Path:
@@ -109,10 +115,37 @@ def _transfer(artifact: Path) -> dict[Path, Any]:
     return {headline_path(artifact.as_posix()): figures}
 
 
+def _shift(artifact: Path) -> dict[Path, Any]:
+    headline = read_json(artifact / MANIFEST)["headline"]
+    figures = {name: estimate["value"] for name, estimate in headline["auroc"].items()}
+    figures |= {"difference": headline["difference"]["value"], "cosine": headline["direction"]["cosine"]}
+    told = {name: value for name, value in figures.items() if value is not None}
+    return {headline_path(artifact.as_posix()): told}
+
+
+def _adapters(artifact: Path) -> dict[Path, Any]:
+    figures: dict[str, Any] = {}
+    for name, values in read_json(artifact / MANIFEST)["headline"].items():
+        known = {system: value for system, value in values.items() if value is not None}
+        if known:
+            figures[name] = known
+    return {headline_path(artifact.as_posix()): figures}
+
+
+def _grid(artifact: Path) -> dict[Path, Any]:
+    points = read_json(artifact / MANIFEST)["points"]
+    known = {row["point"]: row["after"]["value"] for row in points if row["after"]["value"] is not None}
+    return {headline_path(artifact.as_posix()): known}
+
+
 HEADLINES: dict[str, Callable[[Path], dict[Path, Any]]] = {
     "train_probe": _probe,
     "sweep_probes": _sweep,
     "evaluate_transfer": _transfer,
+    "evaluate_probe_shift": _shift,
+    "evaluate_adapter": _adapters,
+    "compare_adapters": _adapters,
+    "compare_grid": _grid,
 }
 
 

@@ -29,6 +29,8 @@ TRANSFER = "evaluate_transfer"
 SWEEP = "sweep_probes"
 DATA = ("logs", "tables", "dialogues", "models", "activations")
 """Kinds of artifacts that are given to models and are none of the games' own."""
+OUTSIDE = ("adapter", "folders")
+"""Inputs that are adapters of the user's where they have no record."""
 EVALUATIONS = ("probes", "sweeps", "evaluation", "adapters")
 """Kinds that have games; one that shows none cannot be judged."""
 
@@ -193,7 +195,7 @@ def unknown_models(lineage: "Lineage", records: "Iterable[Record]") -> list[str]
             dependency.name.rpartition("/")[0]
             for record in above
             for dependency in record.dependencies
-            if dependency.role == "adapter" and dependency.record is None
+            if dependency.role in OUTSIDE and dependency.record is None
         }
     )
 

@@ -52,6 +52,23 @@ def hold_workflow_lock(path: Path = WORKFLOW) -> None:
             fcntl.flock(jobs, fcntl.LOCK_EX)
 
 
+def run_is_going_on(path: Path = WORKFLOW) -> bool:
+    """Whether a run holds the lock of this working directory, or jobs of one that was killed go on."""
+    return not _is_free(path) or not _is_free(JOBS)
+
+
+def _is_free(path: Path) -> bool:
+    if not path.exists():
+        return True
+    with path.open() as file:
+        try:
+            # Given back at once, at the end of the block.
+            fcntl.flock(file, (fcntl.LOCK_EX if path == JOBS else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def hold_job_lock() -> None:
     """Let the next run know, for the life of this process, that a job is at work.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probeline.config import adapter_folder
+from probeline.config import users_adapters
 
 OUTSIDE = "outside"
 """Names a place that no part of the config explains: only its last part is kept."""
@@ -35,10 +35,7 @@ def _named_folders(config: Mapping[str, Any]) -> dict[str, Path]:
         for name, model in config["models"].items()
         if "path" in model
     }
-    adapter = adapter_folder(config)
-    if adapter is not None:
-        named[f"raw/adapters/{adapter.name}"] = adapter
-    return named
+    return named | {f"raw/adapters/{adapter.name}": adapter for adapter in users_adapters(config)}
 
 
 def written_roots(config: Mapping[str, Any]) -> dict[str, Path]:

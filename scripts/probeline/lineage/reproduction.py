@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from probeline.config import users_adapters
 from probeline.errors import ProbelineError
 from probeline.lineage.checkout import checkout, remove_artifacts
 from probeline.lineage.comparison import Comparison, compare, environment_differences
@@ -125,8 +126,7 @@ def _link_inputs(config: dict[str, Any], folder: Path) -> None:
     """Let the checkout see the user's own folders that lie in this one and not in git."""
     named = [corpus["root"] for name, corpus in config["corpora"].items()]
     named += [model["path"] for model in config["models"].values() if "path" in model]
-    if isinstance(config["model"], dict):
-        named.append(config["model"]["adapter"])
+    named += map(str, users_adapters(config))
     for name in named:
         there = folder / name
         if Path(name).is_absolute() or name.startswith("~") or there.exists():

@@ -1,12 +1,17 @@
 """PEFT adapters that are put on a model."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from probeline.digests import canonical_digest, sha256_file
 from probeline.errors import ProbelineError
-from probeline.files import read_json
+from probeline.files import MANIFEST, read_json
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
+DIGITS = 16
+MERGED_NAME = re.compile(rf"(?P<model>.+)@(?P<digits>[0-9a-f]{{{DIGITS}}})")
+"""What an adapter's config calls a merged base, see `merged_name`."""
 
 
 def adapter_files(adapter: Path) -> list[Path]:
@@ -60,4 +65,59 @@ def adapter_digest(adapter: Path | None) -> str | None:
     """
     return (
         None if adapter is None else canonical_digest([sha256_file(file) for file in adapter_files(adapter)])
+    )
+
+
+def base_digest(model: Path, merged: Sequence[Path] = ()) -> str:
+    """Digest of what an adapter is put on: a model's weights, and the adapters merged into them in order.
+
+    Args:
+        model: folder of the model.
+        merged: folders of the adapters.
+    """
+    manifest = model / MANIFEST
+    weights = read_json(manifest).get("weights_sha256") if manifest.is_file() else None
+    if weights is None:
+        weights = canonical_digest({file.name: sha256_file(file) for file in model.glob("*.safetensors")})
+    return canonical_digest([weights, *map(adapter_digest, merged)]) if merged else str(weights)
+
+
+def merged_name(model: str, merged: Sequence[str], digest: str) -> str:
+    """What an adapter's config calls a model with adapters merged into it: `<model>+<adapter>@<digits>`.
+
+    Args:
+        model: its name.
+        merged: names of the adapters.
+        digest: of `base_digest`.
+    """
+    return f"{'+'.join([model, *merged])}@{digest[:DIGITS]}"
+
+
+def check_base(adapter: Path, model: Path, merged: Sequence[Path] = ()) -> None:
+    """Refuse an adapter on another base than it was trained on, as far as it says what that was.
+
+    An adapter of the workflow says it in its manifest; one that was trained on a merged base, and its
+    checkpoints, in adapter_config.json, too.
+
+    Args:
+        adapter: its folder.
+        model: folder of the model that it is to be put on.
+        merged: folders of the adapters that are merged into the model first.
+
+    Raises:
+        ProbelineError: the base is another one; says which it must be.
+    """
+    name = str(read_json(adapter / FILES[0]).get("base_model_name_or_path") or "")
+    declared = MERGED_NAME.fullmatch(name)
+    manifest = adapter / MANIFEST
+    made = read_json(manifest).get("base", {}) if manifest.is_file() else {}
+    digest = base_digest(model, merged)
+    fits = (declared["digits"] == digest[:DIGITS]) if declared else not (merged and made)
+    if fits and made.get("digest", digest) == digest:
+        return
+    wanted = declared["model"].replace("+", ", with ") + " merged into it" if declared else name
+    shown = model.name + "".join(f", with {one.name} merged into it" for one in merged)
+    raise ProbelineError(
+        f"The adapter {adapter} was trained on {wanted}; on {shown} it would mean nothing. "
+        "Put it on the base that it was trained on."
     )

@@ -79,8 +79,7 @@ def render_chat(tokenizer: Any, messages: Messages) -> RenderedChat:
         UnrenderableChatError: a content holds one of the tokenizer's special tokens, or the template
             refuses, reorders or rewrites this chat.
     """
-    if any(token in message["content"] for token in _special_tokens(tokenizer) for message in messages):
-        raise UnrenderableChatError("holds a special token of the model")
+    _refuse_special_tokens(tokenizer, messages)
     text, places = _apply_template(tokenizer, messages) if tokenizer.chat_template else _join(messages)
     encoding = tokenizer(
         text,
@@ -97,6 +96,76 @@ def render_chat(tokenizer: Any, messages: Messages) -> RenderedChat:
         message_starts=tuple(start for start, _, _ in places),
         message_bounds=tuple((first, last) for _, first, last in places),
     )
+
+
+def prompt_tokens(tokenizer: Any, messages: Messages) -> list[int]:
+    """The tokens of a chat up to where the assistant's answer begins, as the chat template asks for one.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        messages: dicts with `role` and `content`.
+
+    Raises:
+        UnrenderableChatError: as `render_chat` does.
+    """
+    return _ids(tokenizer, _prompt_text(tokenizer, messages), begins=True)
+
+
+def answer_tokens(tokenizer: Any, messages: Messages, answer: str) -> list[int]:
+    """The tokens of an answer as the chat template writes it, with the one that ends the turn.
+
+    They follow `prompt_tokens`: what a model generates, and what is trained on.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        messages: the chat before the answer.
+        answer: what the assistant says.
+
+    Raises:
+        UnrenderableChatError: as `render_chat` does.
+    """
+    prompt = _prompt_text(tokenizer, messages)
+    _refuse_special_tokens(tokenizer, [{"content": answer}])
+    end = tokenizer.eos_token or ""
+    # A space before the answer is a part of its first token.
+    told = f" {answer}{end}"
+    if tokenizer.chat_template:
+        said = [*messages, {"role": "assistant", "content": answer}]
+        whole = _render(tokenizer, said if _takes(tokenizer, messages) else _without_system(said))
+        # A template may trim an answer, or show old ones otherwise than the one that it asks for.
+        if whole.startswith(prompt):
+            told = whole.removeprefix(prompt)
+            told = told[: told.index(end) + len(end)] if end and end in told else told
+    return _ids(tokenizer, told, begins=False)
+
+
+def _ids(tokenizer: Any, text: str, *, begins: bool) -> list[int]:
+    special = begins and not tokenizer.chat_template
+    ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    return ids
+
+
+def _prompt_text(tokenizer: Any, messages: Messages) -> str:
+    _refuse_special_tokens(tokenizer, messages)
+    if not tokenizer.chat_template:
+        text, _ = _join([*messages, {"role": "assistant", "content": ""}])
+        # A space before the answer is a part of its first token.
+        return text.rstrip()
+    return _render(tokenizer, messages if _takes(tokenizer, messages) else _without_system(messages), True)
+
+
+def _takes(tokenizer: Any, messages: Messages) -> bool:
+    """Whether the template shows these roles; else without a system message of its own."""
+    if _literals(tokenizer, messages) is not None:
+        return True
+    if messages[0]["role"] == "system" and _literals(tokenizer, _without_system(messages)) is not None:
+        return False
+    raise UnrenderableChatError("refused or reordered by the model's chat template")
+
+
+def _refuse_special_tokens(tokenizer: Any, messages: Messages) -> None:
+    if any(token in message["content"] for token in _special_tokens(tokenizer) for message in messages):
+        raise UnrenderableChatError("holds a special token of the model")
 
 
 def token_span(rendered: RenderedChat, message: int, start: int, end: int) -> range | None:
@@ -161,12 +230,12 @@ def _apply_template(tokenizer: Any, messages: Messages) -> tuple[str, list[Place
     return text, places
 
 
-def _render(tokenizer: Any, messages: Messages) -> str:
+def _render(tokenizer: Any, messages: Messages, asks: bool = False) -> str:
     template = tokenizer.get_chat_template()
     if CLOCK in template:
         template = _stopped_clock() + template
     return tokenizer.apply_chat_template(
-        list(messages), chat_template=template, tokenize=False, add_generation_prompt=False
+        list(messages), chat_template=template, tokenize=False, add_generation_prompt=asks
     )
 
 

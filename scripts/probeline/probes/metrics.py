@@ -5,21 +5,16 @@ number of times that a sample's game was drawn gives its value on a resample. So
 together, and two probes are compared on the same resamples.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from probeline.bootstrap import Bootstrap, Metric, draw_games
 from probeline.probes.methods import Array, Labels
 
 MAX_FALSE_POSITIVE_RATE = 0.01
 CALIBRATION_BINS = 10
-LEVEL = 0.95
-
-Metric = Callable[[Array], Array]
-"""From sample weights [resamples, n] to one value per resample; NaN where it is undefined."""
 
 
 class Ranking:
@@ -108,46 +103,6 @@ def auroc(labels: Labels, scores: Array) -> float:
     return float(Ranking(labels, scores).auroc(np.ones((1, len(labels))))[0])
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """Resamples of whole games, drawn with replacement: the samples of one game are not independent.
-
-    Attributes:
-        game: [n] index of each sample's game.
-        counts: [kept resamples, games] how often each game was drawn.
-        skipped: resamples left out because only one class was in them.
-    """
-
-    game: npt.NDArray[np.int64]
-    counts: Array
-    skipped: int
-
-    def values(self, metric: Metric) -> Array:
-        """The metric on every kept resample, in blocks of bounded memory."""
-        block = max(1, 1_000_000 // len(self.game))
-        pieces = [
-            metric(self.counts[start : start + block][:, self.game])
-            for start in range(0, len(self.counts), block)
-        ]
-        return np.concatenate(pieces) if pieces else np.zeros(0)
-
-    def estimate(self, metric: Metric) -> dict[str, Any]:
-        """The metric with its interval, as `interval` gives it."""
-        return self.interval(float(metric(np.ones((1, len(self.game))))[0]), self.values(metric))
-
-    def interval(self, value: float, resampled: Array) -> dict[str, Any]:
-        """`value`, `low` and `high` (percentiles of the resamples); null, with `reason`, where undefined."""
-        defined = resampled[np.isfinite(resampled)]
-        if not np.isfinite(value):
-            return {"value": None, "low": None, "high": None, "reason": "only one class is present"}
-        if self.counts.shape[1] < 2:
-            return {"value": value, "low": None, "high": None, "reason": "an interval needs two games"}
-        if not len(defined):
-            return {"value": value, "low": None, "high": None, "reason": "no resample held both classes"}
-        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return {"value": value, "low": float(low), "high": float(high)}
-
-
 def bootstrap_games(games: npt.NDArray[Any], labels: Labels, resamples: int, seed: int) -> Bootstrap:
     """Draw resamples of the games.
 
@@ -163,12 +118,6 @@ def bootstrap_games(games: npt.NDArray[Any], labels: Labels, resamples: int, see
     negatives = counts @ np.bincount(game, weights=1 - labels)
     both = (positives > 0) & (negatives > 0)
     return Bootstrap(game, counts[both], int(resamples - both.sum()))
-
-
-def draw_games(games: int, resamples: int, seed: int) -> Array:
-    """How often each of so many games is drawn: [resamples, games], as many draws in each as games."""
-    counts = np.random.default_rng(seed).multinomial(games, np.full(games, 1 / games), size=resamples)
-    return counts.astype(np.float64)
 
 
 def over_games(per_game: dict[str, Array], resamples: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from probeline.evaluation.summary import evaluation_summary, grid_summary
 from probeline.files import MANIFEST, read_json
 from probeline.probes.heatmap import NOTES, marks
 
@@ -35,7 +36,15 @@ def run_summary(results: Path, started: float) -> str:
         results: folder of the results.
         started: seconds since the epoch; what is older was not made by the run.
     """
-    summaries = {"probes": probe_summary, "sweeps": sweep_summary, "evaluation": transfer_summary}
+    summaries = {
+        "probes": probe_summary,
+        "sweeps": sweep_summary,
+        "evaluation": transfer_summary,
+        "evaluation/probe_shift": shift_summary,
+        "evaluation/adapters": evaluation_summary,
+        "evaluation/comparisons": evaluation_summary,
+        "evaluation/grids": grid_summary,
+    }
     made = [
         summary(manifest.parent)
         for kind, summary in summaries.items()
@@ -108,6 +117,27 @@ def transfer_summary(directory: Path) -> str:
         lines.append(f"  test samples left out, because their game was in the source's training: {seen:,}")
     verdict = facts["headline"]["verdict"]
     lines += textwrap.wrap(verdict, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines.append(f"  {directory}")
+    return "\n".join(lines)
+
+
+def shift_summary(directory: Path) -> str:
+    """A few aligned lines on one probe shift, from its manifest alone.
+
+    Args:
+        directory: made by `evaluate_probe_shift`.
+    """
+    facts = read_json(directory / MANIFEST)
+    headline = facts["headline"]
+    lines = [
+        f"{directory.name}: probe {facts['probe']}, adapter {facts['adapter']} on model {facts['model']}",
+        "  AUROC on the test games (95 % interval, paired bootstrap over games)",
+        f"    {'without the adapter':<24}{_estimate(headline['auroc']['base'])}",
+        f"    {'with it':<24}{_estimate(headline['auroc']['adapted'])}",
+        f"    {'with it, trained anew':<24}{_estimate(headline['auroc']['retrained'])}",
+        f"    {'with it - without':<24}{_estimate(headline['difference'], signed=True)}",
+    ]
+    lines += textwrap.wrap(headline["verdict"], WIDTH, initial_indent="  ", subsequent_indent="  ")
     lines.append(f"  {directory}")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from probeline.activations.machine import decisive_variables
 from probeline.compute.body import Body
-from probeline.compute.jobs import artifact_of, named_inputs
+from probeline.compute.jobs import artifact_of, judge_of, named_inputs
 from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy, lock_digest, python_version
@@ -29,7 +29,7 @@ from probeline.compute.remote.layout import (
 )
 from probeline.compute.remote.places import forget_places, keep_entry, places_of
 from probeline.compute.remote.pools import open_pool
-from probeline.compute.remote.settings import Settings, settings_of
+from probeline.compute.remote.settings import ALONE, Settings, settings_of
 from probeline.compute.remote.store import Store, VanishedError
 from probeline.compute.remote.weights import fetch_there
 from probeline.digests import canonical_digest
@@ -59,6 +59,7 @@ class Job:
         contents: SHA-256 → file, of the inputs that do not lie there as the output of another job.
         folders: role → folder on the weights volume, of what a container holds in memory.
         local_folders: role → the same here.
+        judge: how the judge is to be asked, which is no part of the result; None without one.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Job:
     contents: dict[str, Path]
     folders: dict[str, str]
     local_folders: dict[str, Path]
+    judge: dict[str, Any] | None = None
 
 
 def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
     """
     if snakemake.rule == "fetch_model":
         return fetch_there(snakemake.params.spec["source"], Path(artifact_of(snakemake)))
-    settings = settings_of(snakemake.rule, snakemake.config)
+    settings = settings_of(snakemake.rule, snakemake.config, Path(artifact_of(snakemake)).name)
     job = describe(snakemake, body, threads, settings.gpu)
     require_connection()
     try:
@@ -225,7 +227,7 @@ def describe(snakemake: Any, body: Body, threads: int, gpu: str | None, use_made
     contents = {digest: path for path, digest in found.items() if digest and digest not in made}
     # Where a file lies on the volume changes nothing.
     key = canonical_digest(identity)
-    return Job(key, {**identity, "files": files}, contents, folders, local_folders)
+    return Job(key, {**identity, "files": files}, contents, folders, local_folders, judge_of(snakemake))
 
 
 def _files(paths: list[Path]) -> list[Path]:
@@ -241,12 +243,18 @@ def _files(paths: list[Path]) -> list[Path]:
 def _place(folder: Path, cache: StatCache) -> str:
     """Where a model or adapter lies on the weights volume: where it was fetched, or by its digest."""
     manifest = folder / MANIFEST
-    if manifest.is_file() and "weights_at" in read_json(manifest):
-        return read_json(manifest)["weights_at"]
-    if manifest.is_file():
-        return f"{MODELS}/{digests_of([manifest], cache)[0]}/{folder.name}"
-    adapter = digests_of([folder / name for name in ADAPTER_FILES], cache)
-    return f"{MODELS}/{canonical_digest(adapter)}/{folder.name}"
+    if (folder / ADAPTER_FILES[0]).is_file():
+        adapter = digests_of([folder / name for name in _adapter_names(folder)], cache)
+        return f"{MODELS}/{canonical_digest(adapter)}/{folder.name}"
+    facts = read_json(manifest)
+    if "weights_at" in facts:
+        return facts["weights_at"]
+    return f"{MODELS}/{digests_of([manifest], cache)[0]}/{folder.name}"
+
+
+def _adapter_names(folder: Path) -> list[str]:
+    """The files of an adapter that are sent; one that a recipe has made has a manifest."""
+    return [*ADAPTER_FILES, *([MANIFEST] if (folder / MANIFEST).is_file() else [])]
 
 
 def _held_name(role: str, path: Path) -> str:
@@ -263,7 +271,7 @@ def _held_files(role: str, folder: Path, at: str) -> dict[str, dict[str, Any]]:
         # That of a model that was fetched there lists the weights, too.
         sizes[MANIFEST] = None if "weights_at" in facts else (folder / MANIFEST).stat().st_size
     else:
-        sizes = {name: (folder / name).stat().st_size for name in ADAPTER_FILES}
+        sizes = {name: (folder / name).stat().st_size for name in _adapter_names(folder)}
     return {
         _held_name(role, folder / name): {"bytes": size, "at": f"{at}/{name}", "volume": "weights"}
         for name, size in sizes.items()
@@ -349,7 +357,8 @@ def _send(job: Job, store: Store, again: Collection[str] = ()) -> None:
     for role, folder in job.local_folders.items():
         at = job.folders[role]
         if any(folder.glob("*.safetensors")):
-            names = [*read_json(folder / MANIFEST)["files"], MANIFEST] if role == "model" else ADAPTER_FILES
+            made = role == "model"
+            names = [*read_json(folder / MANIFEST)["files"], MANIFEST] if made else _adapter_names(folder)
             store.put_folder({name: folder / name for name in names}, at)
         elif MANIFEST not in store.names(at, store.weights):
             raise ProbelineError(
@@ -373,13 +382,16 @@ def _start(job: Job, settings: Settings) -> "modal.FunctionCall[Any]":
         options["gpu"] = settings.gpu
     variables = json.dumps(job.description["variables"], sort_keys=True)
     arguments: dict[str, Any] = {"threads": job.description["threads"], "variables": variables}
-    if job.folders:
+    cls = "Task"
+    if job.description["body"].rpartition(":")[2] in ALONE:
+        cls = "Training"
+    elif job.folders:
+        cls = "Model"
         arguments |= {
             "model": job.folders["model"],
             "adapter": job.folders.get("adapter", ""),
             "dtype": job.description["spec"]["dtype"],
         }
-    cls = "Model" if job.folders else "Task"
     container = open_pool(find_or_deploy(), cls, options, arguments, settings.retries)
     return container.run.spawn(
         {
@@ -387,6 +399,8 @@ def _start(job: Job, settings: Settings) -> "modal.FunctionCall[Any]":
             "lock": job.description["lock"],
             "python": job.description["python"],
             "resources": {"gpu": settings.gpu, "cpu": settings.cpu, "memory": settings.memory},
+            "timeout": settings.timeout,
+            "judge": job.judge,
         }
     )
 

@@ -185,8 +185,10 @@ class Container:
                     work=DATA / WORK,
                     work_name=call["key"][:16],
                     figures=figures,
+                    seconds=call.get("timeout"),
                     workers=max(1, int(call["resources"]["cpu"])),
                     commit=commit,
+                    judge=call.get("judge"),
                     held=self._held,
                 ),
             )

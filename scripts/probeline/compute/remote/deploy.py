@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.compute.remote.connection import in_words
+from probeline.compute.remote.settings import TRAINING
 from probeline.digests import canonical_digest, sha256_file
 from probeline.errors import ProbelineError
 from probeline.lineage.code import code_closure
@@ -17,7 +18,11 @@ log = logging.getLogger(__name__)
 SCRIPTS = Path(__file__).parents[3]
 LOCK_FILE = SCRIPTS.parent / "constraints.txt"
 DEPLOYING = Path(".probeline/modal/deploy.lock")
-BODIES = ("extract_activations", "train_probe", "sweep_probes", "evaluate_transfer")
+BODIES = (
+    *("extract_activations", "train_probe", "sweep_probes", "evaluate_transfer", "evaluate_probe_shift"),
+    *("evaluate_adapter", "compare_adapters"),
+    *TRAINING,
+)
 """Rules whose bodies can run there."""
 
 

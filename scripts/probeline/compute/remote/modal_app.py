@@ -98,6 +98,36 @@ class Task:
         return self.container.run(call | {"id": modal.current_function_call_id()})
 
 
+@app.cls(
+    volumes={str(DATA): data, str(WEIGHTS): weights.with_mount_options(read_only=True)},
+    single_use_containers=True,
+)
+class Training:
+    """Bodies that train, or evaluate adapters: each loads its model itself, in a container of its own.
+
+    A further attempt goes on from what the one before has saved.
+
+    Attributes:
+        threads: processor threads.
+        variables: JSON of what else decides about bits: the caller's `decisive_variables`.
+    """
+
+    threads: int = modal.parameter()
+    variables: str = modal.parameter()
+
+    @modal.enter()
+    def start(self) -> None:
+        """Set the threads, before anything numeric is imported."""
+        from probeline.compute.remote.container import Container
+
+        self.container = Container(data, self.threads, self.variables)
+
+    @modal.method()
+    def run(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Run one job; see `Container.run`."""
+        return self.container.run(call | {"id": modal.current_function_call_id()})
+
+
 @app.cls(volumes={str(WEIGHTS): weights})
 class Weights:
     """Fills the weights volume; the only one that may ask the Hugging Face hub."""

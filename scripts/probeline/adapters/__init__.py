@@ -1,0 +1,1 @@
+"""Adapters: recipes, and their training over TRL and PEFT."""

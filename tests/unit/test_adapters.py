@@ -1,0 +1,486 @@
+"""Trainings of tiny models: what comes out, that it is the same each time, and that a stop costs nothing."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
+
+from probeline.adapters import grpo, training
+from probeline.adapters import keeper as keeping
+from probeline.adapters.base import _quantized, load_base
+from probeline.adapters.dpo import train_dpo
+from probeline.adapters.examples import read_examples, shuffled
+from probeline.adapters.grpo import Rewards, groups_told, train_grpo
+from probeline.adapters.held_out import compared, in_both, mean_of, verdict
+from probeline.adapters.recipes import settings_of
+from probeline.adapters.sft import train_sft
+from probeline.compute.body import BodyFiles
+from probeline.errors import ProbelineError
+from probeline.files import write_json, write_parquet
+from probeline.models.adapter import check_base
+from probeline.models.generate import Generator
+from probeline.schema import DATASET_GAMES, make_table
+from tests.unit.tiny import make_model
+
+TRAINERS = {"sft": train_sft, "dpo": train_dpo, "grpo": train_grpo}
+COMMON = {
+    "lora": {"rank": 2, "alpha": 4, "dropout": 0.1},
+    "max_steps": 4,
+    "batch": 2,
+    "accumulation": 2,
+    "held_out": 4,
+    "threads": 1,
+    "learning_rate": 0.01,
+    "checkpoints": [2],
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "answers": {"method": "sft", "model": "tiny", "dataset": "sft", **COMMON},
+    "better": {
+        "method": "dpo",
+        "from": "answers",
+        "dataset": "preferences",
+        **{key: COMMON[key] for key in COMMON if key != "lora"},
+    },
+    "rewarded": {
+        "method": "grpo",
+        "from": "answers",
+        "merge": True,
+        "dataset": "forecasts",
+        "generations": 2,
+        "completion_tokens": 6,
+        "reward": "tree",
+        **COMMON,
+    },
+}
+KIND = {"answers": "sft", "better": "preferences", "rewarded": "forecasts"}
+FILE = {"sft": "mafia_sft_dataset.jsonl", "preferences": "mafia_dpo_dataset.jsonl", "forecasts": "grpo.jsonl"}
+
+
+def row(kind: str, number: int) -> dict[str, Any]:
+    split = "train" if number % 3 else "validation"
+    common = {"id": f"g{number}#1", "game": f"g{number}", "turn": 1, "split": split}
+    prompt = [{"role": "user", "content": f"Whom do you trust, player {number}?"}]
+    if kind == "sft":
+        told = {"instruction": "You are a villager.", "input": prompt[0]["content"], "output": "I trust [3]."}
+        return common | told
+    if kind == "preferences":
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in ("I trust [3].", "No."))
+        return common | {"prompt": prompt, "chosen": chosen, "rejected": rejected, "rejected_game": "g0"}
+    return common | {"prompt": prompt, "actual": "Rain"}
+
+
+def write_dataset(folder: Path, kind: str, rows: list[dict[str, Any]] | None = None) -> Path:
+    folder.mkdir(parents=True)
+    rows = rows or [row(kind, number) for number in range(12)]
+    (folder / FILE[kind]).write_text("".join(json.dumps(one) + "\n" for one in rows))
+    games = {one["game"]: {"game": one["game"], "content": "0" * 64, "split": one["split"]} for one in rows}
+    write_parquet(folder / "games.parquet", make_table([games[key] for key in sorted(games)], DATASET_GAMES))
+    write_json(folder / "manifest.json", {"kind": kind})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def rewards_of_a_random_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model forecasts nothing: it is rewarded for the variety of its letters."""
+
+    def rewarded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [one | {"reward": len(set(one["completion"])) / 10} for one in rows]
+
+    monkeypatch.setattr(grpo, "_rewarder", lambda spec, work: rewarded)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, a dataset of each kind, and the adapter that the others begin with."""
+    folder = tmp_path_factory.mktemp("adapters")
+    make_model(folder / "model", layers=2)
+    for kind in FILE:
+        write_dataset(folder / kind, kind)
+    run(folder, "answers", "made/answers")
+    return folder
+
+
+def run(place: Path, name: str, output: str, **changes: Any) -> Path:
+    """Train a recipe, in a work folder beside its output."""
+    recipe = settings_of(name, RECIPES)
+    made_from = {"better": {"start": ["answers"]}, "rewarded": {"merged": ["answers"]}}.get(name, {})
+    spec = {
+        "name": name,
+        "recipe": recipe | changes.pop("recipe", {}),
+        "kind": KIND[name],
+        "model_name": "tiny",
+        "dtype": changes.pop("dtype", "float32"),
+        "threads": 1,
+        "seed": 0,
+    }
+    files = BodyFiles(
+        name=f"results/adapters/{name}",
+        inputs={
+            "dataset": [changes.pop("dataset", place / KIND[name]) / "manifest.json"],
+            "model": [place / "model/manifest.json"],
+            **{
+                role: [place / "made" / one / "manifest.json" for one in ones]
+                for role, ones in made_from.items()
+            },
+        },
+        output=place / output,
+        work=place / "work" / output,
+        figures=place / "figures" / f"{output}.json",
+        **changes,
+    )
+    TRAINERS[recipe["method"]](spec, files)
+    return files.output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    first, second = contents(one), contents(other)
+    return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+
+
+def answers_of(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(20).reshape(1, 20)).logits
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_same_seed_gives_the_same_bytes_also_after_a_kill(
+    place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(place, name, f"whole/{name}")
+    saved = keeping.Keeper.on_save
+
+    def killed(self: Any, *arguments: Any, **named: Any) -> None:
+        saved(self, *arguments, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keeping.Keeper, "on_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(place, name, f"again/{name}")
+    again = run(place, name, f"again/{name}")
+
+    assert json.loads((place / f"figures/again/{name}.json").read_bytes())["resumed_from_step"] == 2
+    assert differing(again, whole) == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_artifact_loads_with_plain_peft_and_tells_no_place_or_time(place: Path, name: str) -> None:
+    made = run(place, name, f"plain/{name}")
+    base = AutoModelForCausalLM.from_pretrained(place / "model")
+    before = answers_of(base)
+    adapted = PeftModel.from_pretrained(base, str(made))
+    step = load_file(made / "checkpoints/step-2/adapter_model.safetensors")
+    last = load_file(made / "adapter_model.safetensors")
+
+    assert not torch.equal(answers_of(adapted), before)
+    assert step.keys() == last.keys()
+    assert any(not torch.equal(step[key], last[key]) for key in step)
+    for file, content in contents(made).items():
+        if file.endswith((".json", ".jsonl", ".svg")):
+            assert str(place).encode() not in content, file
+    rows = [json.loads(line) for line in (made / "training_log.jsonl").read_text().splitlines()]
+    assert [one["step"] for one in rows] == [1, 2, 3, 4]
+    assert all({"loss", "lr"} <= one.keys() for one in rows)
+
+
+def test_what_it_learned_from_is_listed_with_its_games(place: Path) -> None:
+    import pyarrow.parquet as pq
+
+    games = pq.read_table(place / "made/answers/games.parquet").to_pylist()
+    assert {one["split"] for one in games} == {"train", "validation"}
+    assert all(int(one["game"][1:]) % 3 == 0 for one in games if one["split"] == "validation")
+
+
+def test_the_reference_of_dpo_is_the_adapter_that_it_starts_from(place: Path) -> None:
+    """Without a step taken, policy and reference are one: the loss of the first step is ln 2."""
+    made = run(place, "better", "reference/better", recipe={"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}})
+    first = json.loads((made / "training_log.jsonl").read_text().splitlines()[0])
+    start = load_file(place / "made/answers/adapter_model.safetensors")
+
+    assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert load_file(made / "adapter_model.safetensors").keys() == start.keys()
+    assert json.loads((made / "adapter_config.json").read_bytes())["base_model_name_or_path"] == "tiny"
+
+
+def test_an_adapter_on_a_merged_base_is_refused_on_another(place: Path) -> None:
+    made = run(place, "rewarded", "merged/rewarded")
+    merged = [place / "made/answers"]
+
+    check_base(made, place / "model", merged)
+    check_base(made / "checkpoints/step-2", place / "model", merged)
+    for adapter in (made, made / "checkpoints/step-2"):
+        with pytest.raises(ProbelineError, match="trained on tiny, with answers merged into it"):
+            check_base(adapter, place / "model")
+    with pytest.raises(ProbelineError, match="was trained on tiny"):
+        check_base(place / "made/answers", make_model(place / "other", layers=2, seed=1))
+
+
+def test_a_terminated_training_saves_what_it_has(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = keeping.Keeper.on_train_begin
+
+    def terminated(self: Any, *arguments: Any, **named: Any) -> None:
+        begun(self, *arguments, **named)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    stopped = r"stopped at step 1 of 4: it was asked to stop \(SIGTERM\)"
+    with monkeypatch.context() as patched:
+        patched.setattr(keeping.Keeper, "on_train_begin", terminated)
+        with pytest.raises(ProbelineError, match=stopped):
+            run(place, "answers", "terminated/answers")
+    assert signal.getsignal(signal.SIGTERM) is handler
+    with pytest.raises(ProbelineError, match="its time limit of 1 seconds is near"):
+        run(place, "answers", "late/answers", seconds=1)
+    # Loading a model is a part of the time: here it takes a thousand seconds.
+    late: list[int] = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(late))
+
+    def slow(*arguments: Any) -> Any:
+        late.append(1000)
+        return load_base(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "load_base", slow)
+        patched.setattr(training, "time", clock)
+        patched.setattr(keeping, "time", clock)
+        with pytest.raises(ProbelineError, match="its time limit of 500 seconds is near"):
+            run(place, "answers", "slow/answers", seconds=500)
+    made = run(place, "answers", "terminated/answers")
+
+    assert differing(made, place / "made/answers") == []
+
+
+def test_what_is_too_long_is_left_out_and_counted(place: Path) -> None:
+    rows = [row("sft", number) for number in range(12)]
+    rows[1]["input"] = "and then " * 400
+    rows[2]["input"] = "<|im_end|>"
+    made = run(place, "answers", "long/answers", dataset=write_dataset(place / "long", "sft", rows))
+    manifest = json.loads((made / "manifest.json").read_bytes())
+
+    assert manifest["excluded"] == {"holds_a_special_token_of_the_model": 1, "more_than_512_tokens": 1}
+
+
+def test_a_whole_model_can_be_tuned(place: Path) -> None:
+    made = run(place, "answers", "whole-model/answers", recipe={"lora": None, "checkpoints": []})
+    tuned = AutoModelForCausalLM.from_pretrained(made)
+    base = AutoModelForCausalLM.from_pretrained(place / "model")
+
+    assert not torch.equal(answers_of(tuned), answers_of(base))
+    assert json.loads((made / "manifest.json").read_bytes())["kind"] == "model"
+
+
+def test_updates_of_a_whole_model_are_not_lost_in_bfloat16(place: Path) -> None:
+    """A step of 1e-5 is far below what bfloat16 tells apart beside a weight."""
+    changes = {"lora": None, "checkpoints": [], "learning_rate": 1e-5, "weight_decay": 0.0}
+    made = run(place, "answers", "small/answers", recipe=changes, dtype="bfloat16")
+    tuned, base = (load_file(folder / "model.safetensors") for folder in (made, place / "model"))
+    name = next(key for key in base if "q_proj" in key)
+
+    assert (tuned[name] != base[name].to(tuned[name].dtype)).float().mean() > 0.9
+
+
+def test_one_step_with_a_share_of_warmup_moves_weights(place: Path) -> None:
+    made = run(place, "answers", "step/answers", recipe={"max_steps": 1, "checkpoints": [], "warmup": 0.03})
+    weights = load_file(made / "adapter_model.safetensors")
+
+    assert all(value.any() for key, value in weights.items() if "lora_B" in key)
+
+
+def test_the_dropout_of_the_recipe_is_the_adapters(place: Path) -> None:
+    """Whatever the adapter had that is trained on; DPO trains without."""
+    made = run(place, "better", "dry/better")
+
+    for folder, dropout in ((place / "made/answers", 0.1), (made, 0.0)):
+        settings = json.loads((folder / "manifest.json").read_bytes())["settings"]
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        assert settings["lora"]["dropout"] == config["lora_dropout"] == dropout
+
+
+def test_nothing_is_left_of_a_finished_training_but_its_artifact(place: Path) -> None:
+    run(place, "answers", "clean/answers")
+
+    assert list((place / "work/clean/answers/training").iterdir()) == []
+
+
+def test_a_row_that_lacks_a_key_is_named(place: Path) -> None:
+    rows = [row("sft", number) for number in range(12)]
+    del rows[3]["input"]
+    dataset = write_dataset(place / "lacking", "sft", rows)
+
+    with pytest.raises(ProbelineError, match=r"mafia_sft_dataset.jsonl, line 4, lacks 'input'"):
+        run(place, "answers", "lacking/answers", dataset=dataset)
+
+
+def test_prompts_that_name_their_game_say_what_was_used(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    common = {"prompt": [{"role": "user", "content": "Help."}], "ground_truth": "Yes.", "rubric": "Kind."}
+    rows = [
+        common | {"id": f"{number}", "dialogue_id": f"d{number}", "game": f"g{number}", "split": "train"}
+        for number in range(6)
+    ]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    write_json(tmp_path / "manifest.json", {"generic_rubric": "Kind."})
+    recipe = {"max_steps": 1, "batch": 2, "accumulation": 1, "generations": 2, "held_out": 4}
+    recipe |= {"method": "grpo", "max_tokens": 99, "completion_tokens": 4}
+    tokenizer = AutoTokenizer.from_pretrained(make_model(tmp_path / "model", layers=2))
+
+    used = read_examples(tmp_path, "prompts", tokenizer, recipe, 512, 0).games
+    assert used is not None
+    assert len(used) == 1
+
+
+def test_weights_of_four_bits_are_made_whole_and_not_quantised_twice(tmp_path: Path) -> None:
+    """What gpt-oss brings; a model of that kind is too large to be loaded here."""
+    write_json(tmp_path / "config.json", {"quantization_config": {"quant_method": "mxfp4"}})
+
+    assert _quantized(None, "bfloat16", tmp_path).dequantize
+    with pytest.raises(ProbelineError, match=r"quantised already \(mxfp4\)"):
+        _quantized("4bit", "bfloat16", tmp_path)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+REFUSES_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+)
+SYSTEM = {"role": "system", "content": "You are a villager."}
+TEMPLATES = {
+    "own": None,
+    "without a template": "",
+    "refuses system": REFUSES_SYSTEM + CHATML,
+    "tells the day": "Today is {{ strftime_now('%Y-%m-%d') }}." + CHATML,
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_model_is_trained_on_the_tokens_that_it_is_asked_with_later(
+    place: Path, tmp_path: Path, template: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(tmp_path / "model", layers=2)
+    if template is not None:
+        config = json.loads((model / "tokenizer_config.json").read_bytes())
+        (model / "chat_template.jinja").unlink(missing_ok=True)
+        config.pop("chat_template", None)
+        write_json(
+            model / "tokenizer_config.json", config | ({"chat_template": template} if template else {})
+        )
+    for kind in FILE:
+        rows = [row(kind, number) for number in range(12)]
+        for one in rows:
+            if "prompt" in one:
+                one["prompt"].insert(0, SYSTEM)
+        write_dataset(tmp_path / kind, kind, rows)
+    asked: list[list[int]] = []
+    single_turn = GRPOTrainer._generate_single_turn
+
+    def seen(self: Any, prompt_ids: Any, *rest: Any) -> Any:
+        asked.extend(prompt_ids)
+        return single_turn(self, prompt_ids, *rest)
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", seen)
+    told = {
+        name: json.loads((run(tmp_path, name, f"made/{name}") / "training_summary.json").read_bytes())
+        for name in RECIPES
+    }
+    generator = Generator(model, "float32")
+    held_out = [number for number in range(12) if number % 3 == 0]
+    prompts = [[SYSTEM, row("forecasts", number)["prompt"][0]] for number in held_out]
+    ids = [generator._prompt(1, prompt, 0) for prompt in prompts]
+    losses = generator.completion_losses(prompts, ["I trust [3]."] * len(prompts))
+    first = told["answers"]["held_out"]["loss"]["before"]["value"]
+    generator.load_adapter(tmp_path / "made/answers")
+    adapted = generator.completion_losses(prompts, ["I trust [3]."] * len(prompts))
+    chosen = told["better"]["held_out"]["chosen_log_likelihood"]["before"]["value"]
+
+    assert first == pytest.approx(sum(loss for loss, _ in losses) / sum(count for _, count in losses), 1e-4)
+    assert chosen == pytest.approx(-sum(loss for loss, _ in adapted) / len(adapted), 1e-4)
+    assert all(one in asked for one in ids)
+
+
+def test_gpt2_kinds_get_an_adapter_too(place: Path, tmp_path: Path) -> None:
+    make_model(tmp_path / "model", architecture="gpt2", layers=2)
+    (tmp_path / "sft").symlink_to(place / "sft")
+    made = run(tmp_path, "answers", "made/answers")
+    config = json.loads((made / "adapter_config.json").read_bytes())
+
+    assert config["target_modules"] == ["c_attn", "c_fc", "c_proj"]
+    assert config["fan_in_fan_out"]
+
+
+def test_a_reward_that_failed_is_masked_and_equal_groups_are_counted() -> None:
+    given: list[dict[str, Any]] = []
+    scores = iter([None, 0.5, 0.5, 0.5, 0.2, 0.9])
+    rewards = Rewards(given, lambda rows: [one | {"reward": next(scores)} for one in rows])
+    state = type("State", (), {"global_step": 0})
+    asked = [[{"role": "user", "content": "?"}]] * 6
+    said = [[{"role": "assistant", "content": "!"}]] * 6
+    told = rewards(prompts=asked, completions=said, trainer_state=state, id=[*"aabbcc"], log_metric=None)
+
+    assert told == [None, 0.5, 0.5, 0.5, 0.2, 0.9]
+    assert given[0] == {"step": 1, "id": "a", "completion": "!", "reward": None}
+    facts = groups_told(given, 2)
+    assert (facts["groups"], facts["without_gradient"], facts["masked"]) == (3, 2, 1)
+    # One prompt twice in a step is two groups.
+    twice = [{"step": 1, "id": "a", "reward": reward} for reward in (0.1, 0.1, 0.5, 0.5)]
+    facts = groups_told(twice, 2)
+    assert (facts["groups"], facts["without_gradient"]) == (2, 2)
+
+
+def test_checkpoints_behind_the_end_are_refused() -> None:
+    assert keeping.wanted_steps({"every": 2}, 5) == [2, 4]
+    for asked in ({"every": 20}, [2, 20]):
+        with pytest.raises(ProbelineError, match=r"checkpoints asks for .*20"):
+            keeping.wanted_steps(asked, 3)
+
+
+def test_each_pass_over_the_data_is_shuffled_anew_and_complete() -> None:
+    order = shuffled(5, 12, seed=0)
+
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
+    assert order[:5] != order[5:10]
+    assert order == shuffled(5, 12, seed=0) != shuffled(5, 12, seed=1)
+
+
+def test_a_difference_is_judged_by_its_interval() -> None:
+    before = [{"game": str(number), "loss": 1.0 + number / 10} for number in range(10)]
+    after = [one | {"loss": one["loss"] - 0.5} for one in before]
+    found = compared(before, after, mean_of("loss"), seed=0)
+
+    assert found["difference"] == pytest.approx({"value": -0.5, "low": -0.5, "high": -0.5})
+    assert verdict(found, -1) == "better"
+    assert verdict(compared(before, before, mean_of("loss"), 0), -1) == "undecided"
+    few = compared(before[:4], after[:4], mean_of("loss"), seed=0)
+    assert few["difference"]["high"] == pytest.approx(-0.5)
+    assert verdict(few, -1) == "undecided"
+    one = compared(before[:1], after[:1], mean_of("loss"), seed=0)
+    assert one["difference"] == {"value": pytest.approx(-0.5), "low": None, "high": None}
+
+
+def test_an_example_without_a_reward_on_one_side_is_not_compared() -> None:
+    before = [{"game": str(number), "reward": None if number % 2 else 1.0} for number in range(20)]
+    after = [{"game": str(number), "reward": 0.0 if number % 2 else 1.0} for number in range(20)]
+    found = compared(*in_both(before, after, "reward"), mean_of("reward"), seed=0)
+
+    assert found["difference"]["value"] == 0
+    assert (found["examples"], verdict(found, 1)) == (10, "undecided")
