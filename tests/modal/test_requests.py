@@ -47,6 +47,7 @@ def test_requests_carry_what_the_config_says(fresh: Server, small: ModuleType) -
     assert mounts == {
         "Model.*": {"/data": False, "/weights": True},
         "Task.*": {"/data": False},
+        "Training.*": {"/data": False, "/weights": True},
         "Weights.*": {"/weights": False},
     }
     assert not any(function.get("secret_ids") for function in deployed.values())

@@ -21,7 +21,7 @@ RECIPES = {"mafia_sft", "mafia_dpo", "forecast_sft", "forecast_grpo", "support_g
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = fresh_project(tmp_path_factory.mktemp("adapters") / "project")
     # What is printed in the README names no config; so this one is the default here.
-    project.write("config/config.yaml", yaml.safe_dump(load_config([project.folder / TINY])))
+    project.write("config/config.yaml", yaml.safe_dump(load_config([project.folder / TINY]), sort_keys=False))
     (project.folder / ".venv").symlink_to(REPOSITORY / ".venv")
     said = project.run("adapters")
     assert said.count("\nAdapter ") == len(RECIPES), said
