@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
 from probeline.adapters import grpo, training
@@ -142,6 +142,12 @@ def run(place: Path, name: str, output: str, **changes: Any) -> Path:
     return files.output
 
 
+def made_once(place: Path, name: str) -> Path:
+    """What a recipe makes, for tests that only look at it."""
+    made = place / "plain" / name
+    return made if made.is_dir() else run(place, name, f"plain/{name}")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes()
@@ -183,7 +189,7 @@ def test_the_same_seed_gives_the_same_bytes_also_after_a_kill(
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_an_artifact_loads_with_plain_peft_and_tells_no_place_or_time(place: Path, name: str) -> None:
-    made = run(place, name, f"plain/{name}")
+    made = made_once(place, name)
     base = AutoModelForCausalLM.from_pretrained(place / "model")
     before = answers_of(base)
     adapted = PeftModel.from_pretrained(base, str(made))
@@ -199,6 +205,55 @@ def test_an_artifact_loads_with_plain_peft_and_tells_no_place_or_time(place: Pat
     rows = [json.loads(line) for line in (made / "training_log.jsonl").read_text().splitlines()]
     assert [one["step"] for one in rows] == [1, 2, 3, 4]
     assert all({"loss", "lr"} <= one.keys() for one in rows)
+
+
+def log_likelihoods(model: Any, rows: list[dict[str, Any]], key: str) -> list[torch.Tensor]:
+    """ln p of each token of each row's answer, by transformers alone."""
+    found = []
+    for one in rows:
+        prompt, answer = one["prompt_ids"], one[f"{key}_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        found.append(logits.log_softmax(-1)[range(len(answer)), answer])
+    return found
+
+
+@pytest.mark.parametrize(("name", "key"), [("answers", "completion"), ("better", "chosen")])
+def test_plain_peft_finds_the_figures_of_the_summary(place: Path, name: str, key: str) -> None:
+    made = made_once(place, name)
+    told = json.loads((made / "training_summary.json").read_bytes())["held_out"]
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    rows = read_examples(
+        place / KIND[name], KIND[name], tokenizer, settings_of(name, RECIPES), 512, seed=0
+    ).held_out
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place / "model"), str(made))
+    found = log_likelihoods(model, rows, key)
+
+    if name == "answers":
+        assert told["loss"]["after"]["value"] == pytest.approx(-torch.cat(found).mean().item(), abs=1e-4)
+    else:
+        mean = torch.stack([one.sum() for one in found]).mean().item()
+        assert told["chosen_log_likelihood"]["after"]["value"] == pytest.approx(mean, abs=1e-3)
+
+
+def test_plain_peft_has_the_rewarded_model_on_its_merged_base(place: Path) -> None:
+    made = made_once(place, "rewarded")
+    base = AutoModelForCausalLM.from_pretrained(place / "model")
+    base = PeftModel.from_pretrained(base, str(place / "made/answers")).merge_and_unload()
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    rows = read_examples(
+        place / "sft", "sft", tokenizer, settings_of("answers", RECIPES), 512, seed=0
+    ).held_out
+    before = [one.sum().item() for one in log_likelihoods(base, rows, "completion")]
+    found = log_likelihoods(PeftModel.from_pretrained(base, str(made)), rows, "completion")
+    generator = Generator(place / "model", "float32", merged=[place / "made/answers"])
+    generator.load_adapter(made)
+    losses = generator.completion_losses(
+        [one["prompt"] for one in rows], [one["completion"][0]["content"] for one in rows]
+    )
+
+    assert [one.sum().item() for one in found] == pytest.approx([-loss for loss, _ in losses], abs=1e-3)
+    assert [one.sum().item() for one in found] != pytest.approx(before, abs=1e-3)
 
 
 def test_what_it_learned_from_is_listed_with_its_games(place: Path) -> None:
