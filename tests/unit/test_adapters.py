@@ -24,6 +24,7 @@ from probeline.adapters.grpo import Rewards, groups_told, train_grpo
 from probeline.adapters.held_out import compared, in_both, mean_of, verdict
 from probeline.adapters.recipes import settings_of
 from probeline.adapters.sft import train_sft
+from probeline.adapters.training import reporters
 from probeline.compute.body import BodyFiles
 from probeline.errors import ProbelineError
 from probeline.files import write_json, write_parquet
@@ -373,6 +374,33 @@ def test_nothing_is_left_of_a_finished_training_but_its_artifact(place: Path) ->
     run(place, "answers", "clean/answers")
 
     assert list((place / "work/clean/answers/training").iterdir()) == []
+
+
+def test_the_advice_on_memory_never_takes_the_group_away(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(training, "_train", exhausted)
+    with pytest.raises(ProbelineError, match="gradient_checkpointing: true, halve batch") as raised:
+        run(place, "rewarded", "memory/rewarded")
+    assert "completion_tokens" in str(raised.value)
+    assert "generations" not in str(raised.value)
+
+
+def test_without_a_key_or_the_package_nothing_is_reported_and_nothing_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = {"wandb"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+    assert reporters("") == reporters("wandb") == reporters("tensorboard") == "none"
+    assert "WANDB_API_KEY is not set" in caplog.text
+    assert "the package tensorboard is not installed" in caplog.text
+    monkeypatch.setenv("WANDB_API_KEY", "a key")
+    assert reporters("wandb") == "wandb"
 
 
 def test_a_row_that_lacks_a_key_is_named(place: Path) -> None:
