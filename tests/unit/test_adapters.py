@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
 from probeline.adapters import grpo, training
@@ -24,6 +24,7 @@ from probeline.adapters.grpo import Rewards, groups_told, train_grpo
 from probeline.adapters.held_out import compared, in_both, mean_of, verdict
 from probeline.adapters.recipes import settings_of
 from probeline.adapters.sft import train_sft
+from probeline.adapters.training import reporters
 from probeline.compute.body import BodyFiles
 from probeline.errors import ProbelineError
 from probeline.files import write_json, write_parquet
@@ -142,6 +143,12 @@ def run(place: Path, name: str, output: str, **changes: Any) -> Path:
     return files.output
 
 
+def made_once(place: Path, name: str) -> Path:
+    """What a recipe makes, for tests that only look at it."""
+    made = place / "plain" / name
+    return made if made.is_dir() else run(place, name, f"plain/{name}")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes()
@@ -183,7 +190,7 @@ def test_the_same_seed_gives_the_same_bytes_also_after_a_kill(
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_an_artifact_loads_with_plain_peft_and_tells_no_place_or_time(place: Path, name: str) -> None:
-    made = run(place, name, f"plain/{name}")
+    made = made_once(place, name)
     base = AutoModelForCausalLM.from_pretrained(place / "model")
     before = answers_of(base)
     adapted = PeftModel.from_pretrained(base, str(made))
@@ -199,6 +206,55 @@ def test_an_artifact_loads_with_plain_peft_and_tells_no_place_or_time(place: Pat
     rows = [json.loads(line) for line in (made / "training_log.jsonl").read_text().splitlines()]
     assert [one["step"] for one in rows] == [1, 2, 3, 4]
     assert all({"loss", "lr"} <= one.keys() for one in rows)
+
+
+def log_likelihoods(model: Any, rows: list[dict[str, Any]], key: str) -> list[torch.Tensor]:
+    """ln p of each token of each row's answer, by transformers alone."""
+    found = []
+    for one in rows:
+        prompt, answer = one["prompt_ids"], one[f"{key}_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        found.append(logits.log_softmax(-1)[range(len(answer)), answer])
+    return found
+
+
+@pytest.mark.parametrize(("name", "key"), [("answers", "completion"), ("better", "chosen")])
+def test_plain_peft_finds_the_figures_of_the_summary(place: Path, name: str, key: str) -> None:
+    made = made_once(place, name)
+    told = json.loads((made / "training_summary.json").read_bytes())["held_out"]
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    rows = read_examples(
+        place / KIND[name], KIND[name], tokenizer, settings_of(name, RECIPES), 512, seed=0
+    ).held_out
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place / "model"), str(made))
+    found = log_likelihoods(model, rows, key)
+
+    if name == "answers":
+        assert told["loss"]["after"]["value"] == pytest.approx(-torch.cat(found).mean().item(), abs=1e-4)
+    else:
+        mean = torch.stack([one.sum() for one in found]).mean().item()
+        assert told["chosen_log_likelihood"]["after"]["value"] == pytest.approx(mean, abs=1e-3)
+
+
+def test_plain_peft_has_the_rewarded_model_on_its_merged_base(place: Path) -> None:
+    made = made_once(place, "rewarded")
+    base = AutoModelForCausalLM.from_pretrained(place / "model")
+    base = PeftModel.from_pretrained(base, str(place / "made/answers")).merge_and_unload()
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    rows = read_examples(
+        place / "sft", "sft", tokenizer, settings_of("answers", RECIPES), 512, seed=0
+    ).held_out
+    before = [one.sum().item() for one in log_likelihoods(base, rows, "completion")]
+    found = log_likelihoods(PeftModel.from_pretrained(base, str(made)), rows, "completion")
+    generator = Generator(place / "model", "float32", merged=[place / "made/answers"])
+    generator.load_adapter(made)
+    losses = generator.completion_losses(
+        [one["prompt"] for one in rows], [one["completion"][0]["content"] for one in rows]
+    )
+
+    assert [one.sum().item() for one in found] == pytest.approx([-loss for loss, _ in losses], abs=1e-3)
+    assert [one.sum().item() for one in found] != pytest.approx(before, abs=1e-3)
 
 
 def test_what_it_learned_from_is_listed_with_its_games(place: Path) -> None:
@@ -318,6 +374,33 @@ def test_nothing_is_left_of_a_finished_training_but_its_artifact(place: Path) ->
     run(place, "answers", "clean/answers")
 
     assert list((place / "work/clean/answers/training").iterdir()) == []
+
+
+def test_the_advice_on_memory_never_takes_the_group_away(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(training, "_train", exhausted)
+    with pytest.raises(ProbelineError, match="gradient_checkpointing: true, halve batch") as raised:
+        run(place, "rewarded", "memory/rewarded")
+    assert "completion_tokens" in str(raised.value)
+    assert "generations" not in str(raised.value)
+
+
+def test_without_a_key_or_the_package_nothing_is_reported_and_nothing_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = {"wandb"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+    assert reporters("") == reporters("wandb") == reporters("tensorboard") == "none"
+    assert "WANDB_API_KEY is not set" in caplog.text
+    assert "the package tensorboard is not installed" in caplog.text
+    monkeypatch.setenv("WANDB_API_KEY", "a key")
+    assert reporters("wandb") == "wandb"
 
 
 def test_a_row_that_lacks_a_key_is_named(place: Path) -> None:

@@ -168,11 +168,11 @@ def test_forecasts_before_and_after(tmp_path: Path, model: Path) -> None:
     assert "base to nothing: too few to tell" in summary
     assert "REPORT.md" in summary
     report = (output / "REPORT.md").read_text()
-    assert "too few to tell  perplexity 1e+03, must be below 2.5 (3 forecasts of 3 events)" in report
+    assert "too few to tell  perplexity 1000, must be below 2.5 (3 forecasts of 3 events)" in report
     assert "cannot tell opposites" in report
     assert "RED FLAG: none 100%" in report
-    assert "| GRPO | 1.9 | 1e+03 [1e+03, 1e+03] | nothing |" in report
-    assert "| GRPO | 1.9 | 1e+03 [1e+03, 1e+03] | trained |" in report
+    assert "| GRPO | 1.9 | 1000 [1000, 1000] | nothing |" in report
+    assert "| GRPO | 1.9 | 1000 [1000, 1000] | trained |" in report
     assert "| SFT 1 epoch | 4 to 5 | - | - |" in report
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_bytes().splitlines()]
     assert len({sample["group"] for sample in samples}) == 3

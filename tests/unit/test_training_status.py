@@ -43,6 +43,15 @@ def test_every_state_has_its_last_figures() -> None:
     assert shown[3].split() == ["working", "at", "work", "13", "of", "40", "1.5", "0.4"]
 
 
+def test_the_steps_are_known_before_the_first_checkpoint() -> None:
+    log = Path("logs/train_sft/a.log")
+    write_bytes(log, b"12 steps over 368 examples; 25 held out; 0 left out\n")
+    assert training_status(["a"], ["a"]) == [Status("a", "at work", None, 12)]
+    begun = b"Training: 2 of 12 (17 %), 15.99s/step, step 1: loss 3.58, 02:39 left\n"
+    write_bytes(log, log.read_bytes() + begun)
+    assert training_status(["a"], ["a"]) == [Status("a", "at work", 1, 12, 3.58)]
+
+
 def test_a_training_that_is_made_anew_shows_the_new_one() -> None:
     write_json_lines(Path("results/adapters/a/training_log.jsonl"), [{"step": 9, "loss": 1.0}])
     assert training_status(["a"], ["a"]) == [Status("a", "at work")]

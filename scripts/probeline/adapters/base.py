@@ -127,6 +127,8 @@ def continue_adapter(model: Any, adapter: Path, base: Path, merged: Sequence[Pat
     check_base(adapter, base, merged)
     config = LoraConfig.from_pretrained(str(adapter))
     config.lora_dropout = dropout
+    # By its name alone, PEFT would look for it on the hub each time that a checkpoint is saved.
+    config.base_model_name_or_path = str(base)
     return PeftModel.from_pretrained(model, str(adapter), is_trainable=True, config=config)
 
 

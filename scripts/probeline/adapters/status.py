@@ -14,6 +14,7 @@ ADAPTERS = Path("results/adapters")
 WORK = Path(".probeline/training")
 LOGS = Path("logs")
 DONE, AT_WORK, STOPPED, NOT_BEGUN = "done", "at work", "stopped", "not begun"
+_STEPS = re.compile(r"^(\d+) steps over ", re.MULTILINE)
 _NOTE = re.compile(r"step (\d+): ([^\n]*)")
 _FIGURE = re.compile(r"\b(loss|reward) (-?[0-9.]+(?:e[+-]?\d+)?)")
 
@@ -56,9 +57,11 @@ def _status(recipe: str, working: bool) -> Status:
         rows = [orjson.loads(line) for line in made.read_bytes().splitlines()]
         return _of(recipe, DONE, rows, rows[-1]["step"] if rows else None)
     rows, steps = _last_state(recipe)
-    logged = _last_of_log(recipe)
-    if working and logged and logged["step"] >= (rows[-1]["step"] if rows else 0):
-        rows = [logged]
+    if working:
+        logged, planned = _last_of_log(recipe)
+        steps = steps if planned is None else planned
+        if logged and logged["step"] >= (rows[-1]["step"] if rows else 0):
+            rows = [logged]
     known = bool(rows or working or list(WORK.glob(f"{recipe}--*")))
     return _of(recipe, AT_WORK if working else STOPPED if known else NOT_BEGUN, rows, steps)
 
@@ -83,17 +86,19 @@ def _of(recipe: str, state: str, rows: list[dict[str, Any]], steps: int | None) 
     return Status(recipe, state, last("step"), steps, last("loss"), last("reward"))
 
 
-def _last_of_log(recipe: str) -> dict[str, Any] | None:
-    """Step and figures of the last line of progress in the job's log."""
+def _last_of_log(recipe: str) -> tuple[dict[str, Any], int | None]:
+    """Step and figures of the last line of progress in the job's log, and the steps of the whole training."""
     logs = sorted(LOGS.glob(f"train_*/{recipe}.log"), key=_age)
     try:
-        notes = _NOTE.findall(logs[-1].read_text(errors="replace")) if logs else []
+        text = logs[-1].read_text(errors="replace") if logs else ""
     except FileNotFoundError:
-        return None
+        return {}, None
+    planned, notes = _STEPS.findall(text), _NOTE.findall(text)
+    steps = int(planned[-1]) if planned else None
     if not notes:
-        return None
+        return {}, steps
     step, said = notes[-1]
-    return {"step": int(step)} | {name: float(value) for name, value in _FIGURE.findall(said)}
+    return {"step": int(step)} | {name: float(value) for name, value in _FIGURE.findall(said)}, steps
 
 
 def _age(path: Path) -> int:
@@ -107,7 +112,8 @@ def status_lines(found: Iterable[Status]) -> list[str]:
     """The states as an aligned table."""
     lines = [f"{'recipe':<28}{'state':<11}{'step':>12}{'loss':>10}{'reward':>10}"]
     for one in found:
-        step = "-" if one.step is None else f"{one.step}" + (f" of {one.steps}" if one.steps else "")
+        done = "-" if one.step is None else f"{one.step}"
+        step = f"{done} of {one.steps}" if one.steps else done
         loss, reward = ("-" if value is None else f"{value:.4g}" for value in (one.loss, one.reward))
         lines.append(f"{one.recipe:<28}{one.state:<11}{step:>12}{loss:>10}{reward:>10}")
     return lines

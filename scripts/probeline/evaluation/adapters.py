@@ -12,7 +12,7 @@ from typing import Any
 from probeline.compute.body import BodyFiles
 from probeline.digests import canonical_digest, sha256_file
 from probeline.errors import ProbelineError
-from probeline.evaluation.estimates import caution_of, compare_systems
+from probeline.evaluation.estimates import caution_of, compare_systems, three_digits
 from probeline.evaluation.figure import draw_comparison
 from probeline.evaluation.held_out import write_games
 from probeline.evaluation.questions import Answers, Measured, Questions, ask
@@ -212,7 +212,7 @@ def headlines(metrics: Mapping[str, Any]) -> list[str]:
     lines = []
     for one in metrics["quantities"].values():
         values = ", ".join(
-            f"{name} {'-' if own['value'] is None else format(own['value'], '.3g')}"
+            f"{name} {'-' if own['value'] is None else three_digits(own['value'])}"
             for name, own in one["systems"].items()
         )
         lines.append(f"{one['title']}: {values}" + "".join(f" ({told})" for told in _told(one)))

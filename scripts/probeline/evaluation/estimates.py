@@ -135,3 +135,13 @@ def spread(values: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "min": min(known),
         "max": max(known),
     }
+
+
+def three_digits(value: float, sign: str = "") -> str:
+    """A number in three digits, and never as a power of ten where it is large.
+
+    Args:
+        value: the number.
+        sign: `+` to have it on numbers above zero, too.
+    """
+    return f"{value:{sign}.3g}" if abs(value) < 999.5 else f"{value:{sign}.0f}"

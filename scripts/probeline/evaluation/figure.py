@@ -23,15 +23,16 @@ def draw_comparison(metrics: Mapping[str, Any], title: str, folder: Path) -> Non
     from matplotlib.figure import Figure
 
     quantities, systems = list(metrics["quantities"].values()), metrics["systems"]
-    rows = -(-len(quantities) // COLUMNS)
-    size = (WIDTH * COLUMNS, rows * (1.3 + HEIGHT * len(systems)) + 0.5)
+    columns = min(COLUMNS, max(len(quantities), 2))
+    rows = -(-len(quantities) // columns)
+    size = (WIDTH * columns, rows * (1.3 + HEIGHT * len(systems)) + 0.5)
     # The user's own settings of matplotlib would be in the bytes, too.
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams["svg.hashsalt"] = "probeline"
         figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
-        all_axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+        all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, quantity in zip(all_axes, quantities, strict=False):
             _draw(axes, quantity, systems)
         for axes in all_axes[len(quantities) :]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probeline.evaluation.estimates import FEW_GROUPS, FEWEST_GROUPS, caution_of
+from probeline.evaluation.estimates import FEW_GROUPS, FEWEST_GROUPS, caution_of, three_digits
 from probeline.evaluation.questions import Measured, as_code, quoted
 from probeline.files import write_bytes
 
@@ -103,10 +103,10 @@ def _estimate(estimate: Mapping[str, Any], signed: bool = False) -> str:
     if estimate["value"] is None:
         return f"- ({estimate['reason']})"
     sign = "+" if signed else ""
-    value = f"{estimate['value']:{sign}.3g}"
+    value = three_digits(estimate["value"], sign)
     if estimate["low"] is None:
         return value
-    return f"{value} [{estimate['low']:{sign}.3g}, {estimate['high']:{sign}.3g}]"
+    return f"{value} [{three_digits(estimate['low'], sign)}, {three_digits(estimate['high'], sign)}]"
 
 
 def _expected(spec: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
