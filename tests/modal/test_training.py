@@ -12,10 +12,10 @@ from tests.workflow.conftest import EVALUATIONS, SHIFT, Project
 
 SENT = "results/adapters/forecast_sft"
 """Made here, and merged there into the model of forecast_grpo."""
-LOST = ("results/adapters/mafia_dpo", "results/adapters/forecast_grpo")
+LOST = ("results/adapters/mafia_dpo", "results/adapters/support_grpo")
 """Their containers are taken away at their first checkpoint."""
-MADE = (*LOST, "results/adapters/mafia_sft", "results/adapters/support_grpo", *EVALUATIONS)
-ADAPTED = "results/activations/mafia_member.adapted.mafia_sft/shard-0-of-1"
+MADE = (*LOST, "results/adapters/mafia_sft", "results/adapters/forecast_grpo", *EVALUATIONS)
+ADAPTED = "results/activations/mafia_member.on.mafia_sft/shard-0-of-1"
 
 
 @pytest.fixture(scope="module")

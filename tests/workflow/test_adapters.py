@@ -79,6 +79,22 @@ def test_a_game_names_the_adapters_that_saw_it_and_none_is_tested_on_its_own(tra
     assert "no game is on both sides" in said
 
 
+def test_probes_and_adapters_part_a_corpus_alike(trained: Project) -> None:
+    import pyarrow.parquet as pq
+
+    processed = trained.folder / "data/processed"
+    tables = [*(processed / "dialogues/mafia_member").glob("*/samples.parquet")]
+    of_probes = {row["content"]: row["split"] for table in tables for row in pq.read_table(table).to_pylist()}
+    games = pq.read_table(processed / "sft/mafia_sft/games.parquet").to_pylist()
+    of_adapters = {row["content"]: row["split"] for row in games}
+    both = of_probes.keys() & of_adapters.keys()
+
+    assert {of_probes[content] for content in both} == {"train", "validation", "test"}
+    assert {content: of_probes[content] for content in both} == {
+        content: of_adapters[content] for content in both
+    }
+
+
 def test_a_probe_that_is_tested_on_games_of_the_adapter_below_it_is_found(
     trained: Project, tmp_path: Path
 ) -> None:
