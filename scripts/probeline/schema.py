@@ -154,7 +154,7 @@ ACTIONS = [
         "played",
         "string",
         "SHA-256 of the texts of its observations and actions, in order: the same for logs that differ in "
-        "times, names or results alone; games are parted by it",
+        "times, names or results alone; examples are parted by it",
     ),
     ("turn", "int32", "as logged, from 0"),
     ("phase", "string", "discussion, night, vote, or unknown"),
