@@ -53,7 +53,7 @@ from probeline.config import (
     swept_methods,
     transfer_concepts,
 )
-from probeline.digests import canonical_digest, shard_name, shard_of
+from probeline.digests import canonical_digest, in_key_order, shard_name, shard_of
 from probeline.errors import ProbelineError
 from probeline.evaluation.plans import plan_comparison, plan_evaluation
 from probeline.forecasting.expected import read_perplexities
@@ -460,9 +460,9 @@ def model_spec(wildcards):
         source = {**source, "path": str(Path(source["path"]).expanduser())}
     # The depth is checked against the model, and makes no other model of it.
     return {
-        "source": {
-            key: value for key, value in source.items() if key not in ("depth", "gpu")
-        },
+        "source": in_key_order(
+            {key: value for key, value in source.items() if key not in ("depth", "gpu")}
+        ),
         "code": code_of("fetch_model"),
     }
 
@@ -471,7 +471,9 @@ def dialogues_spec(wildcards):
     # Whether there is a twin changes nothing in either of the two.
     concept = declaration_of(wildcards)
     return {
-        "concept": {key: concept[key] for key in concept if key != "role_masked"},
+        "concept": in_key_order(
+            {key: concept[key] for key in concept if key != "role_masked"}
+        ),
         "role_masked": wildcards.concept.endswith(ROLE_MASKED),
         "splits": config["splits"],
         "seed": config["seed"],
@@ -799,7 +801,7 @@ def recipe_spec(wildcards, code):
         dtype = "bfloat16" if native else "float32"
     return {
         "name": wildcards.recipe,
-        "recipe": recipe,
+        "recipe": in_key_order(recipe),
         "kind": config["datasets"][recipe["dataset"]]["kind"],
         # As others know it, too, where it is on the hub.
         "model_name": model.get("hub", recipe["model"]),

@@ -28,6 +28,11 @@ def canonical_digest(value: Any) -> str:
     return sha256_bytes(canonical_bytes(value))
 
 
+def in_key_order(value: Any) -> Any:
+    """The same value with sorted keys: as a param, its text does not tell in which order a file names them."""
+    return orjson.loads(canonical_bytes(value))
+
+
 def unit_interval(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone, uniform over texts."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56

@@ -411,7 +411,7 @@ def test_rubrics_of_a_dataset_without_a_judge_are_no_target(config: dict[str, An
             "forecast_sft would be merged into weights of four bits",
         ),
         ({"mafia_dpo": {"lora": {"dropout": 0.1}}}, "mafia_dpo.lora.dropout: dpo trains without"),
-        ({"forecast_grpo": {"max_tokens": 100}}, "completion_tokens 144: no prompt fits"),
+        ({"forecast_grpo": {"max_tokens": 96}}, "completion_tokens 96: no prompt fits"),
         ({"mafia_sft": {"learning_rate": "1e-6"}}, "write 1.0e-6, which YAML takes for a number"),
         (
             {"mafia_sft": {"grid": {"learning_rate": ["1e6"]}}},

@@ -206,7 +206,7 @@ def make_adapters_run(top: Path) -> None:
     project.write("adapters.yaml", yaml.safe_dump(ADAPTER_SETTINGS))
     files = [project.folder / TINY, project.folder / "adapters.yaml"]
     # What is printed in the README names no config; so this one is the default here.
-    project.write("config/config.yaml", yaml.safe_dump(load_config(files)))
+    project.write("config/config.yaml", yaml.safe_dump(load_config(files), sort_keys=False))
     (top / "said.txt").write_text(project.run("adapters", *EVALUATIONS))
 
 

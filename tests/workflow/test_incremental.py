@@ -118,8 +118,12 @@ models: {other: {hub: some/model, revision: 012345678901234567890123456789012345
 """
 
 
-def test_unrelated_keys_rerun_nothing(own_logs: Project) -> None:
+PLACE = "    context: public\n    mask: action\n"
+
+
+def test_unrelated_keys_and_their_order_rerun_nothing(own_logs: Project) -> None:
     own_logs.write("unrelated.yaml", UNRELATED)
+    own_logs.edit("config/config.yaml", PLACE, "    mask: action\n    context: public\n")
     assert own_logs.planned(PROBE, config=(*OWN, "unrelated.yaml")) == Counter()
 
 
@@ -254,5 +258,5 @@ def test_every_rule_with_a_script_carries_its_code_in_one_param_and_has_a_record
         name = block.partition(":")[0]
         params = block.partition("params:")[2].partition("message:")[0].split()
         assert params[0].startswith("spec=")
-        assert 'record="' in block
+        assert 'record="' in block or 'record=f"' in block
         assert f'code_of("{name}")' in block + common
