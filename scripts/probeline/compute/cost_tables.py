@@ -122,7 +122,7 @@ def reference_hours(name: str, settings: Mapping[str, Any], prices: Prices) -> t
     """
     for file in sorted(FOLDER.glob("*.yaml")):
         for stage in read_cost_table(str(file), prices).stages:
-            if stage.recipe is not None and (settings | {"name": name}).items() >= stage.recipe.items():
+            if stage.recipe is not None and {**settings, "name": name}.items() >= stage.recipe.items():
                 return stage.hours[1], f"{stage.gpu or 'no GPU'} ({file})"
     return None
 
