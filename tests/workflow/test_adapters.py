@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.workflow.conftest import EVALUATIONS, REPOSITORY, SHIFT, TINY, Project
 from tests.workflow.test_documented_commands import ADAPTERS, COMMAND
@@ -99,11 +100,14 @@ def test_a_probe_that_is_tested_on_games_of_the_adapter_below_it_is_found(
     trained: Project, tmp_path: Path
 ) -> None:
     project = trained.copy(tmp_path / "project")
+    config = yaml.safe_load((project.folder / "config/config.yaml").read_text())
     # The adapter of other splits, by its folder: the recipe would be trained anew.
-    model = {"base": "tiny", "adapter": "results/adapters/mafia_sft"}
-    splits = {"train": 0.3, "validation": 0.2, "test": 0.5}
-    project.write("leaking.yaml", json.dumps({"model": model, "splits": splits}))
-    project.run(MEMBER, config=("leaking.yaml",))
+    config["model"] = {"base": "tiny", "adapter": "results/adapters/mafia_sft"}
+    config["splits"] |= {"train": 0.3, "validation": 0.2, "test": 0.5}
+    # Which compare with the model as it is.
+    config["probe_shifts"] = {}
+    project.write("config/config.yaml", yaml.safe_dump(config, sort_keys=False))
+    project.run(MEMBER, config=("config/config.yaml",))
     code, said = audit(project, "leakage", MEMBER)
 
     assert code == 1, said

@@ -72,8 +72,8 @@ def read_held_out(dataset: Path, kind: str) -> list[Item]:
     if not items:
         raise NothingHeldOutError(
             # No path: an evaluation's artifact says it, wherever it was made.
-            f"{path.name} of {dataset.name} has {len(rows)} rows, but none of the test split: nothing is held "
-            "out. More games, or a larger share for splits.test, make some."
+            f"{path.name} of {dataset.name} has {len(rows)} rows, but none of the test split: nothing is "
+            "held out. More games, or a larger share for splits.test, make some."
         )
     return items
 
