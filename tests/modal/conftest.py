@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from tests.modal.loopback import Server
-from tests.workflow.conftest import Project, fresh_project, made_once
+from tests.workflow.conftest import Project, fresh_project, made_once, make_adapters_run
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,12 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run that knows nothing of Modal: the one of the tests of the workflow. Not to be edited."""
     folder = made_once(tmp_path_factory, "simulated", lambda top: fresh_project(top / "project").run())
     return Project(folder / "project")
+
+
+@pytest.fixture(scope="session")
+def adapters_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Every recipe and evaluations of them, made here, as for the tests of the workflow. Not to be edited."""
+    return Project(made_once(tmp_path_factory, "adapters", make_adapters_run) / "project")
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,7 @@ class Server:
         """Make something go wrong `times` times (1), where `match` (a pattern, "*") fits, after `skip` times.
 
         preempt        after, grace seconds (0: killed at once); match is the function's name ("Model.*")
+        preempt_at     grace; when a file has been committed; match is its path on the volume
         crash          after seconds: it dies of itself, as when out of memory; match as above
         lose_output    the output of an input is lost, and the input runs again; match as above
         memory         bytes that a container started from now on may allocate; match as above
@@ -121,6 +122,7 @@ class Server:
         """
         defaults = {
             "preempt": {"after": 0.5, "grace": 30.0},
+            "preempt_at": {"grace": 0.0},
             "crash": {"after": 0.5},
             "fail": {"status": "UNAVAILABLE"},
         }

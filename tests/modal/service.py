@@ -452,7 +452,9 @@ class Service:
 
     async def volume_commit(self, request: Any, container: Container) -> Message:
         view = self.state.find(container.views, request.volume_id)
-        view.commit()
+        for path in view.commit():
+            if fault := self.state.faults.take("preempt_at", path):
+                container.stop(PREEMPTED, fault["grace"])
         return api_pb2.VolumeCommitResponse(skip_reload=False)
 
     async def volume_reload(self, request: Any, container: Container) -> Message:

@@ -6,7 +6,7 @@ A test copies it into its project's package, since containers get that package a
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +58,18 @@ def count(spec: Mapping[str, Any], files: BodyFiles) -> None:
     write_numbers(spec, files)
 
 
+def ask_judge(spec: Mapping[str, Any], files: BodyFiles) -> None:
+    """Have a judge score one completion."""
+    from probeline.judges import JudgeRequest, open_judge
+
+    assert files.judge is not None
+    with open_judge(spec["judge"]["name"], files.judge, files.output.parent / "rewards.sqlite") as judge:
+        scores = judge.scores([JudgeRequest("user: Hi", "Good.", "Hello.", "Hello!")])
+    with atomic_directory(files.output) as draft:
+        write_json(draft / "scores.json", scores)
+        write_manifest(draft, "sweep", {})
+
+
 def _kept(files: BodyFiles) -> Path:
     files.work.mkdir(parents=True, exist_ok=True)
     return files.work / files.name.replace("/", "--")
@@ -68,6 +80,7 @@ def run(
     text: str,
     body: Body = write_numbers,
     spec: Mapping[str, Any] | None = None,
+    configfiles: Sequence[Path] = (),
     **settings: Any,
 ) -> dict[str, Any]:
     """Run a body on Modal as Snakemake would have it run.
@@ -77,6 +90,7 @@ def run(
         text: its input: a file, or the manifest of an artifact.
         body: which one.
         spec: its parameters.
+        configfiles: laid over the project's config.
         settings: of the config's `modal`.
 
     Returns:
@@ -85,7 +99,7 @@ def run(
     from probeline.compute.remote.backend import run_remotely
     from probeline.config import load_config
 
-    config = load_config()
+    config = load_config(configfiles)
     job = SimpleNamespace(
         rule="sweep_probes",
         config={**config, "compute": "modal", "modal": config["modal"] | settings},

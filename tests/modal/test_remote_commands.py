@@ -283,6 +283,8 @@ def test_the_doctor_asks_modal_without_showing_a_secret(project: Project) -> Non
     hub = {
         "model": "someone",
         "models": {"someone": {"hub": "someone/model", "revision": "0" * 40, "depth": 30}},
+        "judges": {"mine": {"kind": "openai", "url": "https://127.0.0.1", "model": "m", "key": "MY_LAB_KEY"}},
+        "evaluation": {"adapters": {"judge": "mine"}},
     }
     project.write("hub.yaml", json.dumps(hub))
     with Server() as empty:
@@ -303,6 +305,7 @@ def test_the_doctor_asks_modal_without_showing_a_secret(project: Project) -> Non
         assert found["secret huggingface-secret"][0] == "missing"
         assert "modal secret create huggingface-secret HF_TOKEN=…" in found["secret huggingface-secret"][1]
         assert found["secret gemini-secret"][0] == "not needed"
+        assert found["secret my-lab-secret"][0] == "missing"
         assert examined(MODAL_TOKEN_SECRET="as-another")["Modal token"][0] == "wrong"
         assert "a Modal volume is missing".lower() in command(project, empty, "list").stderr.lower()
         assert "probeline-data is missing" in command(project, empty, "status").stdout

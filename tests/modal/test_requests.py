@@ -1,6 +1,7 @@
 """What the service is asked for, and that the same is never asked for twice."""
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import modal
 from probeline.compute.remote import before_run, deploy, pools
 from tests.modal.loopback import REPOSITORY, Server
 from tests.modal.projects import until
+from tests.unit.judge_server import judge_server
 from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.workflow
@@ -78,6 +80,38 @@ def test_requests_carry_what_the_config_says(fresh: Server, small: ModuleType) -
     until(lambda: fresh.containers()[0]["ended"])
     assert len({entry["request"]["function_id"] for entry in fresh.requests("FunctionUpdate*")}) == 1
     assert not [*Path(".probeline/modal/pools").iterdir()]
+
+
+def test_a_judge_gets_its_key_from_a_secret_that_goes_to_its_containers_alone(
+    fresh: Server, small: ModuleType, small_project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, artifact, needed = "sk-of-the-test", "results/sweeps/judged", "my-lab-secret=MY_LAB_API_KEY"
+    assert before_run.main([needed]) == 1
+    assert "`modal secret create my-lab-secret MY_LAB_API_KEY=…` makes it." in capsys.readouterr().out
+    fresh.secrets["my-lab-secret"] = {"OTHER": key}
+    assert before_run.main([needed]) == 1
+    fresh.secrets["my-lab-secret"] = {"MY_LAB_API_KEY": key}
+    assert before_run.main([needed]) == 0
+
+    with judge_server(lambda completion, attempt: '{"score": 0.5}') as judge:
+        mine = judge.settings(key="MY_LAB_API_KEY")
+        small_project.write("judges.yaml", json.dumps({"judges": {"mine": mine}}))
+        asked = {"judge": {"name": "mine"}}
+        small.run(artifact, TEXT, small.ask_judge, asked, configfiles=[Path("judges.yaml")])
+        pools.close_pools()
+        assert judge.keys == {f"Bearer {key}"}
+    assert json.loads((small_project.folder / artifact / "scores.json").read_bytes()) == [0.5]
+
+    bound = [entry["request"]["function_options"] for entry in fresh.requests("FunctionBindParams")]
+    assert len(bound[-1]["secret_ids"]) == 1
+    assert not any(function.get("secret_ids") for function in functions(fresh).values())
+    told = [json.dumps(what) for what in (fresh.requests("*"), fresh.logs())]
+    told += [path.read_text(errors="replace") for path in small_project.folder.rglob("*") if path.is_file()]
+    told += [
+        b"".join(modal.Volume.from_name("probeline-data").read_file(path)).decode(errors="replace")
+        for path in fresh.volume("probeline-data")
+    ]
+    assert not [text for text in told if key in text]
 
 
 def test_a_volume_that_was_deleted_is_named_and_deploying_makes_it_anew(

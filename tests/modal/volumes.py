@@ -189,11 +189,16 @@ class View:
         }
         return written | (self.known.keys() - present)
 
-    def commit(self) -> None:
-        """Make this container's changes the committed state; the last writer of a file wins."""
+    def commit(self) -> list[str]:
+        """Make this container's changes the committed state; the last writer of a file wins.
+
+        Returns:
+            The paths that were written or removed.
+        """
         if self.read_only:
-            return
-        for path in sorted(self.changed()):
+            return []
+        changed = sorted(self.changed())
+        for path in changed:
             if (self.folder / path).is_file():
                 self.volume.add_from(path, self.folder / path)
                 self.known[path] = (self.volume.files[path], self.stamp(path))
@@ -206,6 +211,7 @@ class View:
         self.volume.folders |= folders
         self.volume.folders -= self.known_folders - folders
         self.known_folders = folders
+        return changed
 
     def open_files(self, processes: list[int]) -> list[str]:
         """Files of the view that a process holds open."""

@@ -18,8 +18,9 @@ import yaml
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
+from probeline.adapters.recipes import settings_of as recipe_settings
 from probeline.cli import main
-from probeline.compute.cost_tables import read_cost_table
+from probeline.compute.cost_tables import read_cost_table, reference_hours
 from probeline.compute.plan import (
     PlannedJob,
     RemoteJob,
@@ -33,6 +34,7 @@ from probeline.compute.plan import (
 )
 from probeline.compute.prices import OWN_TABLE, parse_gpu, read_prices
 from probeline.compute.remote.settings import settings_of
+from probeline.config import load_config
 from probeline.errors import ProbelineError
 from probeline.lineage.graph import Lineage, read_lineage
 from tests.unit.lineage_records import write_record
@@ -285,6 +287,53 @@ def test_an_evaluation_of_adapters_gets_the_gpu_of_its_model_and_the_limits_of_i
     assert (planned.gpu, planned.seconds) == ("H100:4", 7200)
 
 
+def planned_training(**recipe: Any) -> PlannedJob:
+    """The plan of one training of the full-size mafia_sft, or of one that differs from it."""
+    settings = {"method": "sft", "model": "qwen2.5-7b", "dataset": "acts", "epochs": 3, "max_steps": None}
+    settings |= {"gpu": "A100-80GB:2", "memory": 96, "timeout": 14400}
+    config = {
+        **CONFIG,
+        "models": {**CONFIG["models"], "qwen2.5-7b": {"hub": "Qwen/Qwen2.5-7B-Instruct"}},
+        "recipes": {"mafia_sft": settings | recipe},
+    }
+    job = RemoteJob("train_sft", "results/adapters/mafia_sft", {"recipe": "mafia_sft"})
+    (planned,) = plan_jobs([job], config, read_lineage(), read_prices())
+    return planned
+
+
+def test_a_training_is_expected_to_take_what_it_took_or_what_the_reference_says() -> None:
+    planned = planned_training()
+    assert planned.seconds == 3 * 3600
+    assert planned.basis == "the reference system's 3.00 h on A100-80GB:2 (config/costs/mafia.yaml)"
+    assert planned.usd == pytest.approx(3 * 3600 * read_prices().per_second("A100-80GB:2", 2, 96), abs=1e-4)
+    assert planned_training(timeout=7200).seconds == 7200
+    shorter = planned_training(max_steps=12)
+    assert (shorter.seconds, shorter.basis) == (14400, "the most: its time limit of 14,400 s")
+
+    figures = {"steps": 50, "resumed_from_step": 150}
+    write_record(
+        "results/adapters/mafia_sft",
+        "train_sft",
+        cost={**MODAL, "seconds": 1000.0, "gpu": "A100-80GB:2", "figures": figures},
+        wildcards={"recipe": "mafia_sft"},
+        params={"recipe": {"model": "qwen2.5-7b", "epochs": 3, "max_steps": None}},
+    )
+    # What went on from a checkpoint took its share of the time.
+    assert planned_training().seconds == 4000
+    assert planned_training().basis == "its last run on A100-80GB:2"
+    assert planned_training(gpu="H100").basis.startswith("the reference system's")
+    assert planned_training(epochs=1).basis.startswith("the most")
+
+
+def test_every_full_size_recipe_has_the_hours_of_its_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    recipes = load_config([Path("config/full.yaml")])["recipes"]
+    found = {name: reference_hours(name, recipe_settings(name, recipes), read_prices()) for name in recipes}
+    assert {name: round(given[0], 2) for name, given in found.items() if given} == {
+        **{"mafia_sft": 3, "mafia_dpo": 2, "forecast_sft": 0.75, "forecast_grpo": 1, "support_grpo": 0.55},
+    }
+
+
 def test_a_rule_without_a_model_has_no_gpu() -> None:
     start, job = plan(RemoteJob("train_probe", "results/probes/trust_lr_l2", {}, games=100))
     assert start.gpu is None
@@ -524,6 +573,10 @@ def test_the_tables_of_the_references_are_reproduced(capsys: pytest.CaptureFixtu
         ("title: x\nstages: [{name: a, gpu: none, hours: 1}]", r"stages\.0 lacks price"),
         ("title: x\nstages: [{name: a, gpu: H10, hours: 1, price: 1}]", "no price for the GPU H10"),
         ("title: x\nstages: [{name: a, gpu: none, hours: [1], price: 1}]", r"stages\.0\.hours is \[1\]"),
+        (
+            "title: x\nstages: [{name: a, gpu: none, hours: 1, price: 1, recipe: mafia_sft}]",
+            r"stages\.0\.recipe: expected a mapping",
+        ),
         ("title: x\nstages: 3", "stages: expected a list"),
         ("- 1", "expected a mapping"),
     ],

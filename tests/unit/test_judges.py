@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from probeline.cli import main
+from probeline.compute.remote.secrets import secret_of_judge, secrets_of
 from probeline.datasets.prompts import build_prompts, read_rubrics
 from probeline.datasets.rubrics import write_rubrics
 from probeline.errors import ProbelineError
@@ -209,8 +210,8 @@ def job(rule, judge, modal):
     return SimpleNamespace(params={"spec": spec}, rule=SimpleNamespace(name=rule), resources={"modal": modal})
 
 
-def test_a_judge_with_a_key_is_not_asked_from_modal(monkeypatch):
-    monkeypatch.setenv("GEMINI_API_KEY", SECRET)
+def test_a_judge_needs_its_key_where_it_is_asked(monkeypatch):
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     judges = {
         "gemini": {"kind": "gemini", "model": "m"},
         "mine": {"kind": "openai", "url": "http://x", "model": "m"},
@@ -218,15 +219,29 @@ def test_a_judge_with_a_key_is_not_asked_from_modal(monkeypatch):
     }
 
     def check(judge, modal):
-        dag = SimpleNamespace(jobs=[job("train_grpo", judge, modal)], needrun=lambda job: True)
-        check_judges(dag, {"judges": judges})
+        jobs = [job("train_grpo", judge, modal)]
+        check_judges(SimpleNamespace(jobs=jobs, needrun=lambda job: True), {"judges": judges})
+        return secrets_of(jobs, {"judges": judges})
 
-    for judge in judges:
-        check(judge, 0)
-    for judge in ("mine", "local"):
-        check(judge, 1)
-    with pytest.raises(ProbelineError, match=r"train_grpo asks the judge gemini.* out of modal\.rules"):
-        check("gemini", 1)
+    assert [check(judge, 1) for judge in ("mine", "local")] == [[], []]
+    assert check("gemini", 1) == [("gemini-secret", "GEMINI_API_KEY")]
+    with pytest.raises(ProbelineError, match="the environment variable GEMINI_API_KEY"):
+        check("gemini", 0)
+    monkeypatch.setenv("GEMINI_API_KEY", SECRET)
+    check("gemini", 0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("GEMINI_API_KEY", "gemini-secret"),
+        ("MY_LAB_KEY", "my-lab-secret"),
+        ("JUDGE", "judge-secret"),
+        ("_API_KEY", "secret"),
+    ],
+)
+def test_the_secret_of_a_key_is_named_after_its_variable(variable, name):
+    assert secret_of_judge({"kind": "openai", "key": variable}) == (name, variable)
 
 
 def test_one_good_answer_after_failures_counts(tmp_path):

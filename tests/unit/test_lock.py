@@ -1,8 +1,11 @@
 """Two runs never write at once; what a killed run has left is waited for."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from probeline.lineage import lock
 
 HOLD = (
     "from pathlib import Path; from probeline.lineage.lock import *; {}; print('held', flush=True); input()"
@@ -13,8 +16,16 @@ JOB = "hold_job_lock()"
 
 def start(folder: Path, what: str) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
+    # Where other tests have taken the lock in this process, its children would take themselves for its jobs.
+    environment = {name: value for name, value in os.environ.items() if name != lock.RUN}
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(what)], cwd=folder, text=True, stdin=pipe, stdout=pipe, stderr=pipe
+        [sys.executable, "-c", HOLD.format(what)],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
     )
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
+from probeline.config import load_config
 from probeline.lineage.records import SUFFIX
 from probeline.logs.simulate_werewolf import simulate_games
 
@@ -187,6 +189,34 @@ def make_outside_logs_run(top: Path) -> None:
 def outside_logs_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished run on a corpus outside of the repository, its records in git. Not to be edited: copy it."""
     return Project(made_once(tmp_path_factory, "outside", make_outside_logs_run) / "project")
+
+
+SHIFT = "results/evaluation/probe_shift/member_after_sft"
+EVALUATIONS = ("results/evaluation/adapters/mafia_sft", "results/evaluation/comparisons/support_steps", SHIFT)
+ADAPTER_SETTINGS = {
+    "activations": {"shards": 1},
+    # The probe and the adapter on the games of one corpus.
+    "probe_shifts": {"member_after_sft": {"probe": "mafia_member_mms_l2", "adapter": "mafia_sft"}},
+}
+
+
+def make_adapters_run(top: Path) -> None:
+    """All adapters and evaluations of them, and what a run printed."""
+    project = fresh_project(top / "project")
+    project.write("adapters.yaml", yaml.safe_dump(ADAPTER_SETTINGS))
+    files = [project.folder / TINY, project.folder / "adapters.yaml"]
+    # What is printed in the README names no config; so this one is the default here.
+    project.write("config/config.yaml", yaml.safe_dump(load_config(files), sort_keys=False))
+    (top / "said.txt").write_text(project.run("adapters", *EVALUATIONS))
+
+
+@pytest.fixture(scope="session")
+def adapters_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A finished run of every recipe of the tiny config, with evaluations. Not to be edited: copy it.
+
+    What it printed lies beside it, in said.txt.
+    """
+    return Project(made_once(tmp_path_factory, "adapters", make_adapters_run) / "project")
 
 
 @pytest.fixture

@@ -1,30 +1,26 @@
 """Adapters as a user makes them: one target for all recipes, typos found, games accounted for."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from probeline.config import load_config
-from tests.workflow.conftest import REPOSITORY, TINY, Project, fresh_project
+from tests.workflow.conftest import EVALUATIONS, REPOSITORY, SHIFT, TINY, Project
 from tests.workflow.test_documented_commands import ADAPTERS, COMMAND
 
 pytestmark = pytest.mark.workflow
 
-EVALUATION = "results/evaluation/adapters/mafia_sft"
+EVALUATION, MEMBER = EVALUATIONS[0], "results/probes/mafia_member_mms_l2"
 RECIPES = {"mafia_sft", "mafia_dpo", "forecast_sft", "forecast_grpo", "support_grpo"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = fresh_project(tmp_path_factory.mktemp("adapters") / "project")
-    # What is printed in the README names no config; so this one is the default here.
-    project.write("config/config.yaml", yaml.safe_dump(load_config([project.folder / TINY]), sort_keys=False))
+def trained(adapters_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = adapters_run.copy(tmp_path_factory.mktemp("adapters") / "project")
     (project.folder / ".venv").symlink_to(REPOSITORY / ".venv")
-    said = project.run("adapters")
-    assert said.count("\nAdapter ") == len(RECIPES), said
     return project
 
 
@@ -33,7 +29,9 @@ def audit(project: Project, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_all_recipes_are_made_and_need_not_be_made_again(trained: Project) -> None:
+def test_all_recipes_are_made_and_need_not_be_made_again(trained: Project, adapters_run: Project) -> None:
+    said = adapters_run.folder.with_name("said.txt").read_text()
+    assert said.count("\nAdapter ") == len(RECIPES), said
     made = {folder.name for folder in (trained.folder / "results/adapters").iterdir() if folder.is_dir()}
     merged = json.loads((trained.folder / "results/adapters/forecast_grpo/manifest.json").read_bytes())
 
@@ -74,8 +72,48 @@ def test_a_game_names_the_adapters_that_saw_it_and_none_is_tested_on_its_own(tra
     assert code == 0, said
     assert "adapters/mafia_sft" in said
     assert "adapters/mafia_dpo" in said
+    # And the probe on the same corpus, as it is and with the adapter on the model.
+    assert MEMBER in said
+    assert SHIFT in said
     code, said = audit(trained, "leakage")
     assert code == 0, said
+    assert "no game is on both sides" in said
+
+
+def test_probes_and_adapters_part_a_corpus_alike(trained: Project) -> None:
+    import pyarrow.parquet as pq
+
+    processed = trained.folder / "data/processed"
+    tables = [*(processed / "dialogues/mafia_member").glob("*/samples.parquet")]
+    of_probes = {row["content"]: row["split"] for table in tables for row in pq.read_table(table).to_pylist()}
+    games = pq.read_table(processed / "sft/mafia_sft/games.parquet").to_pylist()
+    of_adapters = {row["content"]: row["split"] for row in games}
+    both = of_probes.keys() & of_adapters.keys()
+
+    assert {of_probes[content] for content in both} == {"train", "validation", "test"}
+    assert {content: of_probes[content] for content in both} == {
+        content: of_adapters[content] for content in both
+    }
+
+
+def test_a_probe_that_is_tested_on_games_of_the_adapter_below_it_is_found(
+    trained: Project, tmp_path: Path
+) -> None:
+    project = trained.copy(tmp_path / "project")
+    config = yaml.safe_load((project.folder / "config/config.yaml").read_text())
+    # The adapter of other splits, by its folder: the recipe would be trained anew.
+    config["model"] = {"base": "tiny", "adapter": "results/adapters/mafia_sft"}
+    config["splits"] |= {"train": 0.3, "validation": 0.2, "test": 0.5}
+    # Which compare with the model as it is.
+    config["probe_shifts"] = {}
+    project.write("config/config.yaml", yaml.safe_dump(config, sort_keys=False))
+    project.run(MEMBER, config=("config/config.yaml",))
+    code, said = audit(project, "leakage", MEMBER)
+
+    assert code == 1, said
+    assert f"{MEMBER}  " in said
+    assert "trained in  results/adapters/mafia_sft" in said
+    assert re.search(r"\(test\) is \S+ \(train\)", " ".join(said.split()))
 
 
 def test_the_commands_of_the_readme_run_as_printed(trained: Project) -> None:

@@ -14,7 +14,7 @@ from probeline.forecasting.expected import perplexities_of
 
 FOLDER = Path("config/costs")
 KEYS = ("title", "stages", "reserve", "cpu", "memory", "perplexities")
-STAGE_KEYS = ("name", "gpu", "hours", "price", "states")
+STAGE_KEYS = ("name", "gpu", "hours", "price", "states", "recipe")
 CPU, MEMORY = 2.0, 16.0
 """Cores and GiB of a container, where a table does not say."""
 
@@ -35,6 +35,7 @@ class Stage:
         states: USD that the reference itself says, from, to; None where it does not.
         usd: at the reference's price.
         today: at the present prices.
+        recipe: name and settings of the recipe that is this stage; None where none is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stage:
     states: Span | None
     usd: Span
     today: Span
+    recipe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,21 @@ def read_cost_table(name: str, prices: Prices) -> CostTable:
         raise ProbelineError(f"{file} cannot be used: {error}") from error
 
 
+def reference_hours(name: str, settings: Mapping[str, Any], prices: Prices) -> tuple[float, str] | None:
+    """The most hours that a reference system expects of a recipe, and on what; None where none does.
+
+    Args:
+        name: of the recipe.
+        settings: all of its settings; where one is another than the reference's, its hours say nothing.
+        prices: the present ones.
+    """
+    for file in sorted(FOLDER.glob("*.yaml")):
+        for stage in read_cost_table(str(file), prices).stages:
+            if stage.recipe is not None and {**settings, "name": name}.items() >= stage.recipe.items():
+                return stage.hours[1], f"{stage.gpu or 'no GPU'} ({file})"
+    return None
+
+
 def _table(given: Any, prices: Prices) -> CostTable:
     _require_keys(given, "the table", KEYS, ("title", "stages"))
     if not isinstance(given["stages"], list) or not given["stages"]:
@@ -129,6 +146,8 @@ def _stage(given: Any, where: str, cpu: float, memory: float, prices: Prices) ->
     if not isinstance(given["gpu"], str):
         raise ProbelineError(f"{where}.gpu is {given['gpu']!r}; expected a GPU such as H100:4, or none.")
     price, hours = _number(given["price"], f"{where}.price"), _span(given["hours"], f"{where}.hours")
+    if not isinstance(given.get("recipe", {}), Mapping):
+        raise ProbelineError(f"{where}.recipe: expected a mapping, the name of a recipe and its settings.")
     _, count = parse_gpu(given["gpu"]) or ("", 1)
     now = prices.per_second(given["gpu"], cpu, memory) * 3600
     return Stage(
@@ -140,6 +159,7 @@ def _stage(given: Any, where: str, cpu: float, memory: float, prices: Prices) ->
         _span(given["states"], f"{where}.states") if "states" in given else None,
         times(hours, count * price),
         times(hours, now),
+        given.get("recipe"),
     )
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from probeline.adapters.recipes import recipe_points
+from probeline.adapters.recipes import settings_of as recipe_settings
+from probeline.compute.cost_tables import reference_hours
 from probeline.compute.prices import Prices, gpu_text, parse_gpu
-from probeline.compute.remote.settings import ALONE, settings_of
+from probeline.compute.remote.settings import ALONE, TRAINING, Settings, settings_of
 from probeline.config import base_model
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json, write_json
@@ -162,25 +165,23 @@ def plan_jobs(
     earlier = {rule: earlier_jobs(rule, config, lineage) for rule in {job.rule: None for job in jobs}}
     planned = []
 
-    def add(name: str, rule: str, gpu: str | None, seconds: float, basis: str) -> None:
-        rate = prices.per_second(gpu, settings["cpu"], settings["memory"])
-        planned.append(
-            PlannedJob(
-                name, rule, gpu, settings["cpu"], settings["memory"],
-                round(seconds, 1), basis, round(seconds * rate, 6),
-            )
-        )  # fmt: skip
+    def add(name: str, rule: str, own: Settings, gpu: str | None, seconds: float, basis: str) -> None:
+        usd = round(seconds * prices.per_second(gpu, own.cpu, own.memory), 6)
+        planned.append(PlannedJob(name, rule, gpu, own.cpu, own.memory, round(seconds, 1), basis, usd))
 
     # Those that load the model themselves have each a container of their own, whose start their limit holds.
     for rule, count in Counter(job.rule for job in jobs if job.rule not in ALONE).items():
         gpu, containers = gpu_of(rule, config), min(count, settings["containers"])
         seconds, basis = _start(gpu, config, earlier[rule])
         each = "" if containers == 1 else f", {containers} containers"
-        add(f"{START}{rule}{each}", rule, gpu, containers * seconds, basis)
+        add(f"{START}{rule}{each}", rule, settings_of(rule, config), gpu, containers * seconds, basis)
     for job in jobs:
         own = settings_of(job.rule, config, _named(job))
-        gpu = own.gpu if job.rule in ALONE else gpu_of(job.rule, config)
-        add(job.name, job.rule, gpu, *_work(job, gpu, config, earlier[job.rule]))
+        if job.rule in ALONE:
+            add(job.name, job.rule, own, own.gpu, *_work_alone(job, own, config, earlier[job.rule], prices))
+        else:
+            gpu = gpu_of(job.rule, config)
+            add(job.name, job.rule, own, gpu, *_work(job, gpu, config, earlier[job.rule]))
     return planned
 
 
@@ -219,13 +220,41 @@ def _work(
     if job.rule in SECONDS_PER_GAME:
         rate, games = SECONDS_PER_GAME[job.rule], job.games or 0
         return PER_JOB + rate * games, f"a guess: {rate:g} s for each of {_count(games, 'game')}"
-    if job.rule in ALONE:
-        limit = settings_of(job.rule, config, _named(job)).timeout
-        return float(limit), f"the most: its time limit of {limit:,} s"
     tokens, basis = _tokens(job, earlier)
     parameters, _ = weights_of(config)
     seconds = 2 * parameters * tokens / (UTILISATION * _peak(gpu, config))
     return PER_JOB + seconds, f"a guess: {tokens:,.0f} tokens ({basis}), {_number(parameters)} parameters"
+
+
+def _work_alone(
+    job: RemoteJob, own: Settings, config: Mapping[str, Any], earlier: Sequence[Earlier], prices: Prices
+) -> tuple[float, str]:
+    """Seconds of a job that trains or evaluates adapters, and what they rest upon; at most its time limit."""
+    limit, name = float(own.timeout), _named(job)
+    recipes = recipe_points(config["recipes"])
+    recipe = recipe_settings(name, recipes) if job.rule in TRAINING and name is not None else None
+    last = [
+        one
+        for one in earlier
+        if one.record.name == job.name
+        and _place(one.record) == own.gpu
+        and (recipe is None or _trains_as_long(one.record, recipe))
+    ]
+    if last:
+        seconds, measure = _scaled(job, last)
+        return min(seconds, limit), f"its last run{_where(last, own.gpu)}{measure}"
+    found = reference_hours(str(name), recipe, prices) if recipe is not None else None
+    if found is not None:
+        hours, where = found
+        return min(hours * 3600, limit), f"the reference system's {hours:.2f} h on {where}"
+    return limit, f"the most: its time limit of {own.timeout:,} s"
+
+
+def _trains_as_long(record: "Record", recipe: Mapping[str, Any]) -> bool:
+    """Whether an earlier training had as many epochs or steps, of the same model."""
+    its = record.params.get("recipe")
+    alike = ("model", "epochs", "max_steps")
+    return isinstance(its, Mapping) and all(its.get(key) == recipe.get(key) for key in alike)
 
 
 def _peak(gpu: str | None, config: Mapping[str, Any]) -> float:
@@ -279,7 +308,8 @@ def earlier_jobs(rule: str, config: Mapping[str, Any], lineage: "Lineage | None"
             continue
         model = record.config.get("model")
         name = model.get("base") if isinstance(model, Mapping) else model
-        if rule not in WITHOUT_GPU and name != base_model(config):
+        # Those of adapters are compared by their names, and read more models than one.
+        if rule not in (*WITHOUT_GPU, *ALONE) and name != base_model(config):
             continue
         one = _earlier(record, lineage)
         if one is not None:
@@ -291,6 +321,9 @@ def _earlier(record: "Record", lineage: "Lineage | None") -> Earlier | None:
     """What a record tells of its job; None where it did next to nothing, as its results were kept."""
     done, of = (_figures(record).get(key) for key in ("games_computed", "games"))
     share = done / of if isinstance(done, int) and isinstance(of, int) and of > 0 else 1.0
+    steps, before = (_figures(record).get(key) for key in ("steps", "resumed_from_step"))
+    if isinstance(steps, int) and isinstance(before, int) and steps + before > 0:
+        share = steps / (steps + before)
     if share <= 0:
         return None
     parents = [one for one in lineage.parents(record) if one.rule != "fetch_model"] if lineage else []

@@ -215,22 +215,30 @@ def build_dialogues(
 def game_split(game: Mapping[str, Any], splits: Mapping[str, Any], seed: int) -> str:
     """The split of a game: renamed copies fall together, and adding games moves none.
 
+    A game of Mafia goes by what was played, as in the datasets for fine-tuning: no probe is tested on games
+    that an adapter was trained on.
+
     Args:
-        game: its row of the table of games.
+        game: as `read_game_rows` gives it.
         splits: `by` (game or experiment) and the shares of train, validation and test.
         seed: another seed parts the games differently.
     """
-    key = game["experiment"] if splits["by"] == "experiment" else game["content"]
+    key = game["experiment"] if splits["by"] == "experiment" else game.get("played", game["content"])
     return split_of(key, {split: splits[split] for split in SPLITS}, seed)
 
 
 def read_game_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """Game → its row of `games.parquet`.
+    """Game → its row of `games.parquet`; with `played`, where `actions.parquet` tells it (Mafia).
 
     Raises:
         ProbelineError: the table is missing.
     """
-    return {row["game"]: row for row in open_parquet(_existing(folder / "games.parquet")).read().to_pylist()}
+    rows = {row["game"]: row for row in open_parquet(_existing(folder / "games.parquet")).read().to_pylist()}
+    actions = folder / "actions.parquet"
+    if actions.is_file():
+        for act in open_parquet(actions).read(columns=["game", "played"]).to_pylist():
+            rows[act["game"]]["played"] = act["played"]
+    return rows
 
 
 def read_games(folder: Path, columns: frozenset[str]) -> Iterator[tuple[str, list[Event]]]:

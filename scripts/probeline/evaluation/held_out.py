@@ -71,8 +71,9 @@ def read_held_out(dataset: Path, kind: str) -> list[Item]:
         ) from error
     if not items:
         raise NothingHeldOutError(
-            f"{path} has {len(rows)} rows, but none of the test split: nothing is held out. More games, or a "
-            "larger share for splits.test, make some."
+            # No path: an evaluation's artifact says it, wherever it was made.
+            f"{path.name} of {dataset.name} has {len(rows)} rows, but none of the test split: nothing is "
+            "held out. More games, or a larger share for splits.test, make some."
         )
     return items
 

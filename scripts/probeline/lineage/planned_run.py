@@ -8,7 +8,7 @@ from probeline.compute.plan import PlannedJob, RemoteJob, keep_plan, plan_jobs, 
 from probeline.compute.prices import read_prices
 from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
-from probeline.judges.chat import key_variable, require_key
+from probeline.judges.chat import require_key
 from probeline.lineage.cost import cost_line
 from probeline.lineage.graph import PLACES, read_lineage
 from probeline.lineage.records import SUFFIX, read_record
@@ -28,7 +28,7 @@ def check_budget(dag: Any, config: Mapping[str, Any]) -> None:
 
 
 def check_judges(dag: Any, config: Mapping[str, Any]) -> None:
-    """Refuse a run whose jobs ask a judge that lacks its key, or one with a key from Modal.
+    """Refuse a run whose jobs ask a judge here that lacks its key; those on Modal get it from a secret.
 
     Args:
         dag: Snakemake's, as `workflow.dag` in `onstart`.
@@ -41,21 +41,8 @@ def check_judges(dag: Any, config: Mapping[str, Any]) -> None:
         spec = job.params.get("spec") if dag.needrun(job) else None
         if isinstance(spec, Mapping) and spec.get("judge"):
             name = spec["judge"]["name"]
-            settings = config["judges"][name]
-            if job.resources.get("modal"):
-                _refuse_key(job.rule.name, name, settings)
-            require_key(name, settings)
-
-
-def _refuse_key(rule: str, name: str, settings: Mapping[str, Any]) -> None:
-    """Keys stay on this machine, and so does what judges have answered and was paid for."""
-    variable = None if settings["kind"] == "local" else key_variable(settings)
-    if variable is not None:
-        raise ProbelineError(
-            f"{rule} asks the judge {name}, which needs the key in {variable}, and keys are not sent to "
-            f"Modal. Leave {rule} out of modal.rules, and it runs here; or choose a judge of the kind "
-            "local, or an endpoint that needs no key and can be reached from there."
-        )
+            if not job.resources.get("modal"):
+                require_key(name, config["judges"][name])
 
 
 def spent_line(started: float) -> str:

@@ -29,6 +29,7 @@ from probeline.compute.remote.layout import (
 )
 from probeline.compute.remote.places import forget_places, keep_entry, places_of
 from probeline.compute.remote.pools import open_pool
+from probeline.compute.remote.secrets import secret_of_judge
 from probeline.compute.remote.settings import ALONE, Settings, settings_of
 from probeline.compute.remote.store import Store, VanishedError
 from probeline.compute.remote.weights import fetch_there
@@ -392,7 +393,8 @@ def _start(job: Job, settings: Settings) -> "modal.FunctionCall[Any]":
             "adapter": job.folders.get("adapter", ""),
             "dtype": job.description["spec"]["dtype"],
         }
-    container = open_pool(find_or_deploy(), cls, options, arguments, settings.retries)
+    secret = secret_of_judge(job.judge)
+    container = open_pool(find_or_deploy(), cls, options, arguments, settings.retries, secret)
     return container.run.spawn(
         {
             "key": job.key,

@@ -26,13 +26,11 @@ def prepare_modal(dag: Any, config: Mapping[str, Any]) -> None:
     if config["compute"] != "modal":
         return
     from probeline.compute.remote.interrupts import tell_jobs
-    from probeline.compute.remote.weights import is_fetched_there
+    from probeline.compute.remote.secrets import secrets_of
 
     jobs = [job for job in dag.jobs if dag.needrun(job) and job.resources.get("modal")]
-    fetches = [job for job in jobs if job.rule.name == "fetch_model"]
-    secret = any(is_fetched_there(job.params.spec["source"]) for job in fetches)
     if jobs:
-        words = ["--secret"] if secret else []
+        words = [f"{secret.name}={secret.variable}" for secret in secrets_of(jobs, config)]
         done = subprocess.run(
             [sys.executable, "-m", __name__, *words], stdout=subprocess.PIPE, text=True, check=False
         )
@@ -48,11 +46,11 @@ def let_go() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Prepare; what is wrong goes to standard output."""
+    """Prepare, and look for secrets, each `name=VARIABLE`; what is wrong goes to standard output."""
     from probeline.compute.remote.connection import in_words, require_connection
     from probeline.compute.remote.deploy import find_or_deploy
+    from probeline.compute.remote.secrets import Secret, require_secret
     from probeline.compute.remote.store import Store
-    from probeline.compute.remote.weights import SECRET, SECRET_KEY
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("modal", "hpack", "httpx"):
@@ -60,12 +58,10 @@ def main(arguments: list[str]) -> int:
     try:
         require_connection(answer=True)
         with in_words():
+            for word in arguments:
+                require_secret(Secret(*word.split("=")))
             find_or_deploy()
             Store()
-            if "--secret" in arguments:
-                import modal
-
-                modal.Secret.from_name(SECRET, required_keys=[SECRET_KEY]).hydrate()
     except ProbelineError as error:
         print(error)
         return 1

@@ -121,12 +121,8 @@ def in_words() -> Iterator[None]:
 
 def _not_found(text: str) -> str:
     """What is missing, and what makes it."""
-    for secret, variable in (("huggingface-secret", "HF_TOKEN"), ("gemini-secret", "GEMINI_API_KEY")):
-        if secret in text or variable in text:
-            return (
-                f"The Modal secret {secret} with {variable} is missing. Make it with "
-                f"`modal secret create {secret} {variable}=…`. ({text})"
-            )
+    if "ecret" in text:
+        return f"A Modal secret is missing: `probeline remote doctor` says what makes it. ({text})"
     if "olume" in text:
         return f"A Modal volume is missing: `probeline remote deploy` makes both. ({text})"
     return f"Modal does not find it: {text}. `probeline remote deploy` makes what runs there."

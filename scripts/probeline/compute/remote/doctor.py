@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.compute.remote.connection import within
+from probeline.compute.remote.secrets import HUB, Secret, made_by, secret_of_judge
 from probeline.errors import ProbelineError
 from probeline.logs.formats import FILE_FORMATS
 from probeline.text import plain_text
@@ -25,12 +26,8 @@ LEAST_DISK = 5e9
 SECONDS_TO_ASK = 5
 """For all questions to Modal, or to DVC's remote, together."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-SECRETS = (
-    ("huggingface-secret", "HF_TOKEN"),
-    ("gemini-secret", "GEMINI_API_KEY"),
-    ("wandb-secret", "WANDB_API_KEY"),
-)
-PRIVATE = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", *(variable for _, variable in SECRETS))
+SECRETS = (HUB, Secret("gemini-secret", "GEMINI_API_KEY"), Secret("wandb-secret", "WANDB_API_KEY"))
+PRIVATE = ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", *(secret.variable for secret in SECRETS))
 """Variables whose values are never printed."""
 NETWORK = "Look at the network, and at MODAL_SERVER_URL if it is set."
 DEPLOY = "`probeline remote deploy` makes it, and so does the first run there."
@@ -319,16 +316,25 @@ def _modal(config: Mapping[str, Any], needed: bool) -> Iterator[Finding]:
             yield Finding(finding.name, NOT_NEEDED, f"{finding.says} (compute: local)", finding.remedy)
 
 
-def _secrets_needed(config: Mapping[str, Any]) -> set[str]:
+def _secrets_needed(config: Mapping[str, Any]) -> set[Secret]:
     """Secrets that work of this config on Modal asks for."""
-    from probeline.compute.remote.weights import SECRET, is_fetched_there
+    from probeline.compute.remote.settings import EVALUATING
+    from probeline.compute.remote.weights import is_fetched_there
     from probeline.config import base_model
 
-    source = config["models"].get(base_model(config), {}) if config else {}
-    return {SECRET} if is_fetched_there(source) else set()
+    if not config:
+        return set()
+    rules, asking = config["modal"]["rules"], config["evaluation"]["adapters"]
+    judges = [recipe.get("judge") for recipe in config["recipes"].values() if "train_grpo" in rules]
+    if set(rules) & set(EVALUATING):
+        judges += [asking["judge"], asking["match_judge"]]
+    needed = {secret_of_judge(config["judges"].get(judge)) for judge in judges}
+    if is_fetched_there(config["models"].get(base_model(config), {})):
+        needed.add(HUB)
+    return {secret for secret in needed if secret is not None}
 
 
-def _of_modal(secrets: set[str]) -> Iterator[Finding]:
+def _of_modal(secrets: set[Secret]) -> Iterator[Finding]:
     from modal.config import config
 
     from probeline.compute.remote.connection import BAD_TOKEN, NO_TOKEN, require_connection
@@ -362,7 +368,7 @@ class TokenRefusedError(Exception):
     """Modal refuses the token."""
 
 
-def _ask(secrets_needed: set[str]) -> list[Finding]:
+def _ask(secrets_needed: set[Secret]) -> list[Finding]:
     """Whether secrets, volumes and the app are there. No value of a secret can be asked for."""
     import modal
     from probeline.compute.remote.deploy import app_name, is_deployed
@@ -371,11 +377,11 @@ def _ask(secrets_needed: set[str]) -> list[Finding]:
 
     findings = []
     try:
-        for name, variable in SECRETS:
-            lack = _lack_of_secret(name, variable)
-            state = (MISSING if name in secrets_needed else NOT_NEEDED) if lack else OK
-            remedy = f"`modal secret create {name} {variable}=…` makes it." if lack else ""
-            findings.append(Finding(f"secret {name}", state, lack or f"with {variable}", remedy))
+        for secret in [*SECRETS, *sorted(secrets_needed.difference(SECRETS))]:
+            lack = _lack_of_secret(secret)
+            state = (MISSING if secret in secrets_needed else NOT_NEEDED) if lack else OK
+            says = lack or f"with {secret.variable}"
+            findings.append(Finding(f"secret {secret.name}", state, says, made_by(secret) if lack else ""))
         for name in (DATA_VOLUME, WEIGHTS_VOLUME):
             there = _is_there(partial(volume, name))
             findings.append(_made_by_deploy(f"volume {name}", there, "there", "not there"))
@@ -393,16 +399,16 @@ def _made_by_deploy(name: str, there: bool, yes: str, no: str) -> Finding:
     return Finding(name, OK, yes) if there else Finding(name, NOT_NEEDED, no, DEPLOY)
 
 
-def _lack_of_secret(name: str, variable: str) -> str:
+def _lack_of_secret(secret: Secret) -> str:
     """What a secret lacks; nothing if it is there with its variable."""
     import modal
 
-    if not _is_there(modal.Secret.from_name(name).hydrate):
+    if not _is_there(modal.Secret.from_name(secret.name).hydrate):
         return "not there"
     try:
-        modal.Secret.from_name(name, required_keys=[variable]).hydrate()
+        modal.Secret.from_name(secret.name, required_keys=[secret.variable]).hydrate()
     except (modal.exception.NotFoundError, modal.exception.InvalidError):
-        return f"there, but without {variable}"
+        return f"there, but without {secret.variable}"
     return ""
 
 

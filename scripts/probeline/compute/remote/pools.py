@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from probeline.compute.remote.secrets import Secret
 from probeline.digests import canonical_digest
 from probeline.files import write_json
 
@@ -17,7 +18,14 @@ SHORTEST = 2
 """Seconds: the service keeps a container for no less."""
 
 
-def open_pool(app: str, cls: str, options: dict[str, Any], arguments: dict[str, Any], retries: int) -> Any:
+def open_pool(
+    app: str,
+    cls: str,
+    options: dict[str, Any],
+    arguments: dict[str, Any],
+    retries: int,
+    secret: Secret | None = None,
+) -> Any:
     """An instance of a deployed class, whose containers stay warm for as long as the options say.
 
     Args:
@@ -26,8 +34,11 @@ def open_pool(app: str, cls: str, options: dict[str, Any], arguments: dict[str, 
         options: of `with_options`, JSON values.
         arguments: the class's parameters.
         retries: attempts after the first.
+        secret: whose variable the containers get.
     """
     given = {"app": app, "cls": cls, "options": options, "arguments": arguments, "retries": retries}
+    if secret is not None:
+        given["secret"] = list(secret)
     instance = instance_of(given)
     note = POOLS / f"{canonical_digest(given)[:16]}.json"
     if not note.is_file():
@@ -52,7 +63,11 @@ def instance_of(given: dict[str, Any]) -> Any:
     cls = modal.Cls.from_name(given["app"], given["cls"])
     # In one order, whether they come from a note or not: another one is another pool to the service.
     arguments = dict(sorted(given["arguments"].items()))
-    return cls.with_options(retries=retries, **given["options"])(**arguments)
+    options = dict(given["options"])
+    if "secret" in given:
+        name, variable = given["secret"]
+        options["secrets"] = [modal.Secret.from_name(name, required_keys=[variable])]
+    return cls.with_options(retries=retries, **options)(**arguments)
 
 
 def _keep_warm(instance: Any, seconds: int) -> None:
