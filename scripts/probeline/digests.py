@@ -29,7 +29,7 @@ def canonical_digest(value: Any) -> str:
 
 
 def in_key_order(value: Any) -> Any:
-    """The same value with sorted keys: as a param, its text does not tell in which order a file names them."""
+    """The same value with sorted keys: its text does not tell in which order a file names them."""
     return orjson.loads(canonical_bytes(value))
 
 
