@@ -295,6 +295,22 @@ def test_why_there_are_not_more_pairs_is_told(pairs: Path) -> None:
     )
 
 
+def test_pairs_differ_in_quality_by_as_much_as_is_asked_for(
+    corpus: Path, pairs: Path, tmp_path: Path
+) -> None:
+    dataset = {"kind": "preferences", "corpus": "mafia", "min_gap": 0.15}
+    build_preferences(corpus, tmp_path / "apart", dataset, SPLITS, 0, simulated=True)
+    rows = lines(tmp_path / "apart/mafia_dpo_dataset.jsonl")
+    facts = manifest(tmp_path / "apart")
+
+    assert 0 < len(rows) < len(lines(pairs / "mafia_dpo_dataset.jsonl"))
+    assert all(row["chosen_quality"] - row["rejected_quality"] >= 0.15 for row in rows)
+    assert facts["not_chosen"]["no_lower_act_is_far_enough"] > 0
+    assert facts["could_be_chosen"] == (
+        facts["pairs"] + sum(facts["pairs_excluded"].values()) + sum(facts["not_chosen"].values())
+    )
+
+
 def test_a_dataset_does_not_depend_on_anything_but_the_corpus(
     corpus: Path, pairs: Path, tmp_path: Path
 ) -> None:

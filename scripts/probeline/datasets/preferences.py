@@ -55,7 +55,7 @@ def build_preferences(
     Args:
         corpus: folder with its actions.parquet and quality.json.
         output: the folder to make, whole or not at all.
-        dataset: its declaration: optionally quality and max_tokens.
+        dataset: its declaration: optionally quality, min_gap and max_tokens.
         splits: the shares of train, validation and test.
         seed: another seed parts the games differently.
         model: folder of the model whose chat template the pairs are measured in.
@@ -64,7 +64,7 @@ def build_preferences(
     counts: Counter[str] = Counter()
     acts = read_acts(corpus, dataset.get("quality", {}), splits, seed, counts)
     unpaired: Counter[str] = Counter()
-    found = make_pairs(acts, unpaired)
+    found = make_pairs(acts, unpaired, dataset.get("min_gap", 0))
     left_out: Counter[str] = Counter()
     fits = length_check(model, dataset.get("max_tokens"), left_out)
     pairs = [pair for pair in without_contradictions(found, left_out) if fits(_chats(pair))]
@@ -95,12 +95,14 @@ def build_preferences(
     warn_if_empty(output, {DATASET_FILE: by_split(chosen)}, corpus)
 
 
-def make_pairs(acts: list[Act], unpaired: Counter[str]) -> list[Pair]:
+def make_pairs(acts: list[Act], unpaired: Counter[str], min_gap: float = 0) -> list[Pair]:
     """Pair the best acts with the worst comparable ones; each act is in one pair at most.
 
     Args:
         acts: legal ones of decided games.
         unpaired: gets why acts that could be chosen are not, by reason.
+        min_gap: by which the quality of the chosen act is higher at least; with 0, a game that was won against
+            one that was lost is enough.
 
     Returns:
         Pairs in the order of the chosen acts in `acts`.
@@ -110,12 +112,12 @@ def make_pairs(acts: list[Act], unpaired: Counter[str]) -> list[Pair]:
         groups[act.split, act.phase, act.role, act.turn // TURNS_PER_STAGE].append(act)
     pairs = []
     for group in groups.values():
-        pairs += _pairs_of(group, unpaired)
+        pairs += _pairs_of(group, unpaired, min_gap)
     place = {(act.game, act.turn): position for position, act in enumerate(acts)}
     return sorted(pairs, key=lambda pair: place[pair.chosen.game, pair.chosen.turn])
 
 
-def _pairs_of(group: list[Act], unpaired: Counter[str]) -> list[Pair]:
+def _pairs_of(group: list[Act], unpaired: Counter[str], min_gap: float) -> list[Pair]:
     """Pairs among comparable acts, the best with the worst first."""
     rising = sorted(group, key=lambda act: (act.rank, act.game, act.turn))
     free = dict.fromkeys(range(len(rising)))
@@ -131,11 +133,12 @@ def _pairs_of(group: list[Act], unpaired: Counter[str]) -> list[Pair]:
             unpaired["is_rejected_in_another_pair"] += 1
             continue
         lower = [place for place in free if rising[place].rank < chosen.rank]
-        legal = [place for place in lower if _is_legal_for(rising[place], chosen)]
+        far = [place for place in lower if not min_gap or chosen.quality - rising[place].quality >= min_gap]
+        legal = [place for place in far if _is_legal_for(rising[place], chosen)]
         worst = next((place for place in legal if _can_be_said_for(rising[place], chosen)), None)
         if worst is None:
             unsaid = "names_possible_players" if chosen.phase == DISCUSSION else "has_the_same_form"
-            reason = unsaid if legal else "is_legal_there" if lower else "left"
+            reason = unsaid if legal else "is_legal_there" if far else "is_far_enough" if lower else "left"
             unpaired[f"no_lower_act_{reason}"] += 1
             continue
         del free[best], free[worst]
