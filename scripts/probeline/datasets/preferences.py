@@ -101,8 +101,8 @@ def make_pairs(acts: list[Act], unpaired: Counter[str], min_gap: float = 0) -> l
     Args:
         acts: legal ones of decided games.
         unpaired: gets why acts that could be chosen are not, by reason.
-        min_gap: by which the quality of the chosen act is higher at least; with 0, a game that was won against
-            one that was lost is enough.
+        min_gap: by which the quality of the chosen act is higher at least; with 0, a won game against a lost
+            one is enough.
 
     Returns:
         Pairs in the order of the chosen acts in `acts`.
