@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= 4
 READY := $(VENV)/ready
 
-.PHONY: help env probe report test test-unit test-gpu lint format bench check clean
+.PHONY: help env probe report graph docs test test-unit test-gpu lint format bench check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,17 @@ probe: $(READY) ## the main job: model, simulated logs, and a tested probe in re
 check: $(READY) ## what the logs hold and what each concept would get, without a model
 	$(BIN)/probeline check
 
-report: $(READY) ## Snakemake's own report of what was made, with captions and the root digest: report.html
+report: $(READY) ## what the targets name on one page, results/report.html; and Snakemake's own report, report.html
+	$(BIN)/snakemake --cores $(CORES) report
 	$(BIN)/snakemake --cores $(CORES) --report report.html
+
+graph: $(READY) ## the page of all rules, docs/rules.md, as they are now
+	$(BIN)/python docs/rules.py > docs/rules.md.new
+	mv docs/rules.md.new docs/rules.md
+
+# -E: what is read from the code is read anew.
+docs: $(READY) ## the documentation as a site: docs/_build/html/index.html
+	$(BIN)/sphinx-build -q -W --keep-going -E docs docs/_build/html
 
 # The longest file, the commands of the README, is first: nothing waits for it alone in the end. One thread for each
 # of two workers on two cores: more would wait for each other, at twice the processor time.

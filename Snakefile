@@ -21,6 +21,7 @@ include: "rules/activations.smk"
 include: "rules/probes.smk"
 include: "rules/adapters.smk"
 include: "rules/evaluation.smk"
+include: "rules/reports.smk"
 
 
 rule all:
@@ -29,6 +30,9 @@ rule all:
         rules.probes.input,
         rules.evaluation.input,
         rules.sweeps.input,
+        rules.report.input,
+    message:
+        "Everything that the config names is made."
 
 
 # Before a job, Snakemake deletes its outputs one by one. The record is the first of every rule, so that no kill
@@ -53,4 +57,5 @@ onsuccess:
 
 
 onerror:
+    print_failures()
     let_go()

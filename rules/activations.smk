@@ -33,3 +33,5 @@ rule activations:
             concept=EXTRACTED,
             shard=ACTIVATION_SHARDS,
         ),
+    message:
+        "The activations of all concepts are made."

@@ -128,3 +128,5 @@ rule train_grpo:
 rule adapters:
     input:
         expand("results/adapters/{recipe}/manifest.json", recipe=RECIPES),
+    message:
+        "All adapters are made."

@@ -59,6 +59,7 @@ from probeline.evaluation.plans import plan_comparison, plan_evaluation
 from probeline.forecasting.expected import read_perplexities
 from probeline.experiments import NO_EXPERIMENT, experiment_of
 from probeline.lineage.code import code_closure, run_jobs_from
+from probeline.lineage.failures import not_made
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.lock import hold_workflow_lock
 from probeline.lineage.planned_run import check_budget, check_judges, spent_line
@@ -85,6 +86,7 @@ from probeline.logs.retracted import (
 )
 from probeline.logs.shards import identity
 from probeline.logs.simulate_werewolf import simulated_game_key
+from probeline.logs.summary import data_summary
 from probeline.models.adapter import adapter_files
 from probeline.probes.summary import run_summary
 from probeline.stat_cache import StatCache
@@ -645,6 +647,17 @@ def probe_spec(wildcards):
     }
 
 
+def tokens_spec(wildcards):
+    """With the settings of the extraction, so that scores are the stored ones."""
+    settings = activations_spec(wildcards)
+    return {
+        "concept": wildcards.concept,
+        "games": config["report"]["transcripts"],
+        **{key: settings[key] for key in ("dtype", "threads", "token_budget")},
+        "code": code_of("score_tokens"),
+    }
+
+
 def activations_to_transfer(wildcards):
     return expand(
         "results/activations/{concept}/{shard}/manifest.json",
@@ -911,13 +924,147 @@ def spec_of_comparison(wildcards, rule_name, title, code):
     }
 
 
+def targets_of(kind):
+    """What a plain run makes of a kind, as the config names it."""
+    return config["targets"].get(kind, [])
+
+
+def concepts_to_report():
+    """The concepts behind the probes, sweeps, transfers and probe shifts that the targets name, each once."""
+    shifts = config.get("probe_shifts", {})
+    probes = [*targets_of("probes")]
+    probes += [shifts[name]["probe"] for name in targets_of("probe_shifts")]
+    found = [parse_probe_name(name, config).concept for name in probes]
+    found += targets_of("sweeps")
+    for name in targets_of("transfers"):
+        found += transfer_concepts(config["transfers"][name])
+    return list(dict.fromkeys(found))
+
+
+def recipes_to_report():
+    """The recipes whose training is shown: those named, and those that are evaluated."""
+    named = [*targets_of("adapters"), *targets_of("evaluations")]
+    return [name for name in dict.fromkeys(named) if name in RECIPES]
+
+
+def plans_to_report():
+    """What the evaluations and comparisons that the targets name compare and read."""
+    plans = [plan_evaluation(name, config) for name in targets_of("evaluations")]
+    return plans + [plan_comparison(name, config) for name in targets_of("comparisons")]
+
+
+def corpora_to_report(wildcards):
+    """The corpora behind everything that the targets name, each once."""
+    datasets = [
+        RECIPES[name]["dataset"]
+        for recipe in recipes_to_report() + points_to_report()
+        for name in lineage_of(recipe, RECIPES)
+    ]
+    datasets += [name for plan in plans_to_report() for name, _ in plan.datasets]
+    corpora = [config["probes"][concept]["corpus"] for concept in concepts_to_report()]
+    corpora += [config["datasets"][name]["corpus"] for name in datasets]
+    return expand(
+        "data/processed/{corpus}/manifest.json", corpus=dict.fromkeys(corpora)
+    )
+
+
+def activations_to_report(wildcards):
+    return expand(
+        "results/activations/{concept}/{shard}/manifest.json",
+        concept=concepts_to_report(),
+        shard=ACTIVATION_SHARDS,
+    )
+
+
+def probes_to_report(wildcards):
+    return expand("results/probes/{name}/manifest.json", name=targets_of("probes"))
+
+
+def transcripts_to_report(wildcards):
+    """The transcripts of the probes; none where the config asks for no game of them."""
+    names = targets_of("probes") if config["report"]["transcripts"] else []
+    return expand("results/transcripts/{name}/manifest.json", name=names)
+
+
+def sweeps_to_report(wildcards):
+    return expand("results/sweeps/{name}/manifest.json", name=targets_of("sweeps"))
+
+
+def transfers_to_report(wildcards):
+    return expand(
+        "results/evaluation/{name}/manifest.json", name=targets_of("transfers")
+    )
+
+
+def shifts_to_report(wildcards):
+    return expand(
+        "results/evaluation/{folder}/{name}/manifest.json",
+        folder=SHIFTS,
+        name=targets_of("probe_shifts"),
+    )
+
+
+def adapters_to_report(wildcards):
+    return list(map(adapter_manifest, recipes_to_report()))
+
+
+def named_grids():
+    """The recipes with a grid among the adapters that the targets name."""
+    return [name for name in targets_of("adapters") if name in GRIDS]
+
+
+def points_to_report():
+    """The points of these grids."""
+    return [point for name in named_grids() for point in GRIDS[name]]
+
+
+def grids_to_report(wildcards):
+    return expand("results/evaluation/grids/{name}/manifest.json", name=named_grids())
+
+
+def evaluations_to_report(wildcards):
+    return expand(
+        "results/evaluation/adapters/{name}/manifest.json",
+        name=targets_of("evaluations"),
+    )
+
+
+def comparisons_to_report(wildcards):
+    return expand(
+        "results/evaluation/comparisons/{name}/manifest.json",
+        name=targets_of("comparisons"),
+    )
+
+
+def report_spec():
+    corpora = config["corpora"].items()
+    concepts = concepts_to_report()
+    return {
+        "model": base_model(config),
+        "simulated": sorted(
+            name for name, corpus in corpora if is_simulated(name, corpus)
+        ),
+        "labels": {name: config["probes"][name]["label"] for name in concepts},
+        "errors": config["report"]["errors"],
+        "code": code_of("write_report"),
+    }
+
+
 def print_summary():
-    """The last lines of a run: headline figures of every probe, sweep and transfer, and what was paid for it."""
+    """The last lines of a run: what was read and built, headline figures of every result, what was paid."""
+    data = data_summary(Path("data/processed"), STARTED)
     summary = run_summary(Path("results"), STARTED)
     adapters = run_headlines(Path("results"), STARTED)
     spent = spent_line(STARTED) if config["compute"] == "modal" else ""
-    for part in filter(None, (summary, adapters, spent)):
+    for part in filter(None, (data, summary, adapters, spent)):
         print(part, file=sys.stderr)
+
+
+def print_failures():
+    """The last lines of a run that failed: what was not made, and why."""
+    failed = not_made(workflow.dag)
+    if failed:
+        print(failed, file=sys.stderr)
 
 
 def track_versions():

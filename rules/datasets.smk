@@ -5,7 +5,12 @@ rule build_dialogues:
     output:
         record="data/processed/dialogues/{concept}/{shard}.lineage.json",
         dialogues=directory("data/processed/dialogues/{concept}/{shard}"),
-        manifest="data/processed/dialogues/{concept}/{shard}/manifest.json",
+        manifest=report(
+            "data/processed/dialogues/{concept}/{shard}/manifest.json",
+            caption="../report/dialogues.rst",
+            category="Dialogues",
+            labels={"concept": "{concept}", "shard": "{shard}"},
+        ),
     log:
         "logs/build_dialogues/{concept}/{shard}.log",
     benchmark:
@@ -26,7 +31,12 @@ rule build_sft:
     output:
         record="data/processed/sft/{dataset}.lineage.json",
         dataset=directory("data/processed/sft/{dataset}"),
-        manifest="data/processed/sft/{dataset}/manifest.json",
+        manifest=report(
+            "data/processed/sft/{dataset}/manifest.json",
+            caption="../report/dataset.rst",
+            category="Datasets for fine-tuning",
+            labels={"dataset": "{dataset}", "what": "examples"},
+        ),
     log:
         "logs/build_sft/{dataset}.log",
     benchmark:
@@ -49,7 +59,12 @@ rule build_preferences:
     output:
         record="data/processed/preferences/{dataset}.lineage.json",
         dataset=directory("data/processed/preferences/{dataset}"),
-        manifest="data/processed/preferences/{dataset}/manifest.json",
+        manifest=report(
+            "data/processed/preferences/{dataset}/manifest.json",
+            caption="../report/dataset.rst",
+            category="Datasets for fine-tuning",
+            labels={"dataset": "{dataset}", "what": "examples"},
+        ),
     log:
         "logs/build_preferences/{dataset}.log",
     benchmark:
@@ -72,7 +87,12 @@ rule build_forecasts:
     output:
         record="data/processed/forecasts/{dataset}.lineage.json",
         dataset=directory("data/processed/forecasts/{dataset}"),
-        manifest="data/processed/forecasts/{dataset}/manifest.json",
+        manifest=report(
+            "data/processed/forecasts/{dataset}/manifest.json",
+            caption="../report/dataset.rst",
+            category="Datasets for fine-tuning",
+            labels={"dataset": "{dataset}", "what": "examples"},
+        ),
     log:
         "logs/build_forecasts/{dataset}.log",
     benchmark:
@@ -95,7 +115,12 @@ rule write_rubrics:
     output:
         record="data/processed/rubrics/{dataset}.lineage.json",
         rubrics=directory("data/processed/rubrics/{dataset}"),
-        manifest="data/processed/rubrics/{dataset}/manifest.json",
+        manifest=report(
+            "data/processed/rubrics/{dataset}/manifest.json",
+            caption="../report/dataset.rst",
+            category="Datasets for fine-tuning",
+            labels={"dataset": "{dataset}", "what": "rubrics"},
+        ),
     log:
         "logs/write_rubrics/{dataset}.log",
     benchmark:
@@ -119,7 +144,12 @@ rule build_prompts:
     output:
         record="data/processed/prompts/{dataset}.lineage.json",
         dataset=directory("data/processed/prompts/{dataset}"),
-        manifest="data/processed/prompts/{dataset}/manifest.json",
+        manifest=report(
+            "data/processed/prompts/{dataset}/manifest.json",
+            caption="../report/dataset.rst",
+            category="Datasets for fine-tuning",
+            labels={"dataset": "{dataset}", "what": "examples"},
+        ),
     log:
         "logs/build_prompts/{dataset}.log",
     benchmark:
@@ -147,3 +177,5 @@ rule datasets:
             f"data/processed/{dataset['kind']}/{name}/manifest.json"
             for name, dataset in config["datasets"].items()
         ],
+    message:
+        "All tables, dialogues and datasets are made."

@@ -189,6 +189,8 @@ rule adapter_evaluations:
         expand("results/evaluation/adapters/{name}", name=RECIPES),
         expand("results/evaluation/grids/{name}", name=GRIDS),
         expand("results/evaluation/comparisons/{name}", name=config["comparisons"]),
+    message:
+        "All evaluations of adapters are made."
 
 
 rule evaluation:
@@ -207,3 +209,5 @@ rule evaluation:
             folder=SHIFTS,
             name=config["targets"].get("probe_shifts", []),
         ),
+    message:
+        "The evaluations of targets are made."

@@ -47,7 +47,12 @@ rule collect_corpus:
         record="data/processed/{corpus}.lineage.json",
         events="data/processed/{corpus}/events.parquet",
         games="data/processed/{corpus}/games.parquet",
-        quality="data/processed/{corpus}/quality.json",
+        quality=report(
+            "data/processed/{corpus}/quality.json",
+            caption="../report/corpus.rst",
+            category="Corpora",
+            labels={"corpus": "{corpus}"},
+        ),
         quarantine="data/processed/{corpus}/quarantine.jsonl",
         manifest="data/processed/{corpus}/manifest.json",
     log:
@@ -95,7 +100,12 @@ rule collect_mafia:
         events="data/processed/{corpus}/events.parquet",
         games="data/processed/{corpus}/games.parquet",
         actions="data/processed/{corpus}/actions.parquet",
-        quality="data/processed/{corpus}/quality.json",
+        quality=report(
+            "data/processed/{corpus}/quality.json",
+            caption="../report/corpus.rst",
+            category="Corpora",
+            labels={"corpus": "{corpus}"},
+        ),
         quarantine="data/processed/{corpus}/quarantine.jsonl",
         manifest="data/processed/{corpus}/manifest.json",
     log:
@@ -142,7 +152,12 @@ rule collect_forecasts:
         record="data/processed/{corpus}.lineage.json",
         cases="data/processed/{corpus}/cases.parquet",
         levels="data/processed/{corpus}/levels.parquet",
-        quality="data/processed/{corpus}/quality.json",
+        quality=report(
+            "data/processed/{corpus}/quality.json",
+            caption="../report/corpus.rst",
+            category="Corpora",
+            labels={"corpus": "{corpus}"},
+        ),
         quarantine="data/processed/{corpus}/quarantine.jsonl",
         manifest="data/processed/{corpus}/manifest.json",
     log:
@@ -189,7 +204,12 @@ rule collect_support:
         record="data/processed/{corpus}.lineage.json",
         dialogues="data/processed/{corpus}/dialogues.parquet",
         rows="data/processed/{corpus}/rows.parquet",
-        quality="data/processed/{corpus}/quality.json",
+        quality=report(
+            "data/processed/{corpus}/quality.json",
+            caption="../report/corpus.rst",
+            category="Corpora",
+            labels={"corpus": "{corpus}"},
+        ),
         quarantine="data/processed/{corpus}/quarantine.jsonl",
         manifest="data/processed/{corpus}/manifest.json",
     log:

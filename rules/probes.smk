@@ -81,8 +81,12 @@ rule sweep_probes:
 rule probes:
     input:
         expand("results/probes/{name}", name=config["targets"]["probes"]),
+    message:
+        "The probes of targets.probes are made."
 
 
 rule sweeps:
     input:
         expand("results/sweeps/{concept}", concept=config["targets"]["sweeps"]),
+    message:
+        "The sweeps of targets.sweeps are made."

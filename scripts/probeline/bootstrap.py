@@ -10,6 +10,7 @@ import numpy.typing as npt
 LEVEL = 0.95
 
 Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int8]
 Metric = Callable[[Array], Array]
 """From sample weights [resamples, n] to one value per resample; NaN where it is undefined."""
 

@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.compute.remote.commands import add_remote_commands
-from probeline.errors import ProbelineError
+from probeline.errors import ProbelineError, near_misses
 from probeline.lineage.commands import (
     LINEAGE,
     add_configfile,
@@ -22,6 +23,7 @@ from probeline.lineage.commands import (
     require_project,
 )
 from probeline.models.generate_command import add_command as add_generate
+from probeline.reports.view_command import add_command as add_view
 from probeline.text import plain_text
 
 # More than any processor has, and than torch could start.
@@ -46,6 +48,7 @@ GET_EXAMPLES = """\
 examples:
   probeline get trust_lr_l22 --output /data/probes/trust
   probeline get trust_lr_l22 --rev v1.0 --output /data/probes/trust-v1.0
+  probeline get mafia_sft --output /data/adapters/mafia_sft
 """
 WATCH_EXAMPLES = """\
 examples:
@@ -61,6 +64,7 @@ examples:
 """
 SIMULATED = {"werewolf": "games", "mafia": "games", "forecast": "cases", "support": "dialogues"}
 """Formats that can be simulated, and what they hold."""
+NAME_OF_A_PROBE = re.compile(r".+_l\d+(_\d+)*")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,17 +130,20 @@ def _parser() -> argparse.ArgumentParser:
 
     get = commands.add_parser(
         "get",
-        help="copy an artifact to an exact path",
-        description="Copy a probe, whole, to a path of your choice, and check the copy against its manifest; "
-        "with --rev, as it was at a git revision, from DVC's cache or remote, checked against its record.",
+        help="copy a probe or adapter to an exact path",
+        description="Copy a probe or adapter, whole, to a path of your choice, and check the copy against "
+        "its manifest; with --rev, as it was at a git revision, from DVC's cache or remote, checked against "
+        "its record.",
         epilog=GET_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    get.add_argument("name", metavar="NAME", help="the name of a probe in results/probes")
+    get.add_argument(
+        "name", metavar="NAME", help="of a probe in results/probes or an adapter in results/adapters"
+    )
     get.add_argument(
         "--output", type=Path, required=True, metavar="PATH", help="a folder that does not exist yet"
     )
-    get.add_argument("--rev", metavar="REV", help="the probe of this commit, branch or tag")
+    get.add_argument("--rev", metavar="REV", help="as of this commit, branch or tag")
     get.set_defaults(run=_get)
 
     adopt = commands.add_parser(
@@ -155,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_score(commands)
     _add_watch(commands)
+    add_view(commands, _probe)
     _add_status(commands)
     _add_rewards(commands)
     add_generate(commands)
@@ -257,7 +265,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from probeline.config import load_config
+    from probeline.config import is_simulated, load_config
     from probeline.datasets.check import data_check, format_check
     from probeline.logs.formats import GAME_FORMATS
 
@@ -285,8 +293,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(reports, indent=2, sort_keys=True))
         return
-    for report in reports.values():
-        print(format_check(report))
+    for corpus, report in reports.items():
+        print(format_check(report, is_simulated(corpus, config["corpora"][corpus])))
 
 
 def _require_range(option: str, value: int | None, least: int, most: int | None = None) -> None:
@@ -303,7 +311,6 @@ def _status(options: argparse.Namespace) -> None:
     from probeline.adapters.recipes import recipe_points
     from probeline.adapters.status import ADAPTERS, status_lines, status_rows, training_status
     from probeline.config import load_config
-    from probeline.errors import near_misses
     from probeline.lineage.begun import begun
     from probeline.lineage.lock import run_is_going_on
 
@@ -457,14 +464,48 @@ def _probe(name: str) -> Path:
     if (source / MANIFEST).exists():
         return source
     parse_probe_name(source.name, load_config())
+    raise _not_here(source)
+
+
+def _not_here(source: Path) -> ProbelineError:
+    """What to say where a probe or adapter could be and is not."""
+    from probeline.files import MANIFEST
+
     there = sorted(manifest.parent.name for manifest in source.parent.glob(f"*/{MANIFEST}"))
     if Path(f"{source}.dvc").exists():
-        raise ProbelineError(
+        return ProbelineError(
             f"{source} is versioned, but not here. Take it from the remote: dvc pull {source}"
         )
-    raise ProbelineError(
+    return ProbelineError(
         f"{source} has not been made. Make it with: snakemake --cores 4 {source} "
         f"(there are: {', '.join(there) or 'none yet'})"
+    )
+
+
+def _probe_or_adapter(name: str) -> Path:
+    """The folder of a probe or adapter, from its name or its path."""
+    from probeline.adapters.recipes import recipe_points
+    from probeline.config import load_config
+    from probeline.files import MANIFEST
+    from probeline.lineage.catalogue import FOLDERS
+
+    given, adapters = Path(name), FOLDERS["adapter"]
+    folders = [folder for folder in FOLDERS.values() if folder == given.parent] or [*FOLDERS.values()]
+    there = [folder / given.name for folder in folders if (folder / given.name / MANIFEST).exists()]
+    if len(there) > 1:
+        raise ProbelineError(f"{name} is the name of {' and '.join(map(str, there))}. Give the path of one.")
+    if there:
+        return there[0]
+    recipes = recipe_points(load_config()["recipes"])
+    if adapters in folders and (given.name in recipes or Path(f"{adapters / given.name}.dvc").exists()):
+        raise _not_here(adapters / given.name)
+    if adapters != given.parent and NAME_OF_A_PROBE.fullmatch(given.name):
+        return _probe(name)
+    made = {manifest.parent.name for folder in folders for manifest in folder.glob(f"*/{MANIFEST}")}
+    known = made | set(recipes if adapters in folders else ())
+    raise ProbelineError(
+        f"There is no probe or adapter {name}. {near_misses(given.name, known)} "
+        "Probes are called <concept>_<method>_l<layer>, adapters as their recipes."
     )
 
 
@@ -477,11 +518,13 @@ def _get(options: argparse.Namespace) -> None:
     if options.rev is not None:
         from probeline.lineage.catalogue import get_version
 
-        probe = get_version(options.name, options.rev, options.output)
-        print(f"{probe.name} of {options.rev} ({probe.date}) copied to {options.output}")
+        made = get_version(options.name, options.rev, options.output)
+        print(f"{made.name} of {options.rev} ({made.date}) copied to {options.output}")
         return
-    source = _probe(options.name)
-    _require_as_recorded(source)
+    from probeline.lineage.matching import require_as_recorded
+
+    source = _probe_or_adapter(options.name)
+    require_as_recorded(source)
     with atomic_directory(options.output) as draft:
         shutil.copyfile(source / MANIFEST, draft / MANIFEST)
         for name, facts in read_json(draft / MANIFEST)["files"].items():
@@ -493,27 +536,6 @@ def _get(options: argparse.Namespace) -> None:
                     f"Delete {source} and run snakemake --cores 4 {source}"
                 )
     print(f"{source} copied to {options.output}")
-
-
-def _require_as_recorded(artifact: Path) -> None:
-    """Refuse an artifact that is not what its record says, if it has one: made elsewhere, it has none."""
-    from probeline.lineage.hashing import STAT_CACHE, digests_of
-    from probeline.lineage.matching import artifact_files, foreign, mismatch
-    from probeline.lineage.records import read_record, record_path
-    from probeline.stat_cache import StatCache
-
-    if not record_path(artifact).is_file():
-        return
-    record = read_record(record_path(artifact))
-    files = artifact_files(record)
-    paths = list(files.values())
-    digests = dict(zip(paths, digests_of(paths, StatCache(STAT_CACHE)), strict=True))
-    fault = foreign(record) or mismatch(record, files, digests)
-    if fault:
-        raise ProbelineError(
-            f"{artifact} is not what its record says: {fault}. `probeline audit verify {artifact}` says "
-            f"more; or delete it and run snakemake --cores 4 {artifact}"
-        )
 
 
 def _import_detector(options: argparse.Namespace) -> None:

@@ -54,6 +54,7 @@ TYPES = {
 RESULTS = {
     "probe": "probes",
     "sweep": "sweeps",
+    "transcript": "transcripts",
     "adapter": "adapters",
     "recipes": "adapters",
     "transfer": "evaluation",
@@ -715,8 +716,8 @@ def check_target(target: str, config: Mapping[str, Any]) -> None:
         raise ProbelineError(
             f"Ask for results/probes/{parts[-1]}, the folder of the {name.method} probe for {name.concept}."
         )
-    if len(parts) >= 3 and parts[:2] == ("results", "probes"):
-        parse_probe_name(parts[2], config)
+    if len(parts) >= 3 and parts[:2] in (("results", "probes"), ("results", "transcripts")):
+        parse_probe_name(parts[2].removesuffix(".lineage.json"), config)
     if len(parts) >= 4 and parts[:2] == ("results", "evaluation") and parts[2] in OF_ADAPTERS:
         check_evaluated(parts[2], parts[3].removesuffix(".lineage.json"), config)
     elif parts[:3] == ("results", "evaluation", SHIFTS):

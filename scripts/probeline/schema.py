@@ -225,6 +225,43 @@ SCORES = [
     ("probability", "double", "calibrated probability of label 1, from validation"),
 ]
 
+TOKENS = [
+    ("game", "string", "key of the game"),
+    ("sample", "string", "id of the sample"),
+    ("position", "int32", "index of the token in the sample's sequence"),
+    ("text", "string", "the part of the masked text in this token; empty where it ends no character"),
+    (
+        "score",
+        "double",
+        "the probe's score of this token alone: of a linear probe, their mean is the sample's",
+    ),
+]
+
+TRANSCRIPTS = [
+    ("game", "string", "key of the game"),
+    ("sample", "string", "id of the sample"),
+    ("event", "int32", "position in the game's timeline"),
+    ("turn", "int32", "turn of the game"),
+    ("type", "string", "type of the event"),
+    ("actor", "string", "who acts"),
+    ("actor_role", "string", "role of the actor"),
+    ("target", "string?", "whom the act is about"),
+    ("label", "int8", "1 or 0"),
+    ("score", "double", "the probe's score, as it was tested"),
+    ("error", "string?", "false alarm or miss; null where the probe is right"),
+    (
+        "place",
+        "int32?",
+        "of the error among all of the probe's: the worst false alarm, the worst miss, the next",
+    ),
+    (
+        "before",
+        "list<struct<role: string, content: string>>",
+        "the last lines that the model read before the act, without the system message",
+    ),
+]
+"""Every sample of the games whose tokens are scored."""
+
 SHIFT = [
     ("sample", "string", "id of the sample"),
     ("game", "string", "key of the game"),

@@ -205,7 +205,31 @@ def test_an_artifact_loads_with_plain_peft_and_tells_no_place_or_time(place: Pat
             assert str(place).encode() not in content, file
     rows = [json.loads(line) for line in (made / "training_log.jsonl").read_text().splitlines()]
     assert [one["step"] for one in rows] == [1, 2, 3, 4]
-    assert all({"loss", "lr"} <= one.keys() for one in rows)
+    told = {"loss", "lr", *(["reward"] if name == "rewarded" else [])}
+    assert all(told <= one.keys() for one in rows)
+    # All files are listed, the checkpoint's too, and every setting as it was set.
+    manifest = json.loads((made / "manifest.json").read_bytes())
+    assert manifest["files"].keys() == contents(made).keys() - {"manifest.json"}
+    assert "checkpoints/step-2/adapter_model.safetensors" in manifest["files"]
+    assert manifest["settings"] == settings_of(name, RECIPES)
+    arguments = json.loads((made / "training_args.json").read_bytes())
+    trained_with = (
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "learning_rate",
+    )
+    assert [arguments[key] for key in trained_with] == [4, 2, 2, 0.01]
+    assert json.loads((made / "adapter_config.json").read_bytes())["r"] == 2
+
+
+def test_epochs_say_how_often_all_examples_are_seen(place: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    given = settings_of("answers", RECIPES) | {"max_steps": None}
+    for epochs in (1, 3):
+        found = read_examples(place / "sft", "sft", tokenizer, given | {"epochs": epochs}, 512, seed=0)
+        assert found.steps == epochs * len({one["id"] for one in found.train}) / (2 * 2)
+        assert len(found.train) == epochs * 8
 
 
 def log_likelihoods(model: Any, rows: list[dict[str, Any]], key: str) -> list[torch.Tensor]:

@@ -321,6 +321,13 @@ def test_a_target_without_a_name_is_none(store: Path, capsys: Any) -> None:
     assert "The target has no name" in capsys.readouterr().err
 
 
+def test_what_shows_a_probe_leaves_its_name_to_it(store: Path) -> None:
+    write_record("results/transcripts/trust_lr_l2", "score_tokens", {"results/probes/trust_lr_l2": "probe"})
+
+    assert read_lineage().find("trust_lr_l2").name == "results/probes/trust_lr_l2"
+    assert read_lineage().find("results/transcripts/trust_lr_l2").rule == "score_tokens"
+
+
 @pytest.mark.parametrize("target", ["trust_lr_l2", "results/probes/trust_lr_l2/manifest.json"])
 def test_an_edited_record_is_named_under_each_name_of_its_artifact(
     store: Path, capsys: Any, target: str

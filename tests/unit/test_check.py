@@ -63,6 +63,25 @@ def test_a_split_without_a_class_is_a_problem(corpus):
     assert problems[0].startswith("Not enough data: train has 0 positive")
 
 
+def test_too_few_test_games_for_a_verdict_are_a_caution(corpus, tmp_path):
+    folder, _, _ = corpus
+    report = data_check(folder, {"trust": TRUST}, SPLITS, 0, 1)
+    concept = report["concepts"]["trust"]
+    test = concept["splits"]["test"]
+    assert not concept["problems"]
+    assert test["games"] < 5, "the fixture has become too large for this test"
+    assert concept["cautions"][0].startswith(f"{test['games']} test game")
+    assert "too few for a verdict" in concept["cautions"][0]
+    assert "caution: " in format_check(report)
+    assert "simulated games of 2 experiments." in format_check(report, simulated=True)
+
+    games = [make_game(f"exp0/game{number}") for number in range(60)]
+    events = [row for game in games for row in make_events(game["game"])]
+    report = data_check(write_shard(tmp_path / "many", events, games), {"trust": TRUST}, SPLITS, 0, 1)
+    assert report["concepts"]["trust"]["cautions"] == []
+    assert "many: 60 games of 1 experiment." in format_check(report)
+
+
 def test_fewer_training_samples_than_a_probe_needs_are_a_problem(corpus):
     folder, _, _ = corpus
     samples = data_check(folder, {"trust": TRUST}, SPLITS, 0, 0)["concepts"]["trust"]["splits"]["train"][
@@ -91,6 +110,14 @@ def test_the_share_of_an_empty_split_is_not_a_number(tmp_path):
     text = format_check(data_check(write_shard(tmp_path / "no", [], []), {"trust": TRUST}, SPLITS, 0, 1))
     assert "none" in text
     assert "0 games of 0 experiments" in text
+
+
+def test_logs_that_were_not_read_are_named(corpus):
+    folder, _, _ = corpus
+    assert "Not read" not in format_check(data_check(folder, {}, SPLITS, 0, 1))
+    (folder / "quarantine.jsonl").write_text('{"path": "a"}\n{"path": "b"}\n')
+    text = format_check(data_check(folder, {}, SPLITS, 0, 1))
+    assert "Not read: 2 logs; the reasons are in data/processed/werewolf/quarantine.jsonl" in text
 
 
 def test_a_missing_corpus_and_a_faulty_concept_are_named(tmp_path, corpus):

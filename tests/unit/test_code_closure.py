@@ -72,6 +72,7 @@ def test_no_stage_depends_on_lineage(script: str) -> None:
         ("sweep_probes", {"controls", "evaluate", "heatmap", "stages", "train", "transfer"}),
         ("evaluate_probe_shift", {"controls", "cross_fit", "folds", "stages", "sweep", "train", "transfer"}),
         ("evaluate_transfer", {"controls", "cross_fit", "folds", "stages", "sweep", "sweep_figure", "train"}),
+        ("write_report", {"baselines", "detector", "evaluate", "methods", "solver", "token_scores", "train"}),
     ],
 )
 def test_an_edit_of_one_analysis_does_not_rerun_the_others(script: str, apart: set[str]) -> None:
@@ -80,6 +81,19 @@ def test_an_edit_of_one_analysis_does_not_rerun_the_others(script: str, apart: s
     assert apart <= {path.stem for path in probes.glob("*.py")}  # a renamed module would be missed
     apart |= {"summary", "show", "page", "score", "watch", "importing", "texts"}
     assert not {Path(file).stem for file in closure if "/probes/" in file} & apart
+
+
+def test_styles_and_scripts_of_a_page_are_code_of_what_writes_it(tmp_path: Path) -> None:
+    sources = REPOSITORY / "scripts"
+    kept = {Path(file).name for file in code_closure(sources / "write_report.py", sources)}
+    assert {"page.css", "page.js", "transcripts.css", "transcripts.js"} <= kept
+    assert not {"view.css", "view.js", "view.py"} & kept
+    script, own = write_sources(tmp_path, BASE)
+    (own / "probeline/helper.css").write_text("p {}")
+    before = code_closure(script, own)
+    (own / "probeline/helper.css").write_text("p { color: red }")
+    after = code_closure(script, own)
+    assert [file for file in after if before[file] != after[file]] == ["scripts/probeline/helper.css"]
 
 
 def test_stages_meet_only_through_files() -> None:
@@ -94,6 +108,8 @@ def test_stages_meet_only_through_files() -> None:
         "evaluate_transfer": ("logs", "datasets", "models"),
         "evaluate_probe_shift": ("logs", "datasets", "models"),
         "evaluate_adapter": ("probes",),
+        "score_tokens": ("logs", "datasets", "reports"),
+        "write_report": ("logs", "datasets", "models", "activations", "evaluation", "bodies"),
     }
     for script, packages in later.items():
         closure = code_closure(REPOSITORY / "scripts" / f"{script}.py", REPOSITORY / "scripts")

@@ -56,7 +56,7 @@ def test_a_wrong_type_is_said_in_words(config: dict[str, Any]) -> None:
     config["evaluation"]["bootstrap"] = "1000"
     config["targets"] = ["trust_lr_l22"]
     words = refusal(config)
-    assert "methods.lr is 'concat'. Expected: a mapping, `key: value`." in words
+    assert "methods.lr is 'concat'. Expected: Settings of logistic regression. (a mapping" in words
     assert "Expected: Resamples of the bootstrap over games. (a whole number)" in words
     assert "targets is ['trust_lr_l22']. Expected: What a plain run makes. (a mapping, `key: value`)" in words
 
@@ -415,7 +415,7 @@ def test_rubrics_of_a_dataset_without_a_judge_are_no_target(config: dict[str, An
         ({"mafia_sft": {"learning_rate": "1e-6"}}, "write 1.0e-6, which YAML takes for a number"),
         (
             {"mafia_sft": {"grid": {"learning_rate": ["1e6"]}}},
-            "grid.learning_rate.0 is '1e6'. Expected: a number",
+            "grid.learning_rate.0 is '1e6'. Expected: The learning rate",
         ),
         ({"mafia_sft": {"grid": {"learning_rate": ["1e6"]}}}, "write 1.0e+6"),
         ({"mafia_sft": {"grid": {"batch": [0]}}}, "recipes.mafia_sft.grid.batch.0 is 0: the least is 1"),
@@ -464,11 +464,58 @@ def test_the_points_of_a_grid_are_named_by_what_they_set(config: dict[str, Any])
     assert sorted(recipe_points(config["recipes"])) == sorted(points)
 
 
-def test_the_recipes_in_full_size_are_accepted(config: dict[str, Any]) -> None:
+def in_full_size(config: dict[str, Any]) -> dict[str, Any]:
+    """The default with config/full.yaml laid over it."""
     from probeline.config import _merged
 
-    full = yaml.safe_load((REPOSITORY / "config/full.yaml").read_text())
-    merged = _merged(config, full)
+    return _merged(config, yaml.safe_load((REPOSITORY / "config/full.yaml").read_text()))
+
+
+def lora(rank: int, alpha: int, dropout: float, targets: Any = "auto") -> dict[str, Any]:
+    return {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets}
+
+
+QWEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LARGE = "A100-80GB"
+FULL_SIZE = {
+    "mafia_sft": {"method": "sft", "model": "qwen2.5-7b", "lora": lora(16, 32, 0.1, QWEN), "epochs": 3}
+    | {"learning_rate": 2e-4, "batch": 4, "accumulation": 4, "max_tokens": 2048, "warmup": 0.03}
+    | {"weight_decay": 0.01, "gpu": f"{LARGE}:2", "timeout": 4 * 3600},
+    "mafia_dpo": {"method": "dpo", "from": "mafia_sft", "epochs": 1, "learning_rate": 5e-5, "beta": 0.1}
+    | {"batch": 2, "accumulation": 4, "gpu": f"{LARGE}:2", "timeout": 3 * 3600},
+    "forecast_sft": {"method": "sft", "model": "gpt-oss-20b", "lora": lora(64, 128, 0.05, "all-linear")}
+    | {"learning_rate": 3e-4, "epochs": 3, "timeout": 2 * 3600},
+    "forecast_sft_quick": {"epochs": 1},
+    "forecast_grpo": {"method": "grpo", "from": "forecast_sft", "merge": True, "reward": "tree"}
+    | {"lora": lora(4, 8, 0, "all-linear"), "learning_rate": 5e-4, "generations": 4, "temperature": 0.8}
+    | {"completion_tokens": 256, "epochs": 3, "timeout": 3 * 3600},
+    "support_grpo": {"method": "grpo", "model": "gemma-2-2b", "lora": lora(16, 32, 0), "learning_rate": 5e-6}
+    | {"max_steps": 40, "batch": 1, "generations": 2, "completion_tokens": 128, "checkpoints": [20, 40]}
+    | {"gpu": "A10", "memory": 32, "timeout": 2 * 3600, "reward": "judge"},
+}
+"""What the reference systems train with; epochs stand for max_steps, which then is not set."""
+
+
+def test_the_recipes_in_full_size_are_those_of_the_references(config: dict[str, Any]) -> None:
+    declared = in_full_size(config)["recipes"]
+    recipes = recipe_points(declared)
+    assert declared.keys() == FULL_SIZE.keys()
+    found = {name: declared[name] | settings_of(name, recipes) for name in declared}
+    assert {name: {key: found[name][key] for key in told} for name, told in FULL_SIZE.items()} == FULL_SIZE
+    for name, told in FULL_SIZE.items():
+        assert found[name]["max_steps"] == told.get("max_steps"), name
+    assert found["forecast_sft_quick"] == found["forecast_sft"] | {"epochs": 1}
+
+
+def test_the_layer_is_22_where_none_is_chosen(config: dict[str, Any]) -> None:
+    for settings in (config, in_full_size(config)):
+        assert [parse_probe_name(name, settings).layers for name in settings["targets"]["probes"]] == [
+            (22,)
+        ] * 2
+
+
+def test_the_recipes_in_full_size_are_accepted(config: dict[str, Any]) -> None:
+    merged = in_full_size(config)
     check_config(merged, SCHEMA)
     check_gpus(merged)
     recipes = recipe_points(merged["recipes"])

@@ -143,6 +143,15 @@ def test_a_faulty_table_of_prices_is_named_by_its_key(change: dict[str, Any], sa
 # The account's prices
 
 
+def test_scoring_tokens_is_planned_for_the_games_that_are_shown_not_for_all_that_are_read() -> None:
+    name, wildcards = "results/transcripts/trust_lr_l2", {"concept": "trust", "method": "lr", "layers": "2"}
+    job = RemoteJob("score_tokens", name, wildcards, 600_000, 60)
+    config = {**CONFIG, "report": {"transcripts": 4}}
+    start, work = plan_jobs([job], config, read_lineage(), read_prices())
+    assert (start.gpu, work.gpu) == ("H100:4", "H100:4")
+    assert work.basis.startswith("a guess: 40,000 tokens (from 40 kB of dialogues)")
+
+
 def rates_server(rates: dict[str, str]) -> dict[str, grpclib.const.Handler]:
     """The three procedures that asking for prices takes."""
 
@@ -331,6 +340,7 @@ def test_every_full_size_recipe_has_the_hours_of_its_reference(monkeypatch: pyte
     found = {name: reference_hours(name, recipe_settings(name, recipes), read_prices()) for name in recipes}
     assert {name: round(given[0], 2) for name, given in found.items() if given} == {
         **{"mafia_sft": 3, "mafia_dpo": 2, "forecast_sft": 0.75, "forecast_grpo": 1, "support_grpo": 0.55},
+        "forecast_sft_quick": 0.25,
     }
 
 

@@ -1,7 +1,9 @@
 import json
 import subprocess
 import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import gguf
 import numpy as np
@@ -99,6 +101,49 @@ def test_a_hub_out_of_reach_is_explained(tmp_path, monkeypatch):
     source = {"hub": "probeline-tests/none", "revision": "0" * 40}
     with pytest.raises(ProbelineError, match=r"could not be downloaded.*path: <folder>"):
         fetch_model(source, tmp_path / "model")
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """The hub's answer to a model that it does not give, on the loopback interface."""
+
+    def do_GET(self):
+        status, code = self.server.answer
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((403, "GatedRepo"), r"org/tiny is gated\. Accept its terms on huggingface\.co/org/tiny.*HF_TOKEN"),
+        ((404, "RepoNotFound"), r"no model org/tiny, or hides it: check the name .*HF_TOKEN"),
+        (
+            (404, "RevisionNotFound"),
+            r"org/tiny has no revision 0{40}\. huggingface\.co/org/tiny/commits/main",
+        ),
+    ],
+)
+def test_what_the_hub_refuses_is_said_with_what_to_do(tmp_path, monkeypatch, answer, said):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusal) as hub:
+        hub.answer = answer
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        with pytest.raises(ProbelineError, match=said):
+            fetch_model({"hub": "org/tiny", "revision": "0" * 40}, tmp_path / "model")
+        hub.shutdown()
+    assert left_over(tmp_path) == []
+
+
+def test_a_name_that_no_model_can_have_is_no_model(tmp_path):
+    with pytest.raises(ProbelineError, match="no model org/of/tiny, or hides it"):
+        fetch_model({"hub": "org/of/tiny", "revision": "0" * 40}, tmp_path / "model")
 
 
 # A GGUF file in a wheel

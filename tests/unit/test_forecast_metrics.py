@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from probeline.files import read_json, write_json
 from probeline.forecasting.matching import (
     EXACT,
     FAILED,
@@ -104,6 +106,23 @@ def test_a_uniform_answer_of_four_has_a_brier_score_of_three_quarters() -> None:
     assert of(EXACT, 1, 2, 0.25, 0.25, 0.25, 0.25).brier == pytest.approx(0.75)
     assert of(EXACT, 1, 0, 1.0).brier == 0
     assert of(NONE, 1, None, 0.25, 0.25, 0.25, 0.25).brier == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize(
+    "forecasts",
+    [[], of_events([of(EXACT, 1, 0, 0.7, 0.3), of(NONE, 3, None, 0.9, 0.1)])],
+    ids=["none", "some"],
+)
+def test_metrics_are_read_back_as_they_were_written(tmp_path: Path, forecasts: list[Forecast]) -> None:
+    metrics = forecast_metrics(forecasts)
+    write_json(tmp_path / "metrics.json", metrics)
+    told = read_json(tmp_path / "metrics.json")
+
+    assert told == metrics
+    # A file has its keys in the order of the alphabet.
+    assert sorted(metrics_lines(told)) == sorted(metrics_lines(metrics))
+    assert told["all"]["forecasts"] == len(forecasts)
+    assert ("perplexity -," in "".join(metrics_lines(told))) == (not forecasts)
 
 
 def test_what_cannot_be_read_is_counted_and_the_worst() -> None:

@@ -18,8 +18,9 @@ from probeline.files import write_bytes, write_json, write_manifest, write_parqu
 from probeline.models.fetch import fetch_model
 from probeline.probes.page import page
 from probeline.probes.score import QUESTION, Probe, Score
-from probeline.probes.show import ABOVE, BELOW, as_json, pieces, shade, show, visible
+from probeline.probes.show import ABOVE, BELOW, as_json, pieces, shade, show
 from probeline.probes.train import train_probe
+from probeline.visible import visible
 from tests.unit.tiny import NOTHING_LOGGED
 
 LIARS, HONEST = (

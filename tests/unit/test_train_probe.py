@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from probeline import schema
 from probeline.digests import split_of
 from probeline.errors import ProbelineError
-from probeline.files import write_json, write_json_lines, write_manifest, write_parquet
+from probeline.files import read_json, write_json, write_json_lines, write_manifest, write_parquet
 from probeline.probes import baselines, train
 from probeline.probes.detector import load_detector
 from probeline.probes.metrics import auroc
@@ -246,6 +246,7 @@ def test_counts_by_hand(tmp_path):
 def test_scores_are_those_of_the_saved_detector(tmp_path):
     corpus = make_corpus(tmp_path, shards=1)
     train_probe(*corpus, tmp_path / "probe", SPEC | {"layers": [1, 3]})
+    assert read_json(tmp_path / "probe/manifest.json")["layers"] == [1, 3]
     values = load_file(corpus[0][0] / "activations.safetensors")["mean"][:, [0, 2]]
     samples = pq.read_table(corpus[0][0] / "index.parquet")["sample"].to_pylist()
     detector = load_detector(tmp_path / "probe")

@@ -1,5 +1,6 @@
 """What is versioned, what is left and why; with DVC itself, without a run."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 import pytest
 
 from probeline.cli import main
+from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
+from probeline.files import write_manifest
 from probeline.lineage import dvc_repository, versions
 from probeline.lineage.dvc_repository import make_repository, repository_root
+from probeline.lineage.hashing import directory_digest
 from probeline.lineage.headlines import keep_headlines
 from probeline.lineage.pointers import pointer_path, read_pointer
 from probeline.lineage.records import PREDICATE, STATEMENT, read_record, record_bytes
@@ -40,12 +44,13 @@ def write_artifact(
 ) -> Path:
     """A file as an artifact, with its record; made from raw logs if `root` names them.
 
-    `forged` is laid over what the record says of its subject.
+    A folder that is there is taken as it is. `forged` is laid over what the record says of its subject.
     """
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"content of {name}")
-    digest = subprocess.run(["sha256sum", name], capture_output=True, text=True).stdout.split()[0]
+    if not path.is_dir():
+        path.write_text(f"content of {name}")
+    digest = "" if path.is_dir() else sha256_file(path)
     raw = {"name": logs, "digest": {"sha256": "0" * 64}, "annotations": {"input": True, "role": "logs"}}
     statement: dict[str, Any] = {
         "_type": STATEMENT,
@@ -263,3 +268,64 @@ def test_what_is_here_and_has_lost_its_record_is_refused_and_never_pruned(
     assert track(prune=True).orphans == ["results/a.dvc"]
     assert not pointer_path("results/a").exists()
     assert not Path("metrics/a.json").exists()
+
+
+def write_folder(kind: str, name: str) -> str:
+    """A folder as a probe or adapter, with a file below and its record; returns the file's text."""
+    path, text = Path("results") / kind / name, f"{kind} {name}"
+    (path / "checkpoints/step-1").mkdir(parents=True)
+    (path / "checkpoints/step-1/weights").write_text(text)
+    write_manifest(path, kind.removesuffix("s"), {})
+    files = {file: sha256_file(path / file) for file in ("manifest.json", "checkpoints/step-1/weights")}
+    digest = {"dirHash": directory_digest(files)}
+    write_artifact(path.as_posix(), forged={"digest": digest, "annotations": {"bytes": 1, "files": files}})
+    return text
+
+
+def test_adapters_are_listed_and_taken_as_probes_are(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "Snakefile").touch()
+    (folder / "config").symlink_to(Path(__file__).parents[2] / "config")
+    kept = write_folder("adapters", "mafia_sft")
+    for name in ("both", "trust_lr_l2"):
+        write_folder("probes", name)
+    write_folder("adapters", "both")
+    make_repository()
+    assert not track().refused
+    for words in (["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "made"]):
+        subprocess.run(["git", *words], check=True)
+    shutil.rmtree("results/probes/trust_lr_l2")
+
+    def said(*words: str, status: int = 0) -> str:
+        assert main(words) == status
+        streams = capsys.readouterr()
+        return streams.err if status else streams.out
+
+    listed = json.loads(said("list", "--rev", "HEAD", "--json"))
+    assert [(one["kind"], one["name"], one["here"]) for one in listed] == [
+        ("probe", "both", True),
+        ("probe", "trust_lr_l2", False),
+        ("adapter", "both", True),
+        ("adapter", "mafia_sft", True),
+    ]
+    assert [row.split()[:2] for row in said("list").splitlines()[1:]] == [
+        [one["name"], one["kind"]] for one in listed
+    ]
+    # From here, by its path, and as it was at a revision, when it is not here any more.
+    for number, words in enumerate(
+        (["mafia_sft"], ["results/adapters/mafia_sft"], ["mafia_sft", "--rev", "HEAD"])
+    ):
+        said("get", *words, "--output", f"copy-{number}")
+        assert (folder / f"copy-{number}/checkpoints/step-1/weights").read_text() == kept
+    said("get", "results/adapters/both", "--output", "adapter")
+    assert (folder / "adapter/checkpoints/step-1/weights").read_text() == "adapters both"
+    for words in ([], ["--rev", "HEAD"]):
+        told = said("get", "both", "--output", "x", *words, status=1)
+        assert "results/probes/both and results/adapters/both" in told
+        assert "Did you mean mafia_sft" in said("get", "mafia_stf", "--output", "x", *words, status=1)
+    told = said("get", "trust_lr_l2", "--output", "x", status=1)
+    assert "results/probes/trust_lr_l2 is versioned, but not here" in told
+    told = said("get", "forecast_sft", "--output", "x", status=1)
+    assert "snakemake --cores 4 results/adapters/forecast_sft" in told
+    assert not (folder / "x").exists()

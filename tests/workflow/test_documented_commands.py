@@ -27,23 +27,19 @@ def files_shown(text: str) -> dict[str, str]:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone whose environment is installed.
 
-    Its games are in one shard: to load the model for each of four tells nothing more, and takes minutes.
+    Its games are fewer, and in one shard: to read more of them, and to load the model for each of four, tells
+    nothing more, and takes minutes.
     """
     project = fresh_project(tmp_path_factory.mktemp("readme") / "project")
     shutil.copy2(REPOSITORY / "Makefile", project.folder)
     (project.folder / ".venv").symlink_to(REPOSITORY / ".venv")
     project.edit("config/config.yaml", "\nshards: 4\n", "\nshards: 1\n")
+    project.edit("config/config.yaml", "simulated_games: 60\n", "simulated_games: 24\n")
     project.commit("sources")
     return project
 
 
 def test_the_commands_of_the_readme_run_as_printed(clone: Project) -> None:
-    from probeline.logs.simulate_werewolf import simulate_games
-
-    for name, content in files_shown(README).items():
-        clone.write(name, content)
-    # As few as have both classes of trust in each split.
-    simulate_games(2, range(8), clone.folder / "data/raw/my-games")
     commands = [command for command in COMMANDS if command != "make test"]
     assert "make probe" in commands
     assert len(commands) == len(COMMANDS) - 1 >= 10
@@ -58,10 +54,6 @@ def test_make_help_lists_every_target(clone: Project) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     listed = clone.command("make", "help").stdout
     assert targets == set(re.findall(r"^  make ([a-z-]+)", listed, re.MULTILINE))
-
-
-def test_both_files_shown_are_tried() -> None:
-    assert set(files_shown(README)) == {"mine.yaml", "seer.yaml"}
 
 
 def test_the_picture_shows_the_rules_as_they_are(clone: Project) -> None:

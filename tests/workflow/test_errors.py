@@ -1,13 +1,10 @@
 """What a user can get wrong, and the words that come back."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -138,25 +135,6 @@ def test_two_runs_in_one_folder(project: Project) -> None:
         process.communicate("\n")
 
 
-def test_a_killed_run_is_taken_up_again(tmp_path: Path) -> None:
-    """After kill -9 the same command goes on, without unlocking or cleaning by hand."""
-    project = fresh_project(tmp_path / "project")
-    project.write("small.yaml", "corpora: {werewolf: {simulated_games: 8}}")
-    config = (TINY, "small.yaml")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", PROBE, "--configfile", *config]
-    process = subprocess.Popen(command, cwd=project.folder, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list((project.folder / "results/activations").glob("*/*/manifest.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    project.run(PROBE, config=config)
-    assert project.planned(PROBE, config=config) == {}
-    assert not list(project.folder.rglob(".*.tmp-*"))
-
-
 def test_what_failed_is_made_by_the_same_command_also_where_nothing_of_it_is_left(own_logs: Project) -> None:
     """Snakemake removes what a failed job was to make again, and asks for no intermediate that is missing."""
     own_logs.write("changed.yaml", "activations: {token_budget: 700}\n")
@@ -227,6 +205,8 @@ def test_a_damaged_table_is_named_with_the_remedy(own_logs: Project) -> None:
     for file in own_logs.folder.glob("data/processed/dialogues/collusion/*/samples.parquet"):
         file.write_bytes(file.read_bytes()[:100])
     words = own_logs.refused("results/probes/collusion_lr_l3", config=OWN)
-    assert "samples.parquet is damaged" in words
+    last = words[words.index("Exiting because a job execution failed") :]
+    assert "Not made: results/probes/collusion_lr_l3 (logs/train_probe/collusion_lr_l3.log): data/" in last
+    assert "samples.parquet is damaged" in last
     assert "to have it made again" in words
     assert "defect of Probeline" not in words

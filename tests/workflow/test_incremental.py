@@ -261,3 +261,4 @@ def test_every_rule_with_a_script_carries_its_code_in_one_param_and_has_a_record
         assert params[0].startswith("spec=")
         assert 'record="' in block or 'record=f"' in block
         assert f'code_of("{name}")' in block + common
+        assert f'benchmark:\n        "benchmarks/{name}/' in block

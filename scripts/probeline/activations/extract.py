@@ -126,7 +126,7 @@ class _Tally:
 
 
 @dataclass(frozen=True)
-class _Game:
+class Game:
     """A game's texts as the engine takes them.
 
     Attributes:
@@ -312,7 +312,7 @@ class _Job:
                 pace=lambda: self._tally.pace(),
             )
             # On a GPU, the next game is prepared while one is on its way.
-            running: deque[tuple[_Game, list[bytes] | RunningGame]] = deque()
+            running: deque[tuple[Game, list[bytes] | RunningGame]] = deque()
             for game in games:
                 running.append((game, self._start(game)))
                 if len(running) > 1:
@@ -323,16 +323,16 @@ class _Job:
             self._tally.seconds = time.monotonic() - self._tally.started
         self._describe(draft)
 
-    def _games(self, dialogues: Sequence[Path]) -> Iterator[_Game]:
+    def _games(self, dialogues: Sequence[Path]) -> Iterator[Game]:
         """All games with their texts as tokens."""
         tokenizer: Any = None
         for shard in dialogues:
-            for samples, reveals, chats in _read_games(shard):
+            for samples, reveals, chats in read_games(shard):
                 if tokenizer is None:
                     tokenizer = load_tokenizer(self._model)
-                yield _tokenise(tokenizer, samples, reveals, chats, self._max_length)
+                yield tokenise(tokenizer, samples, reveals, chats, self._max_length)
 
-    def _start(self, game: _Game) -> "list[bytes] | RunningGame":
+    def _start(self, game: Game) -> "list[bytes] | RunningGame":
         """What was stored of the game, or its way through the model."""
         self._tally.excluded += game.excluded
         if not game.index:
@@ -370,7 +370,7 @@ class _Job:
             held=self._held,
         )
 
-    def _write(self, game: _Game, result: "list[bytes] | RunningGame") -> None:
+    def _write(self, game: Game, result: "list[bytes] | RunningGame") -> None:
         """Append a game's results to the files."""
         if not game.index:
             return
@@ -396,7 +396,7 @@ class _Job:
         self._index.append(make_table(game.index, ACTIVATION_INDEX))
         self._reveals.append(make_table(game.reveals, REVEAL_INDEX))
 
-    def _ordered(self, game: _Game, result: "RunningGame") -> list[np.ndarray]:
+    def _ordered(self, game: Game, result: "RunningGame") -> list[np.ndarray]:
         """The results in the order of the samples and of the reveals, as the files take them."""
         from probeline.activations.engine import BeyondRangeError
 
@@ -504,7 +504,7 @@ def _count_games(shard: Path) -> int:
     return len(games.unique())
 
 
-def _read_games(shard: Path) -> Iterator[tuple[list[Row], list[Row], dict[str, list[dict[str, str]]]]]:
+def read_games(shard: Path) -> Iterator[tuple[list[Row], list[Row], dict[str, list[dict[str, str]]]]]:
     """Samples, reveals and chats of one game after the other, a few games in memory at a time."""
     chats = _by_game(shard / "sequences.parquet", ["sequence", "game", "messages"])
     # Places only, one or two for each player: all of them at once.
@@ -557,13 +557,13 @@ def _check_span(row: Row, what: str, messages: list[dict[str, str]] | None, tabl
         )
 
 
-def _tokenise(
+def tokenise(
     tokenizer: Any,
     samples: list[Row],
     reveals: list[Row],
     chats: Mapping[str, list[dict[str, str]]],
     max_length: int,
-) -> _Game:
+) -> Game:
     """Tokenise each chat of a game once, and locate in it the samples and what tells its player the role."""
     from probeline.activations.engine import SpannedSequence
 
@@ -602,7 +602,7 @@ def _tokenise(
             row = {"sample": sample["sample"], "game": sample["game"]}
             index.append(row | {"tokens": len(mask), "position": mask[-1]})
     order = [numbers[row["sample"]] for row in index]
-    return _Game(samples[0]["game"], sequences, index, order, reveal_index, reveal_order, excluded)
+    return Game(samples[0]["game"], sequences, index, order, reveal_index, reveal_order, excluded)
 
 
 def _by_sequence(rows: list[Row]) -> dict[str, list[Row]]:

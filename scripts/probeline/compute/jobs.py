@@ -16,6 +16,8 @@ SUFFIX = ".lineage.json"
 OUT_OF_MEMORY = "The memory is used up. Run fewer jobs at once (--cores), or raise shards in the config."
 OUT_OF_MEMORY_SIGNS = ("not enough memory", "can't allocate memory", "CUDA out of memory")
 """What torch says when memory is used up."""
+INTERRUPTED = 130
+"""Exit status of a job that was told to end, as shells have it."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -79,6 +81,9 @@ def job(snakemake: Any, threads: int = 1, hub: bool = False) -> Iterator[Callabl
     except ProbelineError as error:
         logging.getLogger("probeline").error("%s", error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        logging.getLogger("probeline").error("Interrupted. The same command takes it up again.")
+        sys.exit(INTERRUPTED)
     except MemoryError:
         logging.getLogger("probeline").error(OUT_OF_MEMORY)
         sys.exit(1)

@@ -8,7 +8,7 @@ what it leaves out.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,8 @@ SECONDS_PER_GAME = {
     **{"train_probe": 0.1, "sweep_probes": 1.0, "evaluate_transfer": 0.5, "evaluate_probe_shift": 0.1},
 }
 """Of the rules without a GPU, on two cores."""
+OF_FEW_GAMES = ("score_tokens",)
+"""Rules that put no more games through the model than `report.transcripts` says, of all that they read."""
 START = "start of "
 """Begins the name of what is planned for containers that come up."""
 DEAREST = 3
@@ -176,6 +178,8 @@ def plan_jobs(
         each = "" if containers == 1 else f", {containers} containers"
         add(f"{START}{rule}{each}", rule, settings_of(rule, config), gpu, containers * seconds, basis)
     for job in jobs:
+        if job.rule in OF_FEW_GAMES:
+            job = _of_few_games(job, config["report"]["transcripts"])
         own = settings_of(job.rule, config, _named(job))
         if job.rule in ALONE:
             add(job.name, job.rule, own, own.gpu, *_work_alone(job, own, config, earlier[job.rule], prices))
@@ -183,6 +187,15 @@ def plan_jobs(
             gpu = gpu_of(job.rule, config)
             add(job.name, job.rule, own, gpu, *_work(job, gpu, config, earlier[job.rule]))
     return planned
+
+
+def _of_few_games(job: RemoteJob, most: int) -> RemoteJob:
+    """A job as large as its share of the games; what else it reads takes next to no time."""
+    if not job.games:
+        return replace(job, games=most, bytes=None, log_bytes=None)
+    share = min(1.0, most / job.games)
+    size, logs = (None if count is None else round(count * share) for count in (job.bytes, job.log_bytes))
+    return replace(job, games=min(most, job.games), bytes=size, log_bytes=logs)
 
 
 def _named(job: RemoteJob) -> str | None:

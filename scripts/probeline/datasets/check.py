@@ -11,6 +11,7 @@ from probeline.datasets.contexts import Event
 from probeline.datasets.dialogues import Selector, Tally, game_split, read_game_rows, read_games
 from probeline.datasets.role_mask import UNKNOWN_ROLE
 from probeline.progress import progress
+from probeline.reports.estimates import many
 from probeline.schema import EVENT_TYPES, SPLITS
 from probeline.text import plain_text
 
@@ -35,8 +36,9 @@ def data_check(
         min_samples: fewest training samples of a probe.
 
     Returns:
-        JSON values: `corpus`, `games`, `interactions` (type → role → counts), and `concepts` (concept →
-        counts as in the manifest of its dialogues, `notes`, and `problems`: what would stop a probe).
+        JSON values: `corpus`, `games`, `quarantined` (logs), `interactions` (type → role → counts), and
+        `concepts` (concept → counts as in the manifest of its dialogues, `notes`, `problems`: what would
+        stop a probe, and `cautions`: what would leave it without a verdict).
 
     Raises:
         ProbelineError: a declaration is faulty, or a table is missing.
@@ -58,6 +60,7 @@ def data_check(
     return {
         "corpus": corpus.name,
         "games": _games(list(games.values())),
+        "quarantined": _lines(corpus / "quarantine.jsonl"),
         "interactions": _interactions(interactions),
         "concepts": {
             name: _concept(name, concepts[name], tally.facts(), splits, min_samples)
@@ -66,11 +69,16 @@ def data_check(
     }
 
 
-def format_check(report: Mapping[str, Any]) -> str:
+def _lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def format_check(report: Mapping[str, Any], simulated: bool = False) -> str:
     """The report as tables for a terminal, 100 characters wide.
 
     Args:
         report: what `data_check` returns.
+        simulated: whether the games are made up, which the first line says then.
     """
     from rich.console import Console
 
@@ -78,9 +86,12 @@ def format_check(report: Mapping[str, Any]) -> str:
     # Roles come from logs: no markup, and nothing that a terminal would obey.
     console = Console(file=page, width=100, markup=False, highlight=False, color_system=None)
     games = report["games"]
-    console.print(
-        f"{plain_text(report['corpus'])}: {games['games']} games of {games['experiments']} experiments."
-    )
+    kind = "simulated game" if simulated else "game"
+    read = f"{many(games['games'], kind)} of {many(games['experiments'], 'experiment')}"
+    console.print(f"{plain_text(report['corpus'])}: {read}.")
+    if report["quarantined"]:
+        where = plain_text(f"data/processed/{report['corpus']}/quarantine.jsonl")
+        console.print(f"Not read: {many(report['quarantined'], 'log')}; the reasons are in {where}")
     winners = ", ".join(f"{plain_text(winner)} {count}" for winner, count in games["winners"].items())
     console.print(f"Winners as logged: {winners or 'none'}. Aborted: {games['aborted']}.")
     console.print(
@@ -94,6 +105,8 @@ def format_check(report: Mapping[str, Any]) -> str:
             console.print(f"left out: {count} ({reason})")
         for note in concept["notes"]:
             console.print(f"note: {note}")
+        for caution in concept["cautions"]:
+            console.print(f"caution: {caution}")
         for problem in concept["problems"]:
             console.print(f"problem: {problem}")
         console.print()
@@ -167,7 +180,21 @@ def _concept(
         **facts,
         "notes": concept_notes(name, concept),
         "problems": problems,
+        "cautions": [] if problems else _cautions(facts["splits"]["test"]),
     }
+
+
+def _cautions(test: Mapping[str, int]) -> list[str]:
+    """What the evaluation would say of so few test games, before anything is computed."""
+    from probeline.probes.evaluate import is_small
+
+    positives, negatives = test["positives"], test["samples"] - test["positives"]
+    if not is_small({"num_games": test["games"], "num_positive": positives, "num_negative": negatives}):
+        return []
+    return [
+        f"{many(test['games'], 'test game')} with {positives} positive and {negatives} negative samples are "
+        "too few for a verdict. Add games, or let the concept take more event types."
+    ]
 
 
 def _interaction_table(interactions: Mapping[str, Any]) -> "Table":

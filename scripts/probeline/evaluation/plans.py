@@ -222,7 +222,9 @@ def comparison_faults(config: Mapping[str, Any]) -> list[str]:
             near = near_misses(judge, config["judges"])
             faults.append(f"evaluation.adapters.{key} is {judge!r}. {near}")
     points = recipe_points(config["recipes"])
-    for key, allowed in (("evaluations", points), ("comparisons", config.get("comparisons", {}))):
+    trained = points | grids(config["recipes"])
+    comparisons = config.get("comparisons", {})
+    for key, allowed in (("adapters", trained), ("evaluations", points), ("comparisons", comparisons)):
         faults += [
             f"targets.{key}: unknown {key.removesuffix('s')} {target!r}. {near_misses(target, allowed)}"
             for target in config["targets"].get(key, [])

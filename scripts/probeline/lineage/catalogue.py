@@ -1,9 +1,8 @@
-"""The probes that there are, here or at another git revision, and their download by DVC."""
+"""The probes and adapters that there are, here or at another git revision, and their download by DVC."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -18,59 +17,69 @@ from probeline.lineage.pointers import parse_pointer, pointer_path
 from probeline.lineage.records import SUFFIX as RECORD
 from probeline.lineage.records import Record, artifact_of, parse_record
 
-PROBES = Path("results/probes")
+FOLDERS = {"probe": Path("results/probes"), "adapter": Path("results/adapters")}
+"""Kind → where they lie, in the order of a list."""
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A probe as its record, its pointer and its headline figures tell of it.
+class Made:
+    """A probe or adapter as its record, its pointer and its headline figures tell of it.
 
     Attributes:
         name: of its folder.
+        kind: probe or adapter.
         date: when it was made (UTC), ISO 8601.
         sha256: its `dirHash`.
         versioned: whether DVC has a pointer to it.
         here: whether its folder is in this working copy, in whatever version.
-        metrics: headline figures; empty where it was never tracked.
+        metrics: headline figures; empty for an adapter, and where it was never tracked.
     """
 
     name: str
+    kind: str
     date: str
     sha256: str
     versioned: bool
     here: bool
     metrics: dict[str, float]
 
+    @property
+    def path(self) -> str:
+        """Of its folder in the project."""
+        return f"{FOLDERS[self.kind]}/{self.name}"
 
-def list_probes(revision: str | None = None) -> tuple[dict[str, Probe], list[str]]:
-    """The probes that have a record in this working copy, or at a git revision.
+
+def list_made(revision: str | None = None) -> tuple[list[Made], list[str]]:
+    """The probes and adapters that have a record in this working copy, or at a git revision.
 
     Returns:
-        Name → probe, and what is wrong with the records that cannot be read.
+        Probes first, each kind by name; and what is wrong with the records that cannot be read.
 
     Raises:
         ProbelineError: no such revision.
     """
     files = _files_here() if revision is None else _files_at(revision)
-    probes, faults = {}, []
-    for path in (Path(file) for file in sorted(files) if file.endswith(RECORD)):
-        name = artifact_of(path).name
-        try:
-            probes[name] = _probe(name, parse_record(path, files[path.as_posix()]), files)
-        except ProbelineError as error:
-            faults.append(str(error))
-    return probes, faults
+    made, faults = [], []
+    for kind, folder in FOLDERS.items():
+        for path in (Path(file) for file in sorted(files) if file.endswith(RECORD)):
+            if path.parent == folder:
+                try:
+                    made.append(_made(kind, parse_record(path, files[path.as_posix()]), files))
+                except ProbelineError as error:
+                    faults.append(str(error))
+    return made, faults
 
 
-def _probe(name: str, record: Record, files: Mapping[str, bytes]) -> Probe:
-    path = f"{PROBES}/{name}"
-    metrics = files.get(headline_path(path).as_posix(), b"{}")
-    return Probe(
-        name=name,
+def _made(kind: str, record: Record, files: Mapping[str, bytes]) -> Made:
+    path = artifact_of(record.path)
+    metrics = files.get(headline_path(path.as_posix()).as_posix(), b"{}")
+    return Made(
+        name=path.name,
+        kind=kind,
         date=record.metadata["finishedOn"],
         sha256=record.subjects[0].sha256,
-        versioned=parse_pointer(files.get(pointer_path(path).as_posix(), b"")) is not None,
-        here=Path(path).is_dir(),
+        versioned=parse_pointer(files.get(pointer_path(path.as_posix()).as_posix(), b"")) is not None,
+        here=path.is_dir(),
         metrics=_figures(metrics),
     )
 
@@ -85,11 +94,12 @@ def _figures(data: bytes) -> dict[str, float]:
 
 
 def _files_here() -> dict[str, bytes]:
-    """Records, pointers and headline figures of probes in this working copy."""
+    """Records, pointers and headline figures of probes and adapters in this working copy."""
     found = [
-        *PROBES.glob(f"*{RECORD}"),
-        *PROBES.glob("*.dvc"),
-        *headline_path(str(PROBES / "*")).parent.glob("*"),
+        file
+        for folder in FOLDERS.values()
+        for pattern in (folder / f"*{RECORD}", folder / "*.dvc", headline_path(str(folder / "*")))
+        for file in pattern.parent.glob(pattern.name)
     ]
     return {file.as_posix(): file.read_bytes() for file in found if file.is_file()}
 
@@ -99,7 +109,11 @@ def _files_at(revision: str) -> dict[str, bytes]:
     commit = commit_of(revision)
     if commit is None:
         raise ProbelineError(f"git knows no revision {revision!r}: give a commit, a branch or a tag.")
-    folders = (f"{PROBES}/", f"{headline_path(str(PROBES / '*')).parent}/")
+    folders = [
+        f"{place}/"
+        for folder in FOLDERS.values()
+        for place in (folder, headline_path(str(folder / "*")).parent)
+    ]
     names = (git_bytes("ls-tree", "--name-only", "-z", commit, "--", *folders) or b"").split(b"\0")
     wanted = [
         name for name in names if name.endswith((RECORD.encode(), b".dvc", b".json")) and b"\n" not in name
@@ -116,54 +130,71 @@ def _files_at(revision: str) -> dict[str, bytes]:
     return files
 
 
-def get_version(name: str, revision: str, output: Path) -> Probe:
-    """Write a probe as it was at a git revision, and check it against the record of then.
+def find_made(wanted: str, among: Iterable[Made]) -> Made | None:
+    """The one of a path, or of the last part of one; a path of no kind counts as its last part.
+
+    Raises:
+        ProbelineError: a probe and an adapter have this name.
+    """
+    given = Path(wanted)
+    found = [one for one in among if one.name == given.name]
+    if given.parent in FOLDERS.values():
+        found = [one for one in found if FOLDERS[one.kind] == given.parent]
+    if len(found) > 1:
+        paths = " and ".join(one.path for one in found)
+        raise ProbelineError(f"{wanted} is the name of {paths}. Give the path of one.")
+    return found[0] if found else None
+
+
+def get_version(name: str, revision: str, output: Path) -> Made:
+    """Write a probe or adapter as it was at a git revision, and check it against the record of then.
 
     Args:
-        name: of the probe, or its path.
+        name: of the probe or adapter, or its path.
         revision: a commit, branch or tag.
         output: a folder that does not exist yet.
 
     Raises:
-        ProbelineError: no such revision or probe, with those that there are; DVC lacks it; it is damaged.
+        ProbelineError: no such revision or name, with those that there are; DVC lacks it; it is damaged.
     """
-    probes = {name: probe for name, probe in list_probes(revision)[0].items() if probe.versioned}
-    probe = probes.get(Path(name).name)
-    if probe is None:
-        raise ProbelineError(
-            f"No probe {name} is versioned at {revision}. {near_misses(Path(name).name, probes)}"
-        )
+    versioned = [one for one in list_made(revision)[0] if one.versioned]
+    made = find_made(name, versioned)
+    if made is None:
+        misses = near_misses(Path(name).name, [one.name for one in versioned])
+        raise ProbelineError(f"No probe or adapter {name} is versioned at {revision}. {misses}")
     with atomic_directory(output) as draft:
-        dvc_repository.download(f"{PROBES}/{probe.name}", revision, draft / "probe")
-        files = files_of(draft / "probe")
-        if directory_digest({name: sha256_file(path) for name, path in files.items()}) != probe.sha256:
+        whole = draft / "whole"
+        dvc_repository.download(made.path, revision, whole)
+        files = files_of(whole)
+        if directory_digest({name: sha256_file(path) for name, path in files.items()}) != made.sha256:
             raise ProbelineError(
-                f"What DVC holds as {probe.name} at {revision} is not what its record says: do not use it."
+                f"What DVC holds as {made.name} at {revision} is not what its record says: do not use it."
             )
-        for file in (draft / "probe").iterdir():
+        for file in whole.iterdir():
             file.rename(draft / file.name)
-        (draft / "probe").rmdir()
-    return probe
+        whole.rmdir()
+    return made
 
 
-def stored_probes(probes: Mapping[str, Probe]) -> set[str]:
-    """The names of those whose present version the default remote holds whole."""
-    paths = [f"{PROBES}/{name}" for name, probe in probes.items() if probe.versioned]
-    return {Path(path).name for path in dvc_repository.stored(paths)} if paths else set()
+def stored_paths(made: Iterable[Made]) -> set[str]:
+    """The paths of those whose present version the default remote holds whole."""
+    paths = [one.path for one in made if one.versioned]
+    return set(dvc_repository.stored(paths)) if paths else set()
 
 
-def as_rows(probes: Mapping[str, Probe]) -> list[list[Any]]:
-    """A line of text per probe: name, date, AUROC with interval, the better text, where it is."""
+def as_rows(made: Iterable[Made]) -> list[list[str]]:
+    """A line of text each: name, kind, date, AUROC with interval, the better text, where it is."""
     return [
         [
-            probe.name,
-            probe.date[:16].replace("T", " "),
-            _interval(probe.metrics),
-            _number(max((probe.metrics[k] for k in TEXTS if k in probe.metrics), default=None)),
-            "yes" if probe.here else "no",
-            "yes" if probe.versioned else "no",
+            one.name,
+            one.kind,
+            one.date[:16].replace("T", " "),
+            _interval(one.metrics),
+            _number(max((one.metrics[k] for k in TEXTS if k in one.metrics), default=None)),
+            "yes" if one.here else "no",
+            "yes" if one.versioned else "no",
         ]
-        for probe in probes.values()
+        for one in made
     ]
 
 

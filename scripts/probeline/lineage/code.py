@@ -13,6 +13,8 @@ from probeline.digests import sha256_bytes
 PACKAGE = "probeline"
 EXCLUDED = (f"{PACKAGE}.lineage", f"{PACKAGE}.compute.remote")
 """Editing how lineage is recorded, or how work is carried elsewhere, must not rerun the work."""
+RESOURCES = (".css", ".js")
+"""Kinds of files that modules read as they read their own code."""
 
 
 def run_jobs_from(sources: Path) -> None:
@@ -24,7 +26,8 @@ def run_jobs_from(sources: Path) -> None:
 def code_closure(script: Path, sources: Path, excluded: tuple[str, ...] = EXCLUDED) -> dict[str, str]:
     """Digests of a script and of all modules of the package that it imports, directly or not.
 
-    Imports inside functions and under TYPE_CHECKING count too: what may run decides.
+    Imports inside functions and under TYPE_CHECKING count too: what may run decides. What lies beside a
+    module under its name, as `page.css` beside `page.py`, belongs to it.
 
     Args:
         script: the script of a rule.
@@ -49,12 +52,13 @@ def code_closure(script: Path, sources: Path, excluded: tuple[str, ...] = EXCLUD
             for path in _module_files(module, sources)
             if path not in found
         ]
+    found |= {part for file in found for part in map(file.with_suffix, RESOURCES) if part.is_file()}
     return {path.relative_to(sources.parent).as_posix(): code_digest(path) for path in sorted(found)}
 
 
 def code_digest(file: Path) -> str:
     """Digest of what a source does: comments, docstrings and formatting cost nothing."""
-    return _read(file)[0]
+    return sha256_bytes(file.read_bytes())[:16] if file.suffix in RESOURCES else _read(file)[0]
 
 
 @functools.cache

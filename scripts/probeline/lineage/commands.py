@@ -1,4 +1,4 @@
-"""The commands of lineage: `probeline track`, `list`, `restore`, `cost` and `audit …`.
+"""The commands of lineage: `probeline track`, `list`, `restore`, `cost`, `times`, `report` and `audit …`.
 
 Each lies in a module of its name, whose `add_command` declares its options; what it needs is imported when
 it runs. A command returns its exit status: 0, or 1 where it found a fault.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-LINEAGE = ("track", "list", "restore", "audit", "cost")
+LINEAGE = ("track", "list", "restore", "audit", "cost", "times", "report")
 """The commands that read records."""
 AUDIT_EXAMPLES = """\
 examples:
@@ -39,12 +39,14 @@ def add_lineage_commands(commands: Any) -> None:
         export,
         impact,
         leakage,
+        report_copy,
         reproduce,
         restore,
         retract,
         root,
         show_graph,
         stale,
+        times,
         trace,
         track,
         verify,
@@ -55,6 +57,8 @@ def add_lineage_commands(commands: Any) -> None:
     track.add_list_command(commands)
     restore.add_command(commands)
     cost_commands.add_cost_command(commands)
+    times.add_command(commands)
+    report_copy.add_command(commands)
     audit = commands.add_parser(
         "audit",
         help="ask the records where an artifact comes from, and whether it is what they say",

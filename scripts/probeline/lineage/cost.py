@@ -137,27 +137,35 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+COST_COLUMNS = ("jobs", "time", "processor", "GPU", "USD", "tokens/s")
+"""What `cost_cells` gives."""
+
+
 def print_sums(facts: dict[str, Any]) -> None:
     """Print what `cost_facts` says, by target where there are several, and by rule."""
     console = make_console()
-    numbers = ("jobs", "time", "processor", "GPU", "USD", "tokens/s")
     if len(facts["targets"]) > 1:
-        table = make_table("target", *numbers, right=numbers)
+        table = make_table("target", *COST_COLUMNS, right=COST_COLUMNS)
         for name, summed in facts["targets"].items():
-            table.add_row(words(name), *_cells(summed))
+            table.add_row(words(name), *cost_cells(summed))
         table.add_section()
-        table.add_row(words("together, shared once", "bold"), *_cells(facts["total"]))
+        table.add_row(words("together, shared once", "bold"), *cost_cells(facts["total"]))
         console.print(table)
         console.print()
-    table = make_table("rule", *numbers, right=numbers)
+    table = make_table("rule", *COST_COLUMNS, right=COST_COLUMNS)
     for rule, summed in facts["rules"].items():
-        table.add_row(words(rule), *_cells(summed))
+        table.add_row(words(rule), *cost_cells(summed))
     table.add_section()
-    table.add_row(words("total", "bold"), *_cells(facts["total"]))
+    table.add_row(words("total", "bold"), *cost_cells(facts["total"]))
     console.print(table)
 
 
-def _cells(summed: dict[str, Any]) -> list[str]:
+def cost_cells(summed: dict[str, Any]) -> list[str]:
+    """A row below `COST_COLUMNS`.
+
+    Args:
+        summed: of `total`.
+    """
     rate = summed["tokens_per_second"]
     return [
         f"{summed['jobs']:,}",

@@ -9,7 +9,7 @@ from probeline.files import MANIFEST, open_parquet, read_json
 
 TABLES = (
     *("scores.parquet", "samples.parquet", "games.parquet", "index.parquet"),
-    *("cases.parquet", "dialogues.parquet", "shift.parquet"),
+    *("cases.parquet", "dialogues.parquet", "shift.parquet", "tokens.parquet"),
 )
 """Tables with a column `game`, the first that an artifact holds is read: it lists exactly what was used."""
 WITHOUT_SPLIT = "all"

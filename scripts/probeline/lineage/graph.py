@@ -16,6 +16,8 @@ from probeline.lineage.walking import walk
 PLACES = ("data", "results")
 RAW = "data/raw"
 """What lies there is the user's, and has no records."""
+SHOWN = Path("results/transcripts")
+"""What shows a probe has its name, which alone means the probe."""
 MOST_NAMES = 12
 """In a message."""
 
@@ -123,7 +125,8 @@ class Lineage:
         """The record of a target as people name it.
 
         Args:
-            target: an artifact, a file in it, its record, or the last part of its path where only one has it.
+            target: an artifact, a file in it, its record, or the last part of its path where only one has it,
+                transcripts aside.
 
         Raises:
             ProbelineError: there is none, or several; with the near ones.
@@ -140,7 +143,11 @@ class Lineage:
                 return self.records[artifact]
             if artifact in faulty:
                 raise ProbelineError(faulty[artifact])
-        called = [record for name, record in self.records.items() if Path(name).name == target]
+        called = [
+            record
+            for name, record in self.records.items()
+            if Path(name).name == target and Path(name).parent != SHOWN
+        ]
         edited = [fault for name, fault in faulty.items() if Path(name).name == target]
         if edited and not called:
             raise ProbelineError("\n".join(edited))

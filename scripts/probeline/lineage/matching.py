@@ -5,9 +5,31 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
+from probeline.errors import ProbelineError
 from probeline.lineage.checks import check_manifest, check_record
-from probeline.lineage.hashing import files_of
-from probeline.lineage.records import Record, Subject
+from probeline.lineage.hashing import STAT_CACHE, digests_of, files_of
+from probeline.lineage.records import Record, Subject, read_record, record_path
+from probeline.stat_cache import StatCache
+
+
+def require_as_recorded(artifact: Path) -> None:
+    """Refuse an artifact that is not what its record says, if it has one: made elsewhere, it has none.
+
+    Raises:
+        ProbelineError: says what differs.
+    """
+    if not record_path(artifact).is_file():
+        return
+    record = read_record(record_path(artifact))
+    files = artifact_files(record)
+    paths = list(files.values())
+    digests = dict(zip(paths, digests_of(paths, StatCache(STAT_CACHE)), strict=True))
+    fault = foreign(record) or mismatch(record, files, digests)
+    if fault:
+        raise ProbelineError(
+            f"{artifact} is not what its record says: {fault}. `probeline audit verify {artifact}` says "
+            f"more; or delete it and run snakemake --cores 4 {artifact}"
+        )
 
 
 def artifact_files(record: Record) -> dict[str, Path]:

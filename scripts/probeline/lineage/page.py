@@ -16,7 +16,7 @@ from probeline.lineage.picture import COLOURS, DRAWING, KINDS, drawing
 from probeline.lineage.records import Record, artifact_of
 from probeline.lineage.root import root_digest
 from probeline.lineage.terminal import kind_of
-from probeline.probes.show import visible
+from probeline.visible import visible
 
 # Names in the records may be hostile. Even if one got past the escaping, the policy lets no script run but
 # the one of this digest, loads nothing, and lets no text become HTML.

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from probeline.lineage.folding import Node
 from probeline.lineage.layout import HEIGHT, Place, arranged, implied_lines
-from probeline.probes.show import visible
+from probeline.visible import visible
 
 WIDTH = 176
 COLUMN = 226

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
-from probeline.lineage.code import PACKAGE, code_digest
+from probeline.lineage.code import PACKAGE, RESOURCES, code_digest
 from probeline.lineage.hashing import STAT_CACHE
 from probeline.stat_cache import StatCache
 
@@ -68,5 +68,7 @@ class RunningCode:
         module = ".".join(source.relative_to(ROOT).with_suffix("").parts[1:]).removesuffix(".__init__")
         if not source.exists():
             return module not in sys.modules
+        if source.suffix in RESOURCES:
+            return True  # read after its module was loaded: nobody notes when
         # The script, and what was loaded before this object was made, were there at its start.
         return source.stat().st_mtime_ns < self._moments.loaded.get(module, self._started)

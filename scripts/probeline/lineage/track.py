@@ -20,7 +20,7 @@ Exit status 1: an artifact was refused, or the remote lacks something. docs/vers
 """
 LIST_EXAMPLES = """\
 examples:
-  probeline list                        the probes of this working copy
+  probeline list                        the probes and adapters of this working copy
   probeline list --remote               which of them the remote holds
   probeline list --rev origin/main      those of another revision; get NAME --rev origin/main downloads one
 """
@@ -51,9 +51,9 @@ def add_list_command(commands: Any) -> None:
     """Declare `probeline list`."""
     listing = commands.add_parser(
         "list",
-        help="the probes that there are, here, at a git revision or in the remote",
-        description="Name, date (UTC), AUROC on the test games, and where each probe is. Figures come from "
-        "git, so nothing has to be downloaded.",
+        help="the probes and adapters that there are, here, at a git revision or in the remote",
+        description="Name, kind, date (UTC), a probe's AUROC on the test games, and where each probe and "
+        "adapter is. Figures come from git, so nothing has to be downloaded.",
         epilog=LIST_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -61,7 +61,7 @@ def add_list_command(commands: Any) -> None:
     where.add_argument("--rev", metavar="REV", help="as of this commit, branch or tag")
     where.add_argument("--remote", action="store_true", help="ask the remote which of them it holds whole")
     listing.add_argument("--json", action="store_true", help="print one JSON array instead")
-    listing.set_defaults(run=_list_probes)
+    listing.set_defaults(run=_list_made)
 
 
 def _track(options: argparse.Namespace) -> int:
@@ -115,29 +115,30 @@ def _list(title: str, paths: list[str]) -> None:
             print(f"  and {len(paths) - MOST:,} more")
 
 
-def _list_probes(options: argparse.Namespace) -> int:
+def _list_made(options: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from probeline.lineage.catalogue import as_rows, list_probes, stored_probes
+    from probeline.lineage.catalogue import as_rows, list_made, stored_paths
     from probeline.probes.show import make_console
 
-    probes, faults = list_probes(options.rev)
-    stored = stored_probes(probes) if options.remote else set()
+    made, faults = list_made(options.rev)
+    stored = stored_paths(made) if options.remote else set()
     for fault in faults:
         print(plain_text(fault), file=sys.stderr)
     if options.json:
-        held = {name: {"in_remote": name in stored} if options.remote else {} for name in probes}
-        print(json.dumps([asdict(probe) | held[name] for name, probe in probes.items()], indent=2))
-    elif not probes:
-        print("No probe has a record" + (f" at {plain_text(options.rev)}." if options.rev else " here yet."))
+        held = [{"in_remote": one.path in stored} if options.remote else {} for one in made]
+        print(json.dumps([asdict(one) | more for one, more in zip(made, held, strict=True)], indent=2))
+    elif not made:
+        at = f" at {plain_text(options.rev)}." if options.rev else " here yet."
+        print("No probe or adapter has a record" + at)
     else:
-        columns = ["probe", "made (UTC)", "AUROC, test games", "better text", "here", "versioned"]
+        columns = ["name", "kind", "made (UTC)", "AUROC, test games", "better text", "here", "versioned"]
         table = Table(box=None, pad_edge=False)
         for column in [*columns, *(["in the remote"] if options.remote else [])]:
             table.add_column(column, no_wrap=True)
-        for name, row in zip(probes, as_rows(probes), strict=True):
-            cells = ["yes" if name in stored else "no"] if options.remote else []
+        for one, row in zip(made, as_rows(made), strict=True):
+            cells = ["yes" if one.path in stored else "no"] if options.remote else []
             table.add_row(*(Text(plain_text(cell)) for cell in [*row, *cells]))
         console = make_console()
         if not console.is_terminal:

@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 from probeline.probes import baselines
 from probeline.probes.detector import Detector, fit_detector
-from probeline.probes.evaluate import is_small
 from probeline.probes.methods import Array, Labels, Settings
 from probeline.probes.metrics import (
     Ranking,
     auroc_within_games,
     bootstrap_games,
     compare,
+    is_small,
     over_games,
 )
 from probeline.schema import LOGGED_SCORES

@@ -10,19 +10,12 @@ import numpy.typing as npt
 from probeline.probes import baselines
 from probeline.probes.detector import Detector
 from probeline.probes.methods import Array, Labels, Settings
-from probeline.probes.metrics import auroc, bootstrap_games, compare, metrics_of
+from probeline.probes.metrics import FEWEST_GAMES, auroc, bootstrap_games, compare, is_small, metrics_of
 
 SPLITS = ("train", "validation", "test")
 FEW_GAMES, FEW_OF_A_CLASS = 10, 20
-FEWEST_GAMES, FEWEST_OF_A_CLASS = 5, 5  # below, a bootstrap over games is no guide
 
 TEXT_BASELINES = {"text_masked": "the masked text", "text_input": "the whole input's text"}
-
-
-def is_small(counts: Mapping[str, Any]) -> bool:
-    """Whether these are too few games, or samples of a class, to draw a conclusion from."""
-    fewest = min(counts["num_positive"], counts["num_negative"])
-    return bool(counts["num_games"] < FEWEST_GAMES or fewest < FEWEST_OF_A_CLASS)
 
 
 def split_statistics(games: npt.NDArray[Any], labels: Labels, scores: Array) -> dict[str, Any]:

@@ -5,16 +5,23 @@ number of times that a sample's game was drawn gives its value on a resample. So
 together, and two probes are compared on the same resamples.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from probeline.bootstrap import Bootstrap, Metric, draw_games
-from probeline.probes.methods import Array, Labels
+from probeline.bootstrap import Array, Bootstrap, Labels, Metric, draw_games
 
 MAX_FALSE_POSITIVE_RATE = 0.01
 CALIBRATION_BINS = 10
+FEWEST_GAMES, FEWEST_OF_A_CLASS = 5, 5  # below, a bootstrap over games is no guide
+
+
+def is_small(counts: Mapping[str, Any]) -> bool:
+    """Whether these are too few games, or samples of a class, to draw a conclusion from."""
+    fewest = min(counts["num_positive"], counts["num_negative"])
+    return bool(counts["num_games"] < FEWEST_GAMES or fewest < FEWEST_OF_A_CLASS)
 
 
 class Ranking:

@@ -1,11 +1,12 @@
 """Scores as one page for a browser: no script, nothing from the network."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from probeline.probes.score import Score
-from probeline.probes.show import LINE_BREAK, SIGNED_BREAK, STEPS, pieces, shade, visible
+from probeline.probes.show import pieces
+from probeline.shades import STEPS, shade
+from probeline.visible import SIGNED_BREAK, safe
 
 # The policy holds even if something hostile got past the escaping: no script, no image, no address is loaded.
 HEAD = """\
@@ -130,11 +131,6 @@ def page(
         "</body>\n</html>\n",
     ]
     return "".join(parts)
-
-
-def safe(text: Any, line_break: str = LINE_BREAK) -> str:
-    """Text that a browser shows and never obeys."""
-    return escape(visible(str(text), line_break))
 
 
 def _legend(threshold: float) -> str:

@@ -26,10 +26,10 @@ from probeline.probes.data import (
     require_numbers,
 )
 from probeline.probes.detector import Detector, load_detector
-from probeline.probes.evaluate import FEW_GAMES, FEW_OF_A_CLASS, is_small
+from probeline.probes.evaluate import FEW_GAMES, FEW_OF_A_CLASS
 from probeline.probes.fitting import complete_spec, fit_calibrated, one_thread, settings_of
 from probeline.probes.methods import Array, Labels
-from probeline.probes.metrics import Bootstrap, Metric, Ranking, bootstrap_games, compare
+from probeline.probes.metrics import Bootstrap, Metric, Ranking, bootstrap_games, compare, is_small
 from probeline.probes.shift_figure import draw_shift
 
 log = logging.getLogger(__name__)

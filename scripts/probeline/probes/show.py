@@ -5,76 +5,29 @@ showing it is made visible here.
 """
 
 import json
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probeline.probes.score import Score
+from probeline.shades import STEPS, joined, shade
+from probeline.visible import SIGNED_BREAK, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-# How far from the threshold a token's score begins the next shade, in deviations of the training scores: what
-# every probe's scores are counted in, so that colours mean the same in all texts.
-STEPS = (0.5, 1.0, 2.0, 3.0)
 # ColorBrewer's blues (below) and oranges (above), which colour-blind people tell apart. Both letters and
 # ground are set, so that they can be read on a dark terminal and on a light one.
 BELOW = ("black on #d1e5f0", "black on #92c5de", "black on #4393c3", "white on #2166ac")
 ABOVE = ("black on #fee0b6", "black on #fdb863", "black on #e08214", "white on #b35806")
 WIDTH_OF_FILES = 240
 """Columns of what goes to a file or program."""
-LINE_BREAK = "⏎"
-SIGNED_BREAK = f"{LINE_BREAK}\n"
-# They join letters and emoji, and choose the form of an emoji: text in many languages is not itself without.
-SHAPERS = "\u200c\u200d\ufe0e\ufe0f"
-# Those that Python would print of what Unicode lets a font leave out (Default_Ignorable_Code_Point), and the
-# blanks that are no space: Braille's and that of musical notes.
-UNSEEN = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0d\uffa0"
-    "\U0001d159\U000e0100-\U000e01ef]"
-)
-
-
-def visible(text: str, line_break: str = LINE_BREAK) -> str:
-    """`text` in which control characters, overrides of direction and all that is unseen can be seen.
-
-    Args:
-        text: of any origin.
-        line_break: what stands for one.
-    """
-    return "".join(line_break if character == "\n" else _visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    seen = character.isprintable() and not UNSEEN.match(character)
-    if seen or character in SHAPERS or unicodedata.category(character) == "Zs":
-        return character
-    number = ord(character)
-    if number < 0x20:
-        return chr(0x2400 + number)  # the pictures of control characters
-    return f"<U+{number:04X}>"
-
-
-def shade(score: float, threshold: float) -> int:
-    """How far a score lies from the threshold: 0 near it, to 4 above, to -4 below."""
-    steps = sum(abs(score - threshold) >= step for step in STEPS)
-    return steps if score >= threshold else -steps
 
 
 def pieces(score: Score) -> Iterator[tuple[str, float]]:
     """The text's tokens with their scores; those that part a character are one, with their mean score."""
-    text = ""
-    scores: list[float] = []
-    for token, token_score in zip(score.tokens or (), score.token_scores or (), strict=True):
-        if token and scores:
-            yield text, sum(scores) / len(scores)
-            text, scores = "", []
-        text += token
-        scores.append(token_score)
-    yield text, sum(scores) / len(scores)
+    return joined(score.tokens or (), score.token_scores or ())
 
 
 def summary(score: Score) -> str:

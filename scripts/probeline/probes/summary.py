@@ -1,5 +1,6 @@
 """The last lines of a run: what a probe or a transfer was made of, what it is worth, and where it lies."""
 
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ LOSSES = {
     "logs_unreadable": ("llm_log.txt that could not be read", "llm_log.txt that could not be read"),
 }
 """Counts of the corpus's quality.json that say what is missing, in words for one and for several."""
-WIDTH = 96
+WIDTH = min(96, shutil.get_terminal_size((96, 24)).columns)
 MOST_COLUMNS = 4
 """Wider matrices do not fit on a terminal; their picture does."""
 

@@ -23,16 +23,11 @@ from probeline.probes.data import (
     require_numbers,
 )
 from probeline.probes.detector import Detector
-from probeline.probes.evaluate import (
-    TEXT_BASELINES,
-    is_small,
-    stronger_text,
-    verdict,
-)
+from probeline.probes.evaluate import TEXT_BASELINES, stronger_text, verdict
 from probeline.probes.fitting import complete_spec, fit_calibrated, one_thread, settings_of
 from probeline.probes.heatmap import draw_transfer
 from probeline.probes.methods import Array
-from probeline.probes.metrics import bootstrap_games, compare, metrics_of
+from probeline.probes.metrics import bootstrap_games, compare, is_small, metrics_of
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy, lock_digest, python_version
 from probeline.compute.remote.facts import facts_of
-from probeline.compute.remote.interrupts import INTERRUPTED, Interrupts
+from probeline.compute.remote.interrupts import Interrupts
 from probeline.compute.remote.layout import (
     CONTENT,
     DONE,
@@ -90,13 +89,10 @@ def run_remotely(snakemake: Any, body: Body, threads: int) -> dict[str, Any]:
     settings = settings_of(snakemake.rule, snakemake.config, Path(artifact_of(snakemake)).name)
     job = describe(snakemake, body, threads, settings.gpu)
     require_connection()
-    try:
-        with Interrupts() as interrupts, in_words():
-            anew = partial(describe, snakemake, body, threads, settings.gpu, use_made=False)
-            place = _Place(settings, Store(), calls.Journal(artifact_of(snakemake)), interrupts)
-            done = _brought(job, anew, place, Path(artifact_of(snakemake)))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    with Interrupts() as interrupts, in_words():
+        anew = partial(describe, snakemake, body, threads, settings.gpu, use_made=False)
+        place = _Place(settings, Store(), calls.Journal(artifact_of(snakemake)), interrupts)
+        done = _brought(job, anew, place, Path(artifact_of(snakemake)))
     return facts_of(done["run"])
 
 

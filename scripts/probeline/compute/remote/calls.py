@@ -116,7 +116,7 @@ def wait(call_id: str, timeout: int, written: Callable[[], Iterable[str]]) -> Ma
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             except modal.exception.InputCancellation as error:
                 raise CallEndedError(CANCELLED) from error
-            except Exception as error:
+            except Exception as error:  # Modal raises, and the container; what ends a call is told in words
                 if words := _end(error, timeout):
                     raise CallEndedError(words) from error
                 raise

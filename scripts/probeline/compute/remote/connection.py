@@ -74,7 +74,7 @@ def within(seconds: float, ask: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             answers.append(ask())
-        except Exception as error:
+        except Exception as error:  # of another thread, where it would be lost: the caller raises it
             answers.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

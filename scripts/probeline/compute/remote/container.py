@@ -109,7 +109,7 @@ class Container:
 
             self._held = HeldDecoder(model, dtype, self._threads, adapter=adapter)
             print(f"Loaded {model.name} in {time.monotonic() - self._started:.1f} s.", flush=True)
-        except Exception as error:
+        except Exception as error:  # whatever a model's files or the GPU raise: each job is told
             self._fault = fault(error)
             # What may pass is not told to more than one job.
             self.is_broken = "fault" not in self._fault
@@ -137,7 +137,7 @@ class Container:
             if words := _skew(call, job):
                 return {"skew": words}
             missing = [file["at"] for file in job["files"].values() if not _is_there(file)]
-        except Exception as error:
+        except Exception as error:  # returned, as above: what is raised is tried again, and paid for again
             return fault(error)
         if missing:
             return {"missing": missing[:MOST_NAMED]}
@@ -151,7 +151,7 @@ class Container:
                 self._run_body(call, job, folder, commit)
             except _VolumeError:
                 raise
-            except Exception as error:
+            except Exception as error:  # a body may raise anything, and the next job must find this alive
                 answer = fault(error)
                 # After such an error, nothing runs on that GPU in this process.
                 self.is_broken = "CUDA error" in str(error)
@@ -284,7 +284,7 @@ def fetch_weights(call: Mapping[str, Any], volume: Volume) -> dict[str, Any]:
             write_json(entry, {"model": (target / call["name"]).relative_to(WEIGHTS).as_posix()})
             volume.commit()
         return read_json(entry) | {"run": _measured(call, started, processor, threads=1)}
-    except Exception as error:
+    except Exception as error:  # returned: what is raised is tried again, and paid for again
         return fault(error)
 
 
@@ -383,7 +383,7 @@ def _commit(volume: Volume) -> float:
     started = time.monotonic()
     try:
         volume.commit()
-    except Exception as error:
+    except Exception as error:  # Modal does not say what its volumes raise
         raise _VolumeError(
             f"The data volume could not be committed ({type(error).__name__}: {error})."
         ) from error
@@ -398,7 +398,7 @@ def _reload(volume: Volume) -> None:
     """See what others have written. What goes wrong is tried again, by another container."""
     try:
         volume.reload()
-    except Exception as error:
+    except Exception as error:  # as above
         raise _VolumeError(f"A volume could not be read anew ({type(error).__name__}: {error}).") from error
 
 

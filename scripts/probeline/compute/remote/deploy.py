@@ -20,7 +20,7 @@ LOCK_FILE = SCRIPTS.parent / "constraints.txt"
 DEPLOYING = Path(".probeline/modal/deploy.lock")
 BODIES = (
     *("extract_activations", "train_probe", "sweep_probes", "evaluate_transfer", "evaluate_probe_shift"),
-    *("evaluate_adapter", "compare_adapters"),
+    *("score_tokens", "evaluate_adapter", "compare_adapters"),
     *TRAINING,
 )
 """Rules whose bodies can run there."""

@@ -11,8 +11,6 @@ from typing import Any
 from probeline.lineage.lock import end_run, run_has_ended
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-INTERRUPTED = 130
-"""Exit status of a job that was told to end, as shells have it."""
 SECONDS_BETWEEN_LOOKS = 0.5
 
 

@@ -9,7 +9,7 @@ from probeline.compute.prices import gpu_text
 from probeline.config import base_model
 from probeline.evaluation.plans import plan_comparison, plan_evaluation
 
-RULES_WITH_MODEL = ("extract_activations",)
+RULES_WITH_MODEL = ("extract_activations", "score_tokens")
 """Rules whose containers hold the model on a GPU."""
 TRAINING = ("train_sft", "train_dpo", "train_grpo")
 """Rules that train on a GPU."""

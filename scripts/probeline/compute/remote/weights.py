@@ -1,7 +1,6 @@
 """A model of the hub goes straight onto the weights volume; here come its config, tokenizer and manifest."""
 
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from probeline.compute.remote import calls
 from probeline.compute.remote.connection import in_words, require_connection
 from probeline.compute.remote.deploy import find_or_deploy
 from probeline.compute.remote.facts import facts_of
-from probeline.compute.remote.interrupts import INTERRUPTED, Interrupts
+from probeline.compute.remote.interrupts import Interrupts
 from probeline.compute.remote.layout import WEIGHTS_VOLUME
 from probeline.compute.remote.settings import LONGEST
 from probeline.compute.remote.store import Store
@@ -46,12 +45,9 @@ def fetch_there(source: Mapping[str, Any], output: Path) -> dict[str, Any]:
         ProbelineError: it cannot be had; in words.
     """
     require_connection()
-    try:
-        with Interrupts() as interrupts, in_words():
-            answer = _fetched(dict(source), output, interrupts)
-            _bring(answer["model"], output)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    with Interrupts() as interrupts, in_words():
+        answer = _fetched(dict(source), output, interrupts)
+        _bring(answer["model"], output)
     log.info("%s: its weights are on the volume %s, and not here.", output.name, WEIGHTS_VOLUME)
     return facts_of(answer["run"])
 
