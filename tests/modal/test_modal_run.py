@@ -15,14 +15,16 @@ from tests.modal.projects import PROBE, run_on_modal
 from tests.unit.test_extract import make_adapter
 from tests.workflow.conftest import TINY, Project, artifacts
 
-GPU_JOBS = 4
-"""Two shards of trust, and as many of its role-masked twin."""
+GPU_JOBS = 5
+"""Two shards of trust, as many of its role-masked twin, and the tokens of its worst games."""
+TOKENS = "results/transcripts/trust_lr_l2"
 
 
 def of_trust(project: Project) -> dict[str, bytes]:
-    """What a run made, without the results of the other concept that the tiny config has."""
+    """What a run made, without the report, and the results of the other concept that the tiny config has."""
     made = artifacts(project.folder)
-    return {name: made[name] for name in made if not (name.startswith("results/") and "collusion" in name)}
+    other = ("results/report.html", *(name for name in made if "collusion" in name))
+    return {name: made[name] for name in made if not (name.startswith("results/") and name in other)}
 
 
 def requests_from_here(server: Server) -> list[str]:
@@ -37,7 +39,7 @@ def run(local_run: Project, server: Server, tmp_path_factory: pytest.TempPathFac
     shutil.rmtree(project.folder / "results")
     shutil.rmtree(project.folder / ".probeline")
     project.write("one.yaml", "modal: {containers: 1}\n")
-    done = run_on_modal(project, server, PROBE, config=(TINY, "one.yaml"))
+    done = run_on_modal(project, server, PROBE, TOKENS, config=(TINY, "one.yaml"))
     assert done.returncode == 0, done.stdout
     return project, done.stdout
 
@@ -111,7 +113,7 @@ def test_what_lies_on_the_volume_is_not_paid_for_again(
     project = run[0].copy(tmp_path / "project")
     shutil.rmtree(project.folder / "results")
     before = server.uploaded_bytes(), len(server.calls())
-    done = run_on_modal(project, server, PROBE)
+    done = run_on_modal(project, server, PROBE, TOKENS)
     assert done.returncode == 0, done.stdout
     assert (server.uploaded_bytes(), len(server.calls())) == before
     assert artifacts(project.folder) == of_trust(local_run)
@@ -119,6 +121,7 @@ def test_what_lies_on_the_volume_is_not_paid_for_again(
     assert f"On Modal: 0 jobs, 0.0 s, 0.0 s of processor, and {GPU_JOBS + 1} from the volume" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_adapter_from_anywhere_goes_along_and_its_settings_count(
     run: tuple[Project, str], server: Server, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The pools of warm containers that a run has used: when it ends, nothing is kept warm for it."""
 
+import fcntl
 import logging
 import warnings
 from pathlib import Path
@@ -41,10 +42,14 @@ def open_pool(
         given["secret"] = list(secret)
     instance = instance_of(given)
     note = POOLS / f"{canonical_digest(given)[:16]}.json"
-    if not note.is_file():
-        # An earlier run has let go of it at its end.
-        _keep_warm(instance, options["scaledown_window"])
-        write_json(note, given)
+    POOLS.mkdir(parents=True, exist_ok=True)
+    # Jobs that start together would take each other's draft of the note for an abandoned one.
+    with note.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not note.is_file():
+            # An earlier run has let go of it at its end.
+            _keep_warm(instance, options["scaledown_window"])
+            write_json(note, given)
     return instance
 
 
