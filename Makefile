@@ -42,9 +42,9 @@ docs: $(READY) ## the documentation as a site: docs/_build/html/index.html
 	$(BIN)/sphinx-build -q -W --keep-going -E docs docs/_build/html
 
 # The longest file, the commands of the README, is first: nothing waits for it alone in the end. One thread for each
-# worker: more would wait for each other, at twice the processor time. Three on two cores, as each waits now and then.
+# of two workers on two cores: more would wait for each other, at twice the processor time; three workers are no faster.
 test: $(READY) ## all tests, on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the fast tests of the library
 	$(BIN)/pytest -q tests/unit

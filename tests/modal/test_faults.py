@@ -241,6 +241,7 @@ class Memory:
                 self._over.set()
 
 
+@pytest.mark.slow
 def test_short_of_memory_rows_are_halved(
     fresh: Server, small: ModuleType, extract: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -48,6 +48,7 @@ def retract(project: Project, corpus: str, content: str) -> None:
     project.write("config/retracted.yaml", yaml.safe_dump([entry]))
 
 
+@pytest.mark.slow
 def test_a_new_file_touches_one_shard_and_a_retraction_its_format_alone(tmp_path: Path) -> None:
     project = with_logs(tmp_path / "project")
     project.run(DATASET, PROMPTS, config=OWN)

@@ -202,6 +202,7 @@ def test_what_changes_no_text_forwards_no_game(own_logs: Project) -> None:
     assert own_logs.planned(PROBE, config=edited) == FROM_DIALOGUES
 
 
+@pytest.mark.slow
 def test_fewer_extraction_jobs_forward_no_game_and_give_the_same_probe(own_logs: Project) -> None:
     computed(own_logs)
     scores = own_logs.folder / PROBE / "scores.parquet"

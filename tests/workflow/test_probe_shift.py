@@ -17,6 +17,7 @@ CONFIG = (TINY, "shift.yaml")
 NEW = Counter(extract_activations=2, evaluate_probe_shift=1)
 
 
+@pytest.mark.slow
 def test_a_probe_shift_reads_the_dialogues_once_more_and_trains_nothing_again(
     simulated_run: Project, tmp_path: Path
 ) -> None:

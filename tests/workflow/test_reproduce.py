@@ -64,6 +64,7 @@ def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Pro
     assert not list((finished.folder / ".probeline/reproduce").iterdir())
 
 
+@pytest.mark.slow
 def test_what_git_holds_is_made_again_all_the_same(project: Project) -> None:
     project.git("add", "--force", "data/models")
     project.git("commit", "--quiet", "--message", "a model")

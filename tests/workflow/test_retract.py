@@ -89,6 +89,7 @@ def test_a_retracted_game_is_gone_as_if_it_had_never_been(own_logs: Project, tmp
     assert audit(own_logs, "--check")[0] == 0
 
 
+@pytest.mark.slow
 def test_of_a_simulated_corpus_too_and_back_again(tmp_path: Path) -> None:
     project = fresh_project(tmp_path / "project")
     quality = "data/processed/werewolf/quality.json"
