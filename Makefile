@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= 4
 READY := $(VENV)/ready
 
-.PHONY: help env probe report graph docs test test-unit test-gpu lint format bench check clean
+.PHONY: help env probe report reference docs test test-unit test-gpu lint format bench check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,17 +33,18 @@ report: $(READY) ## what the targets name on one page, results/report.html; and 
 	$(BIN)/snakemake --cores $(CORES) report
 	$(BIN)/snakemake --cores $(CORES) --report report.html
 
-graph: $(READY) ## the page of all rules, docs/rules.md, as they are now
+reference: $(READY) ## the page of all rules, and the tables of keys and columns, as the code is now
 	$(BIN)/python docs/rules.py > docs/rules.md.new
 	mv docs/rules.md.new docs/rules.md
+	$(BIN)/python docs/generated.py
 
 # -E: what is read from the code is read anew.
 docs: $(READY) ## the documentation as a site: docs/_build/html/index.html
 	$(BIN)/sphinx-build -q -W --keep-going -E docs docs/_build/html
 
-# The longest file, the commands of the README, is first: nothing waits for it alone in the end. One thread for each
-# of two workers on two cores: more would wait for each other, at twice the processor time; three workers are no faster.
-test: $(READY) ## all tests, on two cores
+# Folders with long files are first, as in testpaths: nothing waits for one alone in the end. One thread for each of two
+# workers on two cores: more would wait for each other, at twice the processor time; three workers are no faster.
+test: $(READY) ## all tests but the slow ones, on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the fast tests of the library
@@ -84,5 +85,7 @@ bench: $(READY) $(BENCH)/ready ## our figures beside the alternatives', in one r
 	$(BIN)/python -m tests.bench.bench_sweep --save docs/benchmark-sweep.md
 	$(BIN)/python -m tests.bench.bench_lineage --save docs/benchmark-lineage.md
 
+# What Snakemake knows of the models stays with them.
 clean: ## remove what runs have made; logs in data/raw, models and the environment stay
-	rm -rf results/* data/processed data/simulated logs benchmarks report.html .snakemake .probeline
+	rm -rf results/* data/processed data/simulated logs benchmarks report.html .probeline
+	find .snakemake -mindepth 1 -maxdepth 1 ! -name metadata ! -name incomplete -exec rm -rf {} + 2>/dev/null || true

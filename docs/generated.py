@@ -1,4 +1,8 @@
-"""The parts of the reference that are read from the code when the site is built: they cannot get stale."""
+"""The parts of the reference that are read from the code.
+
+Tables of keys and columns stand in the pages, for readers without the site: `make reference` writes them, and
+a test fails when they are stale. Help and signatures are read when the site is built.
+"""
 
 import argparse
 import inspect
@@ -209,4 +213,17 @@ PARTS = {
     "python": python,
     **{f"columns {name}": partial(columns, name) for name in TABLES},
 }
-"""What a page asks for with `<!-- generated: … -->` → what makes it."""
+"""What a page asks for → what makes it."""
+WRITTEN = re.compile(
+    r"(?<=^<!-- written by make reference: )([^\n]+)( -->\n).*?(?=^<!-- until here -->$)", re.M | re.S
+)
+
+
+def written(text: str) -> str:
+    """A page with its tables as the code is now."""
+    return WRITTEN.sub(lambda asked: f"{asked[1]}{asked[2]}\n{PARTS[asked[1]]()}\n\n", text)
+
+
+if __name__ == "__main__":
+    for page in (ROOT / "docs").glob("*.md"):
+        page.write_text(written(page.read_text()))

@@ -10,7 +10,8 @@ RULE = re.compile(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", re.MULTILINE | re.DOTALL)
 TITLE = """\
 # The rules
 
-What each rule does, in the order of the data's way. `make graph` writes this page.
+What each rule does, in the order of the data's way. What it reads is that of a config with every kind of
+target: yours may name fewer. `make reference` writes this page.
 """
 
 

@@ -38,6 +38,7 @@ rule write_report:
         transfers=transfers_to_report,
         shifts=shifts_to_report,
         adapters=adapters_to_report,
+        trained=trained_to_report,
         grids=grids_to_report,
         evaluations=evaluations_to_report,
         comparisons=comparisons_to_report,

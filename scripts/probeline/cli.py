@@ -401,6 +401,8 @@ def _score(options: argparse.Namespace) -> None:
         print(as_json(texts, scores, threshold, facts))
     else:
         show(console, texts, scores, threshold, options.tokens)
+        # Not among the scores, which may go to a program.
+        print(f"Label 1 begins at a score of {threshold:+.3f}, the probe's threshold.", file=sys.stderr)
 
 
 def _texts(options: argparse.Namespace) -> list[str]:

@@ -35,14 +35,16 @@ def shade_class(score: float, threshold: float) -> str:
     return "" if step == 0 else f"{'a' if step > 0 else 'b'}{abs(step)}"
 
 
-def coloured(tokens: Iterable[str], token_scores: Iterable[float], threshold: float) -> str:
-    """HTML of a text with every token in its shade, and its score in a title."""
-    return "".join(_token(*piece, threshold) for piece in joined(tokens, token_scores))
+def coloured(
+    tokens: Iterable[str], token_scores: Iterable[float], threshold: float, form: str = "+.2f"
+) -> str:
+    """HTML of a text with every token in its shade, and its score in a title, in this form."""
+    return "".join(_token(*piece, threshold, form) for piece in joined(tokens, token_scores))
 
 
-def _token(token: str, score: float, threshold: float) -> str:
+def _token(token: str, score: float, threshold: float, form: str) -> str:
     name = shade_class(score, threshold)
-    return f'<i{f" class={name}" if name else ""} title="{score:+.2f}">{safe(token, SIGNED_BREAK)}</i>'
+    return f'<i{f" class={name}" if name else ""} title="{score:{form}}">{safe(token, SIGNED_BREAK)}</i>'
 
 
 def scale(threshold: float) -> str:

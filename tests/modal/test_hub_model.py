@@ -1,6 +1,7 @@
 """A model of the hub: Modal fetches it where it is needed, and only there."""
 
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -101,8 +102,11 @@ def server(hub: Hub) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = fresh_project(tmp_path_factory.mktemp("project") / "project")
+def project(local_run: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """With the dialogues of a run on the same weights, made here."""
+    project = local_run.copy(tmp_path_factory.mktemp("project") / "project")
+    shutil.rmtree(project.folder / "results")
+    shutil.rmtree(project.folder / ".probeline")
     config = {"model": "hubbed", "models": {"hubbed": {"hub": NAME, "revision": REVISION, "depth": 4}}}
     project.write("hub.yaml", json.dumps(config))
     return project
@@ -154,11 +158,9 @@ def test_it_is_fetched_once_for_all_who_use_it(project: Project, server: Server,
     assert (other.folder / manifest).read_bytes() == (project.folder / manifest).read_bytes()
 
 
-def test_the_activations_are_those_of_the_same_weights_here(project: Project, tmp_path: Path) -> None:
-    here = fresh_project(tmp_path / "here")
-    here.run(SHARD)
+def test_the_activations_are_those_of_the_same_weights_here(project: Project, local_run: Project) -> None:
     name = f"{SHARD}/activations.safetensors"
-    one, other = (load_file(folder / name)["mean"] for folder in (here.folder, project.folder))
+    one, other = (load_file(folder / name)["mean"] for folder in (local_run.folder, project.folder))
     assert one.tobytes() == other.tobytes()
 
 

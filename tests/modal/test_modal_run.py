@@ -12,7 +12,7 @@ from probeline.files import write_manifest
 from probeline.lineage.records import read_record, record_path
 from tests.modal.loopback import Server
 from tests.modal.projects import PROBE, run_on_modal
-from tests.unit.test_extract import make_adapter
+from tests.unit.tiny import make_adapter
 from tests.workflow.conftest import TINY, Project, artifacts
 
 GPU_JOBS = 5

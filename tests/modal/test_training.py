@@ -29,7 +29,7 @@ def run(
     shutil.rmtree(project.folder / ".probeline")
     project.write("modal.yaml", "modal: {containers: 2, gpu: none}\n")
     for name, grace in zip(LOST, (0.0, 1.0), strict=True):
-        server.fault("preempt_at", match=f"work/training/{Path(name).name}-*/complete", grace=grace)
+        server.fault("preempt_at", match=f"work/training/adapters--{Path(name).name}-*/complete", grace=grace)
     done = run_on_modal(project, server, *MADE, config=("modal.yaml",))
     assert done.returncode == 0, done.stdout
     return project, done.stdout

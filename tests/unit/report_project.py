@@ -145,7 +145,7 @@ def folders_of(folder: Path) -> dict[str, list[Path]]:
         for name, place in places.items()
     }
     others = ("activations", "transfers", "shifts", "evaluations", "comparisons", "grids")
-    return found | {name: [] for name in others}
+    return found | {"trained": found["adapters"]} | {name: [] for name in others}
 
 
 def write_sweep(folder: Path) -> Path:
@@ -210,6 +210,7 @@ def write_shift(folder: Path) -> Path:
         "difference": estimate(-0.2),
         "score_shift": {"positive": estimate(-1.0), "negative": estimate(0.2)},
         "verdict": "The probe falls with the adapter.",
+        **{"num_games": 9, "num_positive": 30, "num_negative": 30},
     }
     write_json(target / "metrics.json", found)
     write_manifest(target, "probe-shift", {"probe": "trust_lr_l2", "model": "tiny", "adapter": "mafia_sft"})
@@ -220,7 +221,7 @@ def write_evaluation(folder: Path, kind: str = "comparisons", name: str = "steps
     """A comparison of two systems in two figures, of which one is told apart."""
     target = folder / "results/evaluation" / kind / name
     target.mkdir(parents=True)
-    sizes = {"items": 20, "groups": 10}
+    sizes = {"items": 20, "groups": 9}
     quantities = {
         key: {
             "title": title,
@@ -231,6 +232,7 @@ def write_evaluation(folder: Path, kind: str = "comparisons", name: str = "steps
         for key, title, better, change, word in (
             ("loss", "loss of held-out acts", "lower", -0.5, "better"),
             ("legal", "share of legal moves", "higher", 0.05, "not told apart"),
+            ("words", "words of a statement", "", 1234.4, "higher"),
         )
     }
     counts = {"held_out": {"acts": 30}, "asked": {"acts": 20}, "left_out": {}, "not_measured": []}
@@ -245,7 +247,16 @@ def write_evaluation(folder: Path, kind: str = "comparisons", name: str = "steps
     return target
 
 
-def write_grid(folder: Path) -> Path:
+def write_activations(folder: Path, name: str = "trust", tokens: int = 1000) -> Path:
+    """A shard of activations."""
+    target = folder / "results/activations" / name / "shard-000-of-001"
+    target.mkdir(parents=True)
+    facts = {"model": "tiny", "games": 2, "samples": 9, "tokens": tokens, "layers": [0, 1, 2]}
+    write_manifest(target, "activations", facts | {"parameters": 500_000})
+    return target
+
+
+def write_grid(folder: Path, alike: bool = True) -> Path:
     """A grid of two points."""
     target = folder / "results/evaluation/grids/rates"
     target.mkdir(parents=True)
@@ -254,6 +265,8 @@ def write_grid(folder: Path) -> Path:
         | {"figures": {"loss": {when: estimate(2.0) for when in ("before", "after", "difference")}}}
         for rate in (0.1, 0.2)
     ]
-    write_json(target / "grid.json", {"figure": "loss", "better": "lower", "points": points})
+    found = {"figure": "loss", "better": "lower", "points": points}
+    found |= {"alike": alike, "sorted_by": "after" if alike else "difference"}
+    write_json(target / "grid.json", found)
     write_manifest(target, "grid", {})
     return target

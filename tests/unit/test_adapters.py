@@ -1,9 +1,13 @@
 """Trainings of tiny models: what comes out, that it is the same each time, and that a stop costs nothing."""
 
 import json
+import math
 import os
+import re
 import signal
+import sqlite3
 import time
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
@@ -24,15 +28,19 @@ from probeline.adapters.grpo import Rewards, groups_told, train_grpo
 from probeline.adapters.held_out import compared, in_both, mean_of, verdict
 from probeline.adapters.recipes import settings_of
 from probeline.adapters.sft import train_sft
-from probeline.adapters.training import reporters
+from probeline.adapters.training import EVENTS, reporters
 from probeline.compute.body import BodyFiles
+from probeline.compute.workplace import workplace
 from probeline.errors import ProbelineError
-from probeline.files import write_json, write_parquet
+from probeline.evaluation.systems import in_memory, systems_of
+from probeline.files import write_json, write_json_lines, write_parquet
 from probeline.models.adapter import check_base
 from probeline.models.generate import Generator
 from probeline.schema import DATASET_GAMES, make_table
-from tests.unit.tiny import make_model
+from tests.unit.judge_server import judge_server
+from tests.unit.tiny import contents, logits_of, make_model
 
+REWARDER = grpo._rewarder
 TRAINERS = {"sft": train_sft, "dpo": train_dpo, "grpo": train_grpo}
 COMMON = {
     "lora": {"rank": 2, "alpha": 4, "dropout": 0.1},
@@ -97,17 +105,16 @@ def rewards_of_a_random_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def rewarded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [one | {"reward": len(set(one["completion"])) / 10} for one in rows]
 
-    monkeypatch.setattr(grpo, "_rewarder", lambda spec, work: rewarded)
+    monkeypatch.setattr(grpo, "_rewarder", lambda spec, files: nullcontext(rewarded))
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, a dataset of each kind, and the adapter that the others begin with."""
+    """A tiny model, and a dataset of each kind."""
     folder = tmp_path_factory.mktemp("adapters")
     make_model(folder / "model", layers=2)
     for kind in FILE:
         write_dataset(folder / kind, kind)
-    run(folder, "answers", "made/answers")
     return folder
 
 
@@ -130,7 +137,7 @@ def run(place: Path, name: str, output: str, **changes: Any) -> Path:
             "dataset": [changes.pop("dataset", place / KIND[name]) / "manifest.json"],
             "model": [place / "model/manifest.json"],
             **{
-                role: [place / "made" / one / "manifest.json" for one in ones]
+                role: [made_once(place, one) / "manifest.json" for one in ones]
                 for role, ones in made_from.items()
             },
         },
@@ -144,17 +151,9 @@ def run(place: Path, name: str, output: str, **changes: Any) -> Path:
 
 
 def made_once(place: Path, name: str) -> Path:
-    """What a recipe makes, for tests that only look at it."""
-    made = place / "plain" / name
-    return made if made.is_dir() else run(place, name, f"plain/{name}")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    """What a recipe makes, for the recipes that go on from it and for tests that only look at it."""
+    made = place / "made" / name
+    return made if made.is_dir() else run(place, name, f"made/{name}")
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -171,7 +170,7 @@ def answers_of(model: Any) -> torch.Tensor:
 def test_the_same_seed_gives_the_same_bytes_also_after_a_kill(
     place: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(place, name, f"whole/{name}")
+    whole = made_once(place, name)
     saved = keeping.Keeper.on_save
 
     def killed(self: Any, *arguments: Any, **named: Any) -> None:
@@ -264,14 +263,14 @@ def test_plain_peft_finds_the_figures_of_the_summary(place: Path, name: str, key
 def test_plain_peft_has_the_rewarded_model_on_its_merged_base(place: Path) -> None:
     made = made_once(place, "rewarded")
     base = AutoModelForCausalLM.from_pretrained(place / "model")
-    base = PeftModel.from_pretrained(base, str(place / "made/answers")).merge_and_unload()
+    base = PeftModel.from_pretrained(base, str(made_once(place, "answers"))).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(made)
     rows = read_examples(
         place / "sft", "sft", tokenizer, settings_of("answers", RECIPES), 512, seed=0
     ).held_out
     before = [one.sum().item() for one in log_likelihoods(base, rows, "completion")]
     found = log_likelihoods(PeftModel.from_pretrained(base, str(made)), rows, "completion")
-    generator = Generator(place / "model", "float32", merged=[place / "made/answers"])
+    generator = Generator(place / "model", "float32", merged=[made_once(place, "answers")])
     generator.load_adapter(made)
     losses = generator.completion_losses(
         [one["prompt"] for one in rows], [one["completion"][0]["content"] for one in rows]
@@ -284,7 +283,7 @@ def test_plain_peft_has_the_rewarded_model_on_its_merged_base(place: Path) -> No
 def test_what_it_learned_from_is_listed_with_its_games(place: Path) -> None:
     import pyarrow.parquet as pq
 
-    games = pq.read_table(place / "made/answers/games.parquet").to_pylist()
+    games = pq.read_table(made_once(place, "answers") / "games.parquet").to_pylist()
     assert {one["split"] for one in games} == {"train", "validation"}
     assert all(int(one["game"][1:]) % 3 == 0 for one in games if one["split"] == "validation")
 
@@ -293,7 +292,7 @@ def test_the_reference_of_dpo_is_the_adapter_that_it_starts_from(place: Path) ->
     """Without a step taken, policy and reference are one: the loss of the first step is ln 2."""
     made = run(place, "better", "reference/better", recipe={"lora": {"rank": 2, "alpha": 4, "dropout": 0.0}})
     first = json.loads((made / "training_log.jsonl").read_text().splitlines()[0])
-    start = load_file(place / "made/answers/adapter_model.safetensors")
+    start = load_file(made_once(place, "answers") / "adapter_model.safetensors")
 
     assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
     assert load_file(made / "adapter_model.safetensors").keys() == start.keys()
@@ -301,8 +300,8 @@ def test_the_reference_of_dpo_is_the_adapter_that_it_starts_from(place: Path) ->
 
 
 def test_an_adapter_on_a_merged_base_is_refused_on_another(place: Path) -> None:
-    made = run(place, "rewarded", "merged/rewarded")
-    merged = [place / "made/answers"]
+    made = made_once(place, "rewarded")
+    merged = [made_once(place, "answers")]
 
     check_base(made, place / "model", merged)
     check_base(made / "checkpoints/step-2", place / "model", merged)
@@ -310,7 +309,7 @@ def test_an_adapter_on_a_merged_base_is_refused_on_another(place: Path) -> None:
         with pytest.raises(ProbelineError, match="trained on tiny, with answers merged into it"):
             check_base(adapter, place / "model")
     with pytest.raises(ProbelineError, match="was trained on tiny"):
-        check_base(place / "made/answers", make_model(place / "other", layers=2, seed=1))
+        check_base(made_once(place, "answers"), make_model(place / "other", layers=2, seed=1))
 
 
 def test_a_terminated_training_saves_what_it_has(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +344,7 @@ def test_a_terminated_training_saves_what_it_has(place: Path, monkeypatch: pytes
             run(place, "answers", "slow/answers", seconds=500)
     made = run(place, "answers", "terminated/answers")
 
-    assert differing(made, place / "made/answers") == []
+    assert differing(made, made_once(place, "answers")) == []
 
 
 def test_what_is_too_long_is_left_out_and_counted(place: Path) -> None:
@@ -359,12 +358,20 @@ def test_what_is_too_long_is_left_out_and_counted(place: Path) -> None:
 
 
 def test_a_whole_model_can_be_tuned(place: Path) -> None:
-    made = run(place, "answers", "whole-model/answers", recipe={"lora": None, "checkpoints": []})
+    made = run(place, "answers", "whole-model/answers", recipe={"lora": None, "checkpoints": [2]})
     tuned = AutoModelForCausalLM.from_pretrained(made)
     base = AutoModelForCausalLM.from_pretrained(place / "model")
 
     assert not torch.equal(answers_of(tuned), answers_of(base))
     assert json.loads((made / "manifest.json").read_bytes())["kind"] == "model"
+    # So do its checkpoints, which are asked by themselves.
+    declared = {"recipe": "answers", "step": 2, "merged": [], "whole": True, "folder": None}
+    systems = systems_of([{"name": "answers@2", **declared}], place / "model", {"answers": made})
+    prompt = row("forecasts", 1)["prompt"]
+    [then] = [logits_of(generator, prompt) for _, generator in in_memory(systems, "float32", 1)]
+    now = logits_of(Generator(made, "float32"), prompt)
+    assert now.shape == then.shape
+    assert (now != then).any()
 
 
 def test_updates_of_a_whole_model_are_not_lost_in_bfloat16(place: Path) -> None:
@@ -386,18 +393,18 @@ def test_one_step_with_a_share_of_warmup_moves_weights(place: Path) -> None:
 
 def test_the_dropout_of_the_recipe_is_the_adapters(place: Path) -> None:
     """Whatever the adapter had that is trained on; DPO trains without."""
-    made = run(place, "better", "dry/better")
+    made = made_once(place, "better")
 
-    for folder, dropout in ((place / "made/answers", 0.1), (made, 0.0)):
+    for folder, dropout in ((made_once(place, "answers"), 0.1), (made, 0.0)):
         settings = json.loads((folder / "manifest.json").read_bytes())["settings"]
         config = json.loads((folder / "adapter_config.json").read_bytes())
         assert settings["lora"]["dropout"] == config["lora_dropout"] == dropout
 
 
 def test_nothing_is_left_of_a_finished_training_but_its_artifact(place: Path) -> None:
-    run(place, "answers", "clean/answers")
+    made_once(place, "answers")
 
-    assert list((place / "work/clean/answers/training").iterdir()) == []
+    assert list((place / "work/made/answers/training").iterdir()) == []
 
 
 def test_the_advice_on_memory_never_takes_the_group_away(
@@ -417,14 +424,25 @@ def test_without_a_key_or_the_package_nothing_is_reported_and_nothing_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     there = {"wandb"}
+    events = Path("work/tensorboard/answers")
+    monkeypatch.setenv(EVENTS, "")
+    monkeypatch.delenv(EVENTS)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in there else None)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
-    assert reporters("") == reporters("wandb") == reporters("tensorboard") == "none"
+    assert {reporters(asked, events) for asked in ("", "wandb", "tensorboard")} == {"none"}
     assert "WANDB_API_KEY is not set" in caplog.text
     assert "the package tensorboard is not installed" in caplog.text
     monkeypatch.setenv("WANDB_API_KEY", "a key")
-    assert reporters("wandb") == "wandb"
+    assert reporters("wandb", events) == "wandb"
+    assert EVENTS not in os.environ
+    # Its events would go with the checkpoints.
+    there.add("tensorboard")
+    assert reporters("tensorboard", events) == "tensorboard"
+    assert os.environ[EVENTS] == str(events)
+    monkeypatch.setenv(EVENTS, "of the user")
+    reporters("tensorboard", events)
+    assert os.environ[EVENTS] == "of the user"
 
 
 def test_a_row_that_lacks_a_key_is_named(place: Path) -> None:
@@ -445,7 +463,6 @@ def test_prompts_that_name_their_game_say_what_was_used(tmp_path: Path) -> None:
         for number in range(6)
     ]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    write_json(tmp_path / "manifest.json", {"generic_rubric": "Kind."})
     recipe = {"max_steps": 1, "batch": 2, "accumulation": 1, "generations": 2, "held_out": 4}
     recipe |= {"method": "grpo", "max_tokens": 99, "completion_tokens": 4}
     tokenizer = AutoTokenizer.from_pretrained(make_model(tmp_path / "model", layers=2))
@@ -453,6 +470,31 @@ def test_prompts_that_name_their_game_say_what_was_used(tmp_path: Path) -> None:
     used = read_examples(tmp_path, "prompts", tokenizer, recipe, 512, 0).games
     assert used is not None
     assert len(used) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "most", "positions", "fault"),
+    [
+        ("Help.", 9, 512, "6 (more than 9 tokens). Raise max_tokens of the recipe: the model takes 512."),
+        ("Help.", 99, 9, "6 (more than 9 tokens). The model takes no more than 9"),
+        ("{eos}", 99, 512, "6 (holds a special token of the model). Take another model"),
+        (None, 99, 512, "More games make more examples."),
+    ],
+)
+def test_why_there_is_no_example_is_said_with_what_helps(
+    tmp_path: Path, said: str | None, most: int, positions: int, fault: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(make_model(tmp_path / "model", layers=2))
+    row = {"ground_truth": "Yes.", "rubric": None, "split": "train", "dialogue_id": "d"}
+    rows = [] if said is None else [row | {"id": str(number)} for number in range(6)]
+    prompt = [{"role": "user", "content": (said or "").replace("{eos}", tokenizer.eos_token)}]
+    write_json_lines(tmp_path / "prompts.jsonl", [one | {"prompt": prompt} for one in rows])
+    recipe = {"method": "grpo", "max_tokens": most, "completion_tokens": 4, "held_out": 4}
+
+    with pytest.raises(ProbelineError, match=re.escape(fault)):
+        read_examples(tmp_path, "prompts", tokenizer, recipe, positions, 0)
 
 
 def test_weights_of_four_bits_are_made_whole_and_not_quantised_twice(tmp_path: Path) -> None:
@@ -506,17 +548,17 @@ def test_a_model_is_trained_on_the_tokens_that_it_is_asked_with_later(
         return single_turn(self, prompt_ids, *rest)
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", seen)
-    told = {
-        name: json.loads((run(tmp_path, name, f"made/{name}") / "training_summary.json").read_bytes())
-        for name in RECIPES
-    }
+    # What is compared comes before the training, or from the adapter that it ends with, however short it is.
+    short = {"max_steps": 1, "checkpoints": []}
+    made = {name: run(tmp_path, name, f"made/{name}", recipe=short) for name in RECIPES}
+    told = {name: json.loads((one / "training_summary.json").read_bytes()) for name, one in made.items()}
     generator = Generator(model, "float32")
     held_out = [number for number in range(12) if number % 3 == 0]
     prompts = [[SYSTEM, row("forecasts", number)["prompt"][0]] for number in held_out]
     ids = [generator._prompt(1, prompt, 0) for prompt in prompts]
     losses = generator.completion_losses(prompts, ["I trust [3]."] * len(prompts))
     first = told["answers"]["held_out"]["loss"]["before"]["value"]
-    generator.load_adapter(tmp_path / "made/answers")
+    generator.load_adapter(made["answers"])
     adapted = generator.completion_losses(prompts, ["I trust [3]."] * len(prompts))
     chosen = told["better"]["held_out"]["chosen_log_likelihood"]["before"]["value"]
 
@@ -533,6 +575,10 @@ def test_gpt2_kinds_get_an_adapter_too(place: Path, tmp_path: Path) -> None:
 
     assert config["target_modules"] == ["c_attn", "c_fc", "c_proj"]
     assert config["fan_in_fan_out"]
+    of_llama = json.loads((made_once(place, "answers") / "adapter_config.json").read_bytes())
+    kinds = ("down", "gate", "k", "o", "q", "up", "v")
+    assert of_llama["target_modules"] == [f"{kind}_proj" for kind in kinds]
+    assert not of_llama["fan_in_fan_out"]
 
 
 def test_a_reward_that_failed_is_masked_and_equal_groups_are_counted() -> None:
@@ -554,11 +600,144 @@ def test_a_reward_that_failed_is_masked_and_equal_groups_are_counted() -> None:
     assert (facts["groups"], facts["without_gradient"]) == (2, 2)
 
 
+def test_the_tree_rewards_what_happened_and_tells_what_it_could_not_read() -> None:
+    said = json.dumps([{"event": "Rain falls", "probability": 0.75}, {"event": "War", "probability": 0.25}])
+    answers = {"a": said, "b": "?"}
+    rows = [{"id": one, "actual": "Rain falls", "completion": text} for one, text in answers.items()]
+    right, unread = grpo._tree_rewards()(rows)
+
+    entropy = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    parts = {"calibration": 0.75, "sharpness": 1 / (1 + entropy), "diversity": 0.5}
+    assert {part: right[part] for part in parts} == pytest.approx(parts)
+    assert right["reward"] == pytest.approx(0.4 * 0.75 + 0.3 / (1 + entropy) + 0.3 * 0.5)
+    assert (right["id"], right["parsed"], unread["parsed"], unread["reward"]) == ("a", True, False, 0)
+
+
+def test_a_judge_is_told_what_is_what_and_its_failure_is_no_reward(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [{"role": "user", "content": "It hums."}], "rubric": "Be kind.", "ground_truth": "Why?"}
+        | {"id": text, "completion": text}
+        for text in ("Sorry.", "No.")
+    ]
+    files = BodyFiles("results/adapters/a", {}, tmp_path / "a", tmp_path / "work", tmp_path / "figures.json")
+    with judge_server(lambda said, _: '{"score": 0.25}' if said == "Sorry." else "8/10") as server:
+        spec = {"recipe": {"reward": "judge"}, "judge": {"name": "strict", "settings": server.settings()}}
+        with REWARDER(spec, files) as rewards:
+            told = rewards(rows)
+        sent = [json.loads(body["messages"][-1]["content"]) for body in server.bodies]
+
+    assert told == [rows[0] | {"reward": 0.25}, rows[1] | {"reward": None}]
+    first = next(one for one in sent if one["completion"] == "Sorry.")
+    assert (first["rubric"], first["reference"]) == ("Be kind.", "Why?")
+    assert "It hums." in first["conversation"]
+    assert server.answered["No."] == 5
+    # The file is let go of, and remembers the score alone.
+    assert not (tmp_path / "work/rewards.sqlite-wal").exists()
+    with closing(sqlite3.connect(tmp_path / "work/rewards.sqlite")) as remembered:
+        assert remembered.execute("SELECT score FROM answers").fetchall() == [(0.25,)]
+
+
+@pytest.mark.parametrize(("failed", "moves"), [(None, False), (0.0, True)])
+def test_a_group_with_one_reward_moves_nothing_and_none_is_not_zero(
+    place: Path, monkeypatch: pytest.MonkeyPatch, failed: float | None, moves: bool
+) -> None:
+    def rewarded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [one | {"reward": 0.5 if number % 2 else failed} for number, one in enumerate(rows)]
+
+    monkeypatch.setattr(grpo, "_rewarder", lambda spec, files: nullcontext(rewarded))
+    made = run(place, "rewarded", f"masked-{failed}/rewarded", recipe={"max_steps": 2, "checkpoints": []})
+    weights = load_file(made / "adapter_model.safetensors")
+
+    assert [value.any().item() for key, value in weights.items() if "lora_B" in key] == [moves] * 14
+    training = json.loads((made / "training_summary.json").read_bytes())["held_out"]["training"]
+    assert training["masked"] == (0 if moves else 4)
+
+
 def test_checkpoints_behind_the_end_are_refused() -> None:
     assert keeping.wanted_steps({"every": 2}, 5) == [2, 4]
     for asked in ({"every": 20}, [2, 20]):
         with pytest.raises(ProbelineError, match=r"checkpoints asks for .*20"):
             keeping.wanted_steps(asked, 3)
+
+
+@pytest.mark.parametrize("name", ["answers", "better"])
+def test_a_training_that_diverges_stops_and_says_what_helps(place: Path, name: str) -> None:
+    settings = {"learning_rate": 1e30, "checkpoints": [], "max_steps": 8}
+    with pytest.raises(ProbelineError, match=r"diverged: at step \d of 8 the .* is (nan|inf).*learning_rate"):
+        run(place, name, f"diverged/{name}", recipe=settings)
+    assert not (place / f"diverged/{name}").exists()
+
+
+def test_an_adapter_without_numbers_is_refused_when_it_is_asked(place: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (damaged / name).write_bytes((place / "made/answers" / name).read_bytes())
+    file = damaged / "adapter_model.safetensors"
+    save_file({key: value * math.nan for key, value in load_file(file).items()}, file)
+    prompt = row("forecasts", 1)["prompt"]
+    generator = Generator(place / "model", "float32")
+    before = logits_of(generator, prompt)
+    generator.load_adapter(damaged)
+    for ask in (
+        lambda: generator.generate([prompt], seed=0, max_new_tokens=4, temperature=1.0),
+        lambda: generator.completion_losses([prompt], ["I trust [3]."]),
+    ):
+        with pytest.raises(ProbelineError, match="damaged computes no finite numbers"):
+            ask()
+    generator.load_adapter(None)
+    assert (logits_of(generator, prompt) == before).all()
+
+
+def test_a_model_or_an_adapter_that_lacks_weights_is_not_trained_on(place: Path, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", layers=2)
+    weights = load_file(model / "model.safetensors")
+    lacking = {key: value for key, value in weights.items() if "layers.1.mlp.up_proj" not in key}
+    save_file(lacking, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ProbelineError, match=r"lacks weights \(model.layers.1.mlp.up_proj.weight"):
+        load_base(model, [], "float32", None)
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_bytes((place / "made/answers/adapter_config.json").read_bytes())
+    weights = load_file(place / "made/answers/adapter_model.safetensors")
+    save_file({key: weights[key] for key in sorted(weights)[2:]}, adapter / "adapter_model.safetensors")
+    with pytest.raises(ProbelineError, match="2 of its weights and the model's do not match"):
+        load_base(place / "model", [adapter], "float32", None)
+
+
+def test_what_is_kept_of_a_step_is_whole_or_not_there(tmp_path: Path) -> None:
+    whole: list[bool] = []
+
+    def save(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"half")
+        if not whole:
+            raise KeyboardInterrupt
+        (folder / "weights").write_bytes(b"whole")
+
+    keeper = keeping.Keeper(tmp_path, 4, [2], save, lambda: None, None, 0.0)
+    kept = keeping.kept_folder(tmp_path, 2)
+    with pytest.raises(KeyboardInterrupt):
+        keeper._keep(2)
+    assert not kept.exists()
+    whole.append(True)
+    keeper._keep(2)
+    assert contents(kept) == {"weights": b"whole"}
+    assert [folder.name for folder in kept.parent.iterdir()] == ["step-2"]
+
+
+def test_artifacts_of_one_name_do_not_remove_what_the_other_keeps(tmp_path: Path) -> None:
+    def folder(name: str, seed: int) -> Path:
+        return workplace("evaluation", {"seed": seed}, BodyFiles(name, {}, tmp_path, tmp_path, tmp_path))
+
+    evaluation = folder("results/evaluation/adapters/a", 0)
+    comparison = folder("results/evaluation/comparisons/a", 0)
+    assert evaluation != comparison
+    assert evaluation.is_dir()
+    # Of itself, what other settings have left goes.
+    anew = folder("results/evaluation/adapters/a", 1)
+    assert (evaluation.exists(), comparison.is_dir(), anew.is_dir()) == (False, True, True)
+    assert folder("results/evaluation/adapters/a", 1) == anew
 
 
 def test_each_pass_over_the_data_is_shuffled_anew_and_complete() -> None:
@@ -582,6 +761,15 @@ def test_a_difference_is_judged_by_its_interval() -> None:
     assert verdict(few, -1) == "undecided"
     one = compared(before[:1], after[:1], mean_of("loss"), seed=0)
     assert one["difference"] == {"value": pytest.approx(-0.5), "low": None, "high": None}
+
+
+def test_what_is_no_number_decides_nothing() -> None:
+    before = [{"game": str(number), "loss": 1.0 + number / 10} for number in range(10)]
+    for value in (math.nan, math.inf):
+        found = compared(before, [one | {"loss": value} for one in before], mean_of("loss"), seed=0)
+        assert found["after"] == found["difference"] == {"value": None, "low": None, "high": None}
+        assert found["before"]["low"] is not None
+        assert {verdict(found, wanted) for wanted in (1, -1)} == {"undecided"}
 
 
 def test_an_example_without_a_reward_on_one_side_is_not_compared() -> None:

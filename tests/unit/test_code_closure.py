@@ -1,3 +1,7 @@
+import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +87,15 @@ def test_an_edit_of_one_analysis_does_not_rerun_the_others(script: str, apart: s
     assert not {Path(file).stem for file in closure if "/probes/" in file} & apart
 
 
+@pytest.mark.parametrize("script", ["train_sft", "train_dpo", "train_grpo"])
+def test_an_edit_of_what_the_config_or_a_run_says_trains_nothing_anew(script: str) -> None:
+    closure = code_closure(REPOSITORY / "scripts" / f"{script}.py", REPOSITORY / "scripts")
+    adapters = REPOSITORY / "scripts/probeline/adapters"
+    apart = {"recipes", "headline", "status"}
+    assert apart <= {path.stem for path in adapters.glob("*.py")}  # a renamed module would be missed
+    assert not {Path(file).stem for file in closure if "/adapters/" in file} & apart
+
+
 def test_styles_and_scripts_of_a_page_are_code_of_what_writes_it(tmp_path: Path) -> None:
     sources = REPOSITORY / "scripts"
     kept = {Path(file).name for file in code_closure(sources / "write_report.py", sources)}
@@ -116,3 +129,42 @@ def test_stages_meet_only_through_files() -> None:
         for package in packages:
             wrong = [file for file in closure if f"/probeline/{package}/" in file]
             assert not wrong, f"{script} imports {wrong}"
+
+
+REMEMBERING = """
+import sys
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from probeline.lineage.code import code_closure, remember_code
+
+script, file = map(Path, sys.argv[1:])
+remember_code(file)
+print(code_closure(script, script.parent))
+"""
+
+
+def test_what_is_remembered_of_the_code_goes_by_content(tmp_path: Path) -> None:
+    file = tmp_path / "state/code.json"
+
+    def told(helper: str) -> dict[str, str]:
+        script, _ = write_sources(tmp_path, helper)
+        words = [sys.executable, "-c", REMEMBERING, str(script), str(file)]
+        return ast.literal_eval(subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout)
+
+    other = BASE.replace("return 1", "return 2")
+    base = digest_of(tmp_path / "apart", BASE)
+    assert told(BASE) == base
+    assert told(other) == digest_of(tmp_path / "other", other) != base
+    assert told(BASE) == base
+    # It is what is read, where it is whole and of this version; and made anew where it is not.
+    helper = base["scripts/probeline/helper.py"]
+    whole = file.read_text()
+    file.write_text(whole.replace(helper, "0" * 16))
+    assert told(BASE)["scripts/probeline/helper.py"] == "0" * 16
+    for damaged in (whole.replace(helper, "0" * 16)[:-20], whole.replace('"reader":"', '"reader":"x'), "[]"):
+        file.write_text(damaged)
+        assert told(BASE) == base
+        assert base["scripts/probeline/helper.py"] in str(json.loads(file.read_text())["sources"])

@@ -8,6 +8,7 @@ import yaml
 from probeline.adapters.recipes import made_from, recipe_points, settings_of
 from probeline.config import (
     check_config,
+    check_files,
     check_gpus,
     check_groups,
     check_target,
@@ -170,6 +171,16 @@ def test_a_target_that_cannot_be_made_is_refused(config: dict[str, Any]) -> None
     assert "Unknown method 'lrr'" in refusal(config)
 
 
+def test_a_typo_in_a_concept_or_its_template_is_named(config: dict[str, Any]) -> None:
+    templates = REPOSITORY / "config/templates"
+    check_files(config, templates)
+    config["probes"]["trust"] |= {"label": 'actor_teem == "x"', "template": "werwolf"}
+    assert "probes.trust.label" in refusal(config)
+    assert "actor_team" in refusal(config)
+    with pytest.raises(ProbelineError, match=r"probes\.trust\.template is 'werwolf'.* Did you mean werewolf"):
+        check_files(config, templates)
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
@@ -186,6 +197,7 @@ def test_names_of_probes(config: dict[str, Any], name: str, parts: tuple[str, st
     [
         ("trust_lrr_l22", "Unknown method 'lrr' in 'trust_lrr_l22'. Did you mean lr?"),
         ("trusty_lr_l22", "Unknown concept 'trusty' in 'trusty_lr_l22'. Did you mean trust?"),
+        ("trust.role_masked_lr_l22", "Unknown concept 'trust.role_masked'"),
         ("trust_lr_l99", "smollm2-135m has 30 blocks: layers 0 (embeddings) to 30"),
         ("trust_lr_22", "is not the name of a probe"),
         ("trust_lr_l22_8", "trust_lr_l8_22, not trust_lr_l22_8"),
@@ -225,11 +237,13 @@ def test_a_requested_path_is_checked_before_anything_runs(config: dict[str, Any]
             check_target(target, config)
     with pytest.raises(ProbelineError) as caught:
         check_target("data/processed/mafi/quality.json", config)
-    assert str(caught.value).endswith("Allowed: forecast, mafia, support, werewolf.")
+    assert "Allowed: forecast, mafia, support, werewolf." in str(caught.value)
     with pytest.raises(ProbelineError, match="Did you mean collusion"):
         check_target("results/activations/colusion", config)
     with pytest.raises(ProbelineError, match="Did you mean lr"):
         check_target("results/probes/trust_lrr_l22/metrics.json", config)
+    with pytest.raises(ProbelineError, match="Ask for results/probes/trust_lr_l22, the folder"):
+        check_target("trust_lr_l22", config)
     with pytest.raises(ProbelineError, match=r"no shard-0-of-2 in .* 4 shards, shard-0-of-4 to shard-3-of-4"):
         check_target("results/activations/trust/shard-0-of-2", config)
     with pytest.raises(ProbelineError, match="ask for results/activations/trust/shard-0-of-4"):

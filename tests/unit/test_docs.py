@@ -18,6 +18,7 @@ FEATURES = (DOCS / "features.md").read_text()
 ROWS = re.findall(r"^\| ([A-Z]\d\d) \| (.+) \| (.+) \| (.+) \|$", FEATURES, re.MULTILINE)
 KINDS = {"P": 30, "T": 23, "F": 24, "M": 19, "G": 24, "W": 13, "X": 11}
 RULES = "".join(file.read_text() for file in sorted((REPOSITORY / "rules").glob("*.smk")))
+SCRIPTS = "".join(file.read_text() for file in sorted((REPOSITORY / "scripts").rglob("*.py")))
 SUPPRESSIONS = re.compile(r"# ?(noqa|type: ?ignore|mypy: ?ignore|ruff: ?noqa|pragma)")
 
 
@@ -70,11 +71,16 @@ def test_the_reference_is_read_from_the_code(generated: ModuleType, site: Path) 
     for name in keys:
         assert name.replace("<", "&lt;").replace(">", "&gt;") in configuration, name
     for table in generated.TABLES:
-        assert f"<!-- generated: columns {table} -->" in (DOCS / "files.md").read_text()
+        assert f"<!-- written by make reference: columns {table} -->" in (DOCS / "files.md").read_text()
         for column, _, _ in getattr(generated.schema, table):
             assert column in files
     for name, _ in generated.commands(generated._parser()):
         assert f"usage: {name} [-h]" in commands
+
+
+def test_the_tables_in_the_pages_are_those_of_the_code(generated: ModuleType) -> None:
+    for page in DOCS.glob("*.md"):
+        assert generated.written(page.read_text()) == page.read_text(), f"{page.name}: make reference"
 
 
 def test_every_feature_has_its_row() -> None:
@@ -98,10 +104,11 @@ def missing_option(parser: argparse.ArgumentParser, words: list[str]) -> str | N
 
 
 def is_made(path: str) -> bool:
-    """Whether a rule declares this file or folder, or a folder that may hold it."""
+    """Whether a rule declares this file or folder, or a folder and the code names a file like this in it."""
     declared = re.findall(r'"((?:results|data)/[^"]+)"', RULES)
     patterns = [re.sub(r"\\\{+[^}]*\}+", "[^/]+", re.escape(one)) for one in declared]
-    return any(re.fullmatch(rf"{pattern}(/.+)?", path) for pattern in patterns)
+    named = re.search(rf"""["/}}]{re.escape(Path(path).name)}["']""", RULES + SCRIPTS)
+    return any(re.fullmatch(rf"{pattern}(/.+)?" if named else pattern, path) for pattern in patterns)
 
 
 def is_importable(name: str) -> bool:
@@ -162,7 +169,7 @@ def test_each_feature_names_tests_that_exist() -> None:
 
 
 def test_nothing_is_suppressed() -> None:
-    sources = [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk")]
-    for folder in ("scripts", "docs"):
+    sources = [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").rglob("*.smk")]
+    for folder in ("scripts", "docs", "tests"):
         sources += (REPOSITORY / folder).rglob("*.py")
     assert [str(file) for file in sources if SUPPRESSIONS.search(file.read_text())] == []

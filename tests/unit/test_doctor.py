@@ -13,6 +13,8 @@ import pytest
 
 from probeline.cli import main
 from probeline.compute.remote import deploy, doctor
+from probeline.compute.remote.secrets import HUB, Secret
+from probeline.config import load_config
 from tests.workflow.conftest import REPOSITORY
 
 NO_TOKEN = {"MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": "", "MODAL_CONFIG_PATH": os.devnull}
@@ -92,6 +94,23 @@ def test_for_modal_it_is_one(here: Here, words: tuple[str, ...]) -> None:
     assert status == 1
     assert found["Modal token"]["state"] == "missing"
     assert "modal token new" in found["Modal token"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "asked"),
+    [(["train_grpo"], True), (["evaluate_adapter"], True), (["train_sft", "train_probe"], False)],
+)
+def test_a_recipe_has_its_judge_and_its_model_there(
+    monkeypatch: pytest.MonkeyPatch, rules: list[str], asked: bool
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    config = load_config([])
+    config["modal"]["rules"] = rules
+    config["judges"]["lab"] = {"kind": "openai", "model": "any", "key": "MY_LAB_KEY"}
+    config["models"]["far"] = {"hub": "someone/model", "revision": "0" * 40}
+    config["recipes"]["support_grpo"] |= {"grid": {"judge": ["local", "lab"]}, "model": "far"}
+    needed = {HUB, Secret("my-lab-secret", "MY_LAB_KEY")} if asked else set()
+    assert doctor._secrets_needed(config) == needed
 
 
 def test_neither_the_home_folder_nor_a_token_is_shown(here: Here, project: Path) -> None:

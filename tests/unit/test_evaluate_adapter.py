@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shutil
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,14 +23,15 @@ from probeline.evaluation.forecasts import match_judge
 from probeline.evaluation.held_out import Item, draw, read_held_out, that_fit
 from probeline.evaluation.mafia import faults_of, mafia_questions
 from probeline.evaluation.plans import BARE, plan_comparison, plan_evaluation
-from probeline.evaluation.questions import Answers, Questions, as_code
+from probeline.evaluation.questions import Answers, Questions, as_code, counted
 from probeline.evaluation.summary import evaluation_summary
 from probeline.evaluation.support import measure_support
 from probeline.evaluation.systems import System, in_memory, systems_of
-from probeline.files import write_json_lines, write_manifest, write_parquet
+from probeline.files import read_json, write_json, write_json_lines, write_manifest, write_parquet
 from probeline.forecasting.expected import read_perplexities
+from probeline.models import loading
 from probeline.schema import DATASET_GAMES, make_table
-from tests.unit.tiny import make_model
+from tests.unit.tiny import contents, make_model
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
@@ -135,10 +138,6 @@ def run(
         BodyFiles("results/evaluation/adapters/a", inputs, output, folder / "work", folder / "figures.json"),
     )
     return output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_forecasts_before_and_after(tmp_path: Path, model: Path) -> None:
@@ -303,7 +302,7 @@ def test_what_a_judge_failed_on_is_masked_and_counted(tmp_path: Path) -> None:
     items = read_held_out(support(tmp_path / "support"), "prompts")
     questions = Questions(items={"prompts": items})
     answers = {name: Answers({}, {"prompts": ["x", "y", "z"]}) for name in ("base", "a")}
-    measured = measure_support(questions, answers, Judge())  # type: ignore[arg-type]
+    measured = measure_support(questions, answers, Judge())
     assert measured.facts["judge_failed"] == {"base": 1, "a": 1}
     assert measured.facts["judge_scores"]["a"]["mean"] == pytest.approx(0.6)
     found = compare_systems(measured.quantities[0], [("base", "a")], 100, 0)
@@ -321,12 +320,12 @@ def test_a_judge_that_has_judged_nothing_ends_in_words(tmp_path: Path) -> None:
     items = read_held_out(support(tmp_path / "support"), "prompts")
     answers = {name: Answers({}, {"prompts": ["x", "y", "z"]}) for name in ("base", "a")}
     with pytest.raises(ProbelineError, match="judge half has judged none of 6 replies"):
-        measure_support(Questions(items={"prompts": items}), answers, Judge(always=True))  # type: ignore[arg-type]
+        measure_support(Questions(items={"prompts": items}), answers, Judge(always=True))
 
 
 def test_a_judge_is_asked_about_all_open_matches_at_once() -> None:
     judge, failures = Judge(), Counter[str]()
-    same = match_judge(judge, failures)  # type: ignore[arg-type]
+    same = match_judge(judge, failures)
     assert same([("x", ["a", "b"]), ("y", ["c"])]) == [[0.5, None], [0.7]]
     assert judge.asked == [3]
     assert failures == {"asked": 3, "failed": 1}
@@ -385,6 +384,15 @@ def test_what_does_not_fit_is_left_out_whole_and_counted(tmp_path: Path, model: 
     assert that_fit(items, model, [], 12, 2048, excluded) == items
     assert that_fit(items, model, [], 12, 20, excluded) == []
     assert excluded == {"more_than_20_tokens": 6}
+    assert counted(excluded) == "6 more than 20 tokens"
+    assert counted({}) == "nothing"
+    # The model's own length is what a training goes by, wherever the model's config says it.
+    short = tmp_path / "short"
+    shutil.copytree(model, short)
+    write_json(short / "manifest.json", read_json(short / "manifest.json") | {"max_length": 20})
+    write_json(short / "config.json", {"text_config": read_json(short / "config.json")})
+    assert that_fit(items, short, [], 12, 2048, excluded) == []
+    assert excluded == {"more_than_20_tokens": 12}
 
 
 def test_more_items_are_the_same_and_more_of_as_many_groups_as_possible() -> None:
@@ -441,6 +449,14 @@ def test_estimates_of_next_to_nothing() -> None:
     assert spread([])["mean"] is None
 
 
+def test_what_is_no_number_has_no_interval_and_says_so() -> None:
+    values = {"a": [(1.0, 1.0)] * 6, "b": [(math.nan, 1.0)] * 6}
+    told = compare_systems(Quantity("loss", "loss", "lower", "abcdef", values), [("a", "b")], 50, 0)
+    assert told["systems"]["b"]["value"] is None
+    assert told["systems"]["b"]["reason"] == "it is no finite number"
+    assert told["differences"][0]["verdict"] == "no interval"
+
+
 def test_expected_perplexities_are_read(tmp_path: Path) -> None:
     expected = read_perplexities(REPOSITORY / "config/costs/forecasts.yaml")
     assert expected == {
@@ -449,6 +465,8 @@ def test_expected_perplexities_are_read(tmp_path: Path) -> None:
         "SFT 3 epochs": (2.8, 2.8),
         "GRPO": (1.9, 1.9),
     }
+    with pytest.raises(ProbelineError, match=r"x\.yaml does not exist"):
+        read_perplexities(tmp_path / "x.yaml")
     (tmp_path / "x.yaml").write_text("perplexities: {base: low}")
     with pytest.raises(ProbelineError, match=r"perplexities\.base is 'low'"):
         read_perplexities(tmp_path / "x.yaml")
@@ -490,8 +508,13 @@ def test_plans_follow_what_a_recipe_is_made_from() -> None:
     assert merged.judge is None
     declared = config()
     declared["evaluation"]["adapters"]["checkpoints"] = True
+    ended_at_40 = RECIPES["mafia_sft"] | {"max_steps": 40}
     steps = plan_evaluation("mafia_sft", declared)
     assert [one["name"] for one in steps.systems] == ["base", "mafia_sft@20", "mafia_sft@40", "mafia_sft"]
+    # That of the last step is what it ends with.
+    ended = plan_evaluation("mafia_sft", declared | {"recipes": RECIPES | {"mafia_sft": ended_at_40}})
+    assert [one["name"] for one in ended.systems] == ["base", "mafia_sft@20", "mafia_sft"]
+    assert "each once" in refused(recipes=RECIPES | {"mafia_sft": ended_at_40 | {"checkpoints": [20, 20]}})
 
 
 def test_checkpoints_at_every_so_many_steps_are_compared_too() -> None:
@@ -543,6 +566,27 @@ def test_systems_of_a_merged_base_come_after_those_of_the_base(tmp_path: Path, m
     assert losses["first"] < losses["base"]
 
 
+def test_one_base_is_in_memory_at_a_time(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, load = make_adapter(model, tmp_path / "first"), loading.load_weights
+    loaded: list[weakref.ref[Any]] = []
+
+    def loads(*given: Any) -> Any:
+        assert all(weight() is None for weight in loaded)
+        found = load(*given)
+        # A weight, which the model with an adapter on it shares.
+        loaded.append(weakref.ref(found.lm_head.weight))
+        return found
+
+    monkeypatch.setattr(loading, "load_weights", loads)
+    systems = [System("base", model), System("first", model, first), System("second", model, None, (first,))]
+    for _, generator in in_memory(systems, "float32", 1):
+        generator.completion_losses([[{"role": "user", "content": "Whom?"}]], ["I trust you."])
+    assert len(loaded) == 2
+    assert all(weight() is None for weight in loaded)
+
+
 @pytest.mark.parametrize(
     ("of", "said"),
     [
@@ -554,6 +598,8 @@ def test_systems_of_a_merged_base_come_after_those_of_the_base(tmp_path: Path, m
         (["base"], "too few entries"),
         (["base", "/elsewhere/a"], "names no recipe"),
         (["mafia_sft", "/elsewhere/a", "./a"], "two systems a"),
+        (["mafia_sft", "./a|b"], r"let 'a\|b' have letters"),
+        (["mafia_sft", "./a\n# b"], r"let 'a\\n# b' have letters"),
     ],
 )
 def test_comparisons_that_cannot_be_are_refused(of: list[str], said: str) -> None:

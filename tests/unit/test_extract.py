@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -44,18 +44,6 @@ def dialogues(tmp_path):
 def extract(dialogues, model, output, **changes):
     extract_activations([dialogues], model, output, replace(SETTINGS, **changes))
     return output
-
-
-def make_adapter(model, folder, seed=0):
-    """A LoRA adapter with weights that do something."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        adapted = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(model),
-            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
-        )
-    adapted.save_pretrained(folder)
-    return folder
 
 
 def by_sample(*shards):
@@ -263,7 +251,7 @@ def test_tokens_are_stored_for_the_layers_asked_for(tmp_path, dialogues, model):
 
 
 def test_an_adapter_on_the_model_is_read_through(tmp_path, dialogues, model):
-    adapter = make_adapter(model, tmp_path / "adapter")
+    adapter = tiny.make_adapter(model, tmp_path / "adapter")
     plain = read_activations([extract(dialogues, model, tmp_path / "plain")], [0, 1, 3])
     extract_activations([dialogues], model, tmp_path / "adapted", SETTINGS, adapter=adapter)
     adapted = read_activations([tmp_path / "adapted"], [0, 1, 3])
@@ -281,7 +269,7 @@ def test_an_adapter_on_the_model_is_read_through(tmp_path, dialogues, model):
 
 
 def test_an_adapter_that_could_run_code_is_refused(tmp_path, dialogues, model):
-    adapter = make_adapter(model, tmp_path / "adapter")
+    adapter = tiny.make_adapter(model, tmp_path / "adapter")
     whole = (adapter / "adapter_model.safetensors").read_bytes()
     (adapter / "adapter_model.safetensors").write_bytes(b"nonsense" * 10)
     with pytest.raises(ProbelineError, match=r"adapter_model\.safetensors is not a whole safetensors file"):
@@ -296,7 +284,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, dialogues, model):
     deeper = tiny.make_model(tmp_path / "deeper", layers=5)
     wider = tiny.make_model(tmp_path / "wider", width=64)
     for other, words in ((deeper, "16 of its weights|do not match"), (wider, "does not fit the model")):
-        adapter = make_adapter(other, tmp_path / f"adapter-{other.name}")
+        adapter = tiny.make_adapter(other, tmp_path / f"adapter-{other.name}")
         with pytest.raises(ProbelineError, match=words):
             extract_activations([dialogues], model, tmp_path / "out", SETTINGS, adapter=adapter)
 
@@ -309,7 +297,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, dialogues, model):
     ],
 )
 def test_adapters_of_other_kinds_are_refused(tmp_path, dialogues, model, change, words):
-    adapter = make_adapter(model, tmp_path / "adapter")
+    adapter = tiny.make_adapter(model, tmp_path / "adapter")
     config = adapter / "adapter_config.json"
     write_json(config, read_json(config) | change)
     with pytest.raises(ProbelineError, match=words):

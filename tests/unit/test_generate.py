@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from probeline.errors import ProbelineError
+from probeline.files import read_json, write_json
+from probeline.models.adapter import base_digest, check_base
 from probeline.models.generate import Generator
 from probeline.models.loading import put_adapter
 from probeline.models.render import answer_tokens, prompt_tokens, render_chat
-from tests.unit.tiny import chat, make_model
+from tests.unit.tiny import chat, logits_of, make_model
 
 PROMPTS = [
     chat(("system", "You are Ann."), ("user", "Who is it?")),
@@ -74,7 +76,7 @@ def test_greedy_completions_are_those_of_transformers(model: Path, generator: Ge
         expected = generator._tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
         assert generator.generate([prompt], seed=0, max_new_tokens=10) == [expected]
         np.testing.assert_allclose(
-            generator.logits(prompt), reference(ids).logits[0].detach().numpy(), atol=2e-5
+            logits_of(generator, prompt), reference(ids).logits[0].detach().numpy(), atol=2e-5
         )
 
 
@@ -88,16 +90,16 @@ def test_after_any_adapters_the_base_computes_the_same_bits(
         make_adapter(model, tmp_path / "four", 4, modules_to_save=["lm_head"]),
     ]
     weights = {name: value.clone() for name, value in generator._base.state_dict().items()}
-    before = [generator.logits(prompt) for prompt in PROMPTS[:3]]
+    before = [logits_of(generator, prompt) for prompt in PROMPTS[:3]]
     said = generator.generate(PROMPTS, seed=0, max_new_tokens=8)
     seen = []
     for adapter in [*adapters, adapters[0]]:
         generator.load_adapter(adapter)
-        seen.append(generator.logits(PROMPTS[0]))
+        seen.append(logits_of(generator, PROMPTS[0]))
         generator.generate(PROMPTS, seed=0, max_new_tokens=8, temperature=1.0)
     generator.load_adapter(None)
     for prompt, logits in zip(PROMPTS, before, strict=False):
-        assert (generator.logits(prompt) == logits).all()
+        assert (logits_of(generator, prompt) == logits).all()
     assert generator.generate(PROMPTS, seed=0, max_new_tokens=8) == said
     after = generator._base.state_dict()
     assert all(torch.equal(after[name], value) for name, value in weights.items())
@@ -110,15 +112,15 @@ def test_after_any_adapters_the_base_computes_the_same_bits(
 def test_weights_that_an_adapter_prepares_anew_are_its_own(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model")
     generator = Generator(model, "float32")
-    before = generator.logits(PROMPTS[0])
+    before = logits_of(generator, PROMPTS[0])
     adapter = make_adapter(model, tmp_path / "adapter")
     config = json.loads((adapter / "adapter_config.json").read_text())
     # Such an adapter takes its weights out of the model's when it is put on it.
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
     generator.load_adapter(adapter)
-    generator.logits(PROMPTS[0])
+    logits_of(generator, PROMPTS[0])
     generator.load_adapter(None)
-    assert (generator.logits(PROMPTS[0]) == before).all()
+    assert (logits_of(generator, PROMPTS[0]) == before).all()
 
 
 def test_completions_with_an_adapter_do_not_depend_on_company(
@@ -146,6 +148,19 @@ def test_prompt_and_answer_are_the_chat_that_activations_are_read_from(
         told = tokenizer.decode(ids[:-1]).removeprefix(tokenizer.bos_token or "")
         assert whole.removeprefix(tokenizer.bos_token or "").startswith(told)
         assert told.endswith(answer)
+
+
+def test_an_answer_that_the_template_shows_otherwise_follows_its_prompt_without_a_space(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = generator._tokenizer
+    # It asks for thoughts, and shows none of the old ones.
+    asks = "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+    shows = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", shows + asks)
+    ids = answer_tokens(tokenizer, PROMPTS[0], "It is Ben.")
+    assert tokenizer.decode(prompt_tokens(tokenizer, PROMPTS[0])).endswith("<think>")
+    assert tokenizer.decode(ids) == f"It is Ben.{tokenizer.eos_token}"
 
 
 def test_losses_are_those_of_the_answer_alone(model: Path, generator: Generator) -> None:
@@ -182,10 +197,10 @@ def test_a_base_with_an_adapter_merged_in_computes_as_the_adapter_on_it(
 ) -> None:
     adapter = make_adapter(model, tmp_path / "one", scale=0.1)
     generator.load_adapter(adapter)
-    expected = generator.logits(PROMPTS[0])
+    expected = logits_of(generator, PROMPTS[0])
     generator.load_adapter(None)
     merged = Generator(model, "float32", merged=[adapter])
-    np.testing.assert_allclose(merged.logits(PROMPTS[0]), expected, atol=1e-4)
+    np.testing.assert_allclose(logits_of(merged, PROMPTS[0]), expected, atol=1e-4)
 
 
 def test_what_cannot_be_done_is_refused_and_the_adapter_before_stays(
@@ -193,7 +208,7 @@ def test_what_cannot_be_done_is_refused_and_the_adapter_before_stays(
 ) -> None:
     good = make_adapter(model, tmp_path / "good")
     generator.load_adapter(good)
-    before = generator.logits(PROMPTS[0])
+    before = logits_of(generator, PROMPTS[0])
     foreign = make_adapter(make_model(tmp_path / "wide", width=64), tmp_path / "foreign")
     hostile = make_adapter(model, tmp_path / "hostile")
     config = json.loads((hostile / "adapter_config.json").read_text())
@@ -211,7 +226,7 @@ def test_what_cannot_be_done_is_refused_and_the_adapter_before_stays(
         with pytest.raises(ProbelineError, match=fault):
             generator.load_adapter(adapter)
     assert generator.adapter == good
-    assert (generator.logits(PROMPTS[0]) == before).all()
+    assert (logits_of(generator, PROMPTS[0]) == before).all()
     generator.load_adapter(None)
     with pytest.raises(ProbelineError, match="Prompt 2 comes to"):
         generator.generate([PROMPTS[0], chat(("user", "word " * 600))], seed=0, max_new_tokens=4)
@@ -223,13 +238,41 @@ def test_what_cannot_be_done_is_refused_and_the_adapter_before_stays(
         Generator(tmp_path)
 
 
+def test_a_base_of_the_same_name_with_other_weights_is_said_to_be_one(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "tiny")
+    adapter = make_adapter(model, tmp_path / "a")
+    base = {"model": "tiny", "digest": "0123456789abcdef", "merged": []}
+    write_json(adapter / "manifest.json", {"base": base})
+    here = base_digest(model)[:8]
+    with pytest.raises(ProbelineError, match=rf"other weights \(digest 01234567\) than .*\(digest {here}\)"):
+        check_base(adapter, model)
+    with pytest.raises(ProbelineError, match="on other it would mean nothing"):
+        check_base(adapter, model.rename(tmp_path / "other"))
+    # What lies beside a checkpoint of an adapter on a merged base.
+    (adapter / "manifest.json").unlink()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    write_json(
+        adapter / "adapter_config.json",
+        config | {"base_model_name_or_path": "hub/other+first@0123456789abcdef"},
+    )
+    facts = read_json(tmp_path / "other/manifest.json")
+    write_json(tmp_path / "other/manifest.json", facts | {"source": {"hub": "hub/other"}})
+    first = make_adapter(tmp_path / "other", tmp_path / "first")
+    with pytest.raises(ProbelineError, match=r"other weights \(digest 01234567\)"):
+        check_base(adapter, tmp_path / "other", [first])
+    with pytest.raises(ProbelineError, match="with second merged into it it would mean nothing"):
+        check_base(adapter, tmp_path / "other", [first.rename(tmp_path / "second")])
+
+
 def test_an_adapter_loads_with_plain_peft_too(model: Path, tmp_path: Path) -> None:
     adapter = make_adapter(model, tmp_path / "one")
     plain = put_adapter(AutoModelForCausalLM.from_pretrained(model), adapter)
     generator = Generator(model, "float32")
     generator.load_adapter(adapter)
     ids = torch.tensor([generator._prompt(1, PROMPTS[0], 0)])
-    np.testing.assert_allclose(generator.logits(PROMPTS[0]), plain(ids).logits[0].detach().numpy(), atol=2e-5)
+    np.testing.assert_allclose(
+        logits_of(generator, PROMPTS[0]), plain(ids).logits[0].detach().numpy(), atol=2e-5
+    )
 
 
 def test_embeddings_in_an_adapters_file_do_not_touch_the_base(tmp_path: Path) -> None:
@@ -244,8 +287,8 @@ def test_embeddings_in_an_adapters_file_do_not_touch_the_base(tmp_path: Path) ->
         metadata={"format": "pt"},
     )
     generator = Generator(model, "float32")
-    before = generator.logits(PROMPTS[0])
+    before = logits_of(generator, PROMPTS[0])
     generator.load_adapter(adapter)
-    assert not np.allclose(generator.logits(PROMPTS[0]), before, atol=1e-3)
+    assert not np.allclose(logits_of(generator, PROMPTS[0]), before, atol=1e-3)
     generator.load_adapter(None)
-    assert (generator.logits(PROMPTS[0]) == before).all()
+    assert (logits_of(generator, PROMPTS[0]) == before).all()

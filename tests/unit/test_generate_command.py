@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from probeline.cli import main
 from probeline.datasets.mafia_acts import prompt_input
 from probeline.datasets.mafia_scenarios import mafia_scenarios
 from probeline.models import generate as module
+from probeline.models import loading
 from probeline.models.adapter import base_digest, merged_name
 from tests.unit.test_generate import make_adapter
 from tests.unit.tiny import make_model
@@ -93,8 +95,20 @@ def test_adapters_answer_the_same_prompts_side_by_side_after_one_load(
     assert "none" in capsys.readouterr().out
 
 
-def test_an_adapter_of_a_merged_base_gets_its_base_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_of_a_merged_base_gets_its_base_and_no_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load = loading.load_weights
+
+    def loads(*given: Any) -> Any:
+        assert all(base() is None for base in loaded)
+        loaded.append(weakref.ref(found := load(*given)))
+        return found
+
+    monkeypatch.setattr(loading, "load_weights", loads)
     rows = said(capsys, "--adapter", "merged", "none", "--prompt", "Who?")
+    assert len(loaded) == 2
     assert rows[0]["completion"] != rows[1]["completion"]
     assert "mafia_sft merged into it" in refused(
         capsys, "--adapter", str(Path("results/adapters/merged").rename("elsewhere")), "--prompt", "Who?"
@@ -104,10 +118,9 @@ def test_an_adapter_of_a_merged_base_gets_its_base_and_no_other(capsys: pytest.C
 
 def test_the_scenarios_of_mafia_have_the_form_of_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
     scenarios = mafia_scenarios()
-    assert [one.role for one in scenarios] == ["detective", "mafia", "doctor"]
-    for one in scenarios:
+    for one, role in zip(scenarios, ["Detective", "Mafia", "Doctor"], strict=True):
         system, user = one.prompt
-        assert f"Your role: {one.role.capitalize()}" in system["content"]
+        assert f"Your role: {role}" in system["content"]
         _, turn, _, *seen = user["content"].split("\n")
         shown = "\n".join(seen).partition("\n\nValid targets")[0]
         assert user["content"] == prompt_input(one.phase, int(turn.split()[1]), shown, one.targets)
@@ -133,6 +146,7 @@ def test_prompts_come_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path: 
     [
         (["--adapter", "not_made"], "Make it with: snakemake --cores 4 results/adapters/not_made"),
         (["--adapter", "mafia_sfft"], "neither a recipe of the config nor a folder. Did you mean mafia_sft"),
+        (["--adapter", "mafia_sft@²"], "neither a recipe of the config nor a folder"),
         (["--adapter", "mafia_sft@30"], "has kept no checkpoint of step 30. Allowed: 20."),
         (["--model", "smollm2-135m"], "Make it with: snakemake --cores 4 data/models/smollm2-135m"),
         (["--model", "tny"], "neither a model of the config nor a folder that holds one. Did you mean tiny"),

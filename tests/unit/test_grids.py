@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from probeline.adapters.recipes import grids, recipe_points
-from probeline.adapters.sft import train_sft
 from probeline.config import check_target, load_config
 from probeline.errors import ProbelineError
 from probeline.evaluation.grids import compare_grid, report, sorted_points
 from probeline.evaluation.summary import grid_summary
-from tests.unit.test_adapters import RECIPES, place, run
+from tests.unit import test_adapters
+from tests.unit.test_adapters import RECIPES, run
 
-__all__ = ["place", "train_sft"]
+place = test_adapters.place
 GRID = {"answers": RECIPES["answers"] | {"grid": {"learning_rate": [1.0e-4, 5.0e-2], "max_steps": [2]}}}
 
 

@@ -3,38 +3,21 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from probeline.cli import main
 from probeline.lineage.folding import fold
 from probeline.lineage.graph import read_lineage
+from tests.unit.browser import HOSTILE, Visit, in_browser
 from tests.unit.graph_records import write_project, write_record
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)"
-)
 SELECTED = "#picture a.selected"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,29 +29,6 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         assert main(["audit", "graph", "--html", "lineage.html"]) == 0
     return folder / "lineage.html"
-
-
-class Visit:
-    """An opened page, and what it should not have done."""
-
-    def __init__(self, browser: Browser, file: Path, address: str = "", width: int = 1300) -> None:
-        self.complaints: list[str] = []
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 800})
-        self.page.set_default_timeout(10_000)
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.requests: list[str] = []
-        self.page.goto(file.as_uri() + address)
-
-    def shows(self, title: str) -> None:
-        expect(self.page.locator("#panel h2")).to_have_text(title)
-
-    def end(self) -> None:
-        assert self.complaints == []
-        assert len(self.requests) == 1, self.requests  # the file itself
-        self.page.close()
 
 
 @in_browser
@@ -146,9 +106,6 @@ def test_links_into_the_page_and_the_keyboard(browser: Browser, thousand: Path) 
     lost = Visit(browser, thousand, "#results/probes/nothing")
     assert "There is no results/probes/nothing here." in lost.page.locator("#panel").inner_text()
     lost.end()
-
-
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{}"
 
 
 @in_browser

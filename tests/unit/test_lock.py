@@ -3,7 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from probeline.lineage import lock
 
@@ -73,3 +78,30 @@ def test_a_job_that_starts_after_its_run_was_killed_gives_way(tmp_path: Path) ->
     job = start(tmp_path, f"import os; {late}")
     assert "The run that started this job has ended" in job.communicate()[1]
     run.communicate("\n")
+
+
+def test_jobs_that_start_together_keep_one_pool_warm_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probeline.compute.remote import pools
+
+    kept: list[int] = []
+
+    def keep_warm(instance: object, seconds: int) -> None:
+        time.sleep(0.05)  # a request
+        kept.append(seconds)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pools, "instance_of", lambda given: object())
+    monkeypatch.setattr(pools, "_keep_warm", keep_warm)
+    together = threading.Barrier(6)
+
+    def start(number: int) -> None:
+        together.wait()
+        pools.open_pool("app", "Model", {"scaledown_window": 60}, {"model": f"m{number % 2}"}, 1)
+
+    with ThreadPoolExecutor(6) as jobs:
+        list(jobs.map(start, range(6)))
+    assert kept == [60, 60]
+    pools.close_pools()
+    assert kept == [60, 60, pools.SHORTEST, pools.SHORTEST]

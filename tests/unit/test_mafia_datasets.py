@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_statistics_balance_and_compliance(corpus: Path, examples: Path, pairs: 
     with (examples / "balance_table.csv").open() as file:
         table = {(cell["role"], cell["outcome"]): cell for cell in csv.DictReader(file)}
     expected = Counter((row["role"], row["outcome"]) for row in rows)
+    assert table.keys() >= expected.keys()
     assert {cell: int(counts["examples"]) for cell, counts in table.items()} == {
         cell: expected[cell] for cell in table
     }
@@ -304,11 +306,19 @@ def test_pairs_differ_in_quality_by_as_much_as_is_asked_for(
     facts = manifest(tmp_path / "apart")
 
     assert 0 < len(rows) < len(lines(pairs / "mafia_dpo_dataset.jsonl"))
-    assert all(row["chosen_quality"] - row["rejected_quality"] >= 0.15 for row in rows)
+    assert all(round(row["chosen_quality"] - row["rejected_quality"], 6) >= 0.15 for row in rows)
     assert facts["not_chosen"]["no_lower_act_is_far_enough"] > 0
     assert facts["could_be_chosen"] == (
         facts["pairs"] + sum(facts["pairs_excluded"].values()) + sum(facts["not_chosen"].values())
     )
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0.70, 0.55), (0.65, 0.50)])
+def test_a_difference_as_large_as_is_asked_for_is_enough(better: float, worse: float) -> None:
+    chosen = replace(a_vote("a1", "[5]", won=True), quality=better)
+    rejected = replace(a_vote("b1", "[3]", won=False), quality=worse)
+    assert make_pairs([chosen, rejected], Counter(), 0.15) == [Pair(chosen, rejected)]
+    assert make_pairs([chosen, rejected], Counter(), 0.151) == []
 
 
 def test_a_dataset_does_not_depend_on_anything_but_the_corpus(

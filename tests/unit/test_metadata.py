@@ -1,6 +1,9 @@
-"""What other programs read of this repository: the workflow catalogue, and citation managers."""
+"""What others make of this repository: the workflow catalogue, citation managers, machines without a GPU."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -29,3 +32,17 @@ def test_the_citation_has_what_its_format_requires() -> None:
     assert citation["type"] in ("software", "dataset")
     assert all(author.keys() & {"name", "family-names", "alias"} for author in citation["authors"])
     assert re.fullmatch(r"\d+\.\d+\.\d+", citation["version"])
+
+
+def test_without_a_gpu_its_tests_are_skipped() -> None:
+    """As `make test-gpu` asks for them; those of one file, as the others are skipped by `make test`."""
+    words = ("-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/unit/test_engine.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=REPOSITORY,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^[1-9] skipped, \d+ deselected in ", done.stdout, re.MULTILINE), done.stdout

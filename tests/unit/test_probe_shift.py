@@ -15,10 +15,11 @@ from probeline.config import adapted_names, check_config, check_target, users_ad
 from probeline.errors import ProbelineError
 from probeline.files import read_json, write_json, write_parquet
 from probeline.probes.detector import load_detector
-from probeline.probes.shift import evaluate_probe_shift, residual_direction
+from probeline.probes.shift import evaluate_probe_shift, residual_direction, shift_verdict
 from probeline.probes.summary import shift_summary
 from probeline.probes.train import train_probe
-from tests.unit.test_train_probe import files_of, make_corpus
+from tests.unit.test_train_probe import make_corpus
+from tests.unit.tiny import contents
 
 REPOSITORY = Path(__file__).parents[2]
 SPEC = {"concept": "trust", "method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
@@ -106,7 +107,7 @@ def test_the_paired_table_holds_what_the_figures_are_of(reversed_pair: Pair) -> 
         for row in pq.read_table(reversed_pair.probe / "scores.parquet").to_pylist()
     }
     assert {row["sample"]: row["base"] for row in rows} == own
-    assert files_of(folder) == files_of(reversed_pair.folder / "shift")
+    assert contents(folder) == contents(reversed_pair.folder / "shift")
     assert "/somewhere" not in (folder / "manifest.json").read_text()
 
 
@@ -126,7 +127,9 @@ def test_games_that_the_adapter_was_trained_on_are_left_out_of_the_test(reversed
     assert {row["game"] for row in rows} - {row["game"] for row in left} == {tested[0][0]}
     assert told["num_games"] == whole["num_games"] - 1
     assert told["adapter"] == {"known": True, "samples_left_out": 12}
-    assert "12 test samples were left out" in told["verdict"]
+    assert "12 test samples were left out, because the adapter was trained on their games" in told["verdict"]
+    one = shift_verdict(told | {"adapter": {"known": True, "samples_left_out": 1}})
+    assert "1 test sample was left out, because the adapter was trained on its game" in one
 
 
 def test_an_adapter_of_unknown_origin_is_said_to_be_one(reversed_pair: Pair) -> None:

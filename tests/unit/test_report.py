@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from probeline.config import check_config
 from probeline.errors import ProbelineError
-from probeline.files import read_json, write_json, write_manifest
+from probeline.evaluation import estimates
+from probeline.files import read_json, write_json
 from probeline.probes.metrics import bootstrap_games
+from probeline.reports.adapters import caution_of, grid_article, training_article
 from probeline.reports.corpora import corpora_body, read_corpus
-from probeline.reports.curves import GRID, reliability, roc
+from probeline.reports.curves import GRID, Bin, reliability, roc
+from probeline.reports.estimates import three_digits
 from probeline.reports.page import Section, anchor, page, table
 from probeline.reports.pictures import intervals, lines
-from probeline.reports.probes import read_probe, verdict_kind
+from probeline.reports.probes import bins_caption, read_probe, summary_table, verdict_kind
 from probeline.reports.write import report, write_report
+from tests.unit.browser import HOSTILE, Visit, in_browser
 from tests.unit.report_project import (
     SPEC,
     estimate,
     folders_of,
+    write_activations,
     write_adapter,
     write_corpus,
     write_evaluation,
@@ -35,7 +39,6 @@ from tests.unit.report_project import (
     write_sweep,
     write_transfer,
 )
-from tests.unit.test_lineage_page import CHROMIUM, FLAGS, HOSTILE, Visit, in_browser
 
 
 @pytest.fixture
@@ -98,6 +101,19 @@ def test_a_bin_of_one_label_has_no_interval_that_could_miss_the_diagonal() -> No
     low, high = reliability(bootstrap_games(games, labels, 50, 0), labels, probabilities)
     assert (low.share, np.isnan(low.low), np.isnan(low.high)) == (0, True, True)
     assert high.low <= high.share <= high.high
+
+
+def test_a_bin_of_one_game_has_no_interval_and_one_of_one_label_is_said_to_have_none() -> None:
+    games = np.array(["a"] * 6 + ["b"] * 6 + ["c"] * 6)
+    labels = np.array([0, 1] * 3 + [0] * 6 + [0, 0, 1, 1, 1, 1], dtype=float)
+    probabilities = np.array([0.15] * 6 + [0.35] * 6 + [0.75] * 6)
+    bins = reliability(bootstrap_games(games, labels, 50, 0), labels, probabilities)
+    assert [np.isnan(one.low) for one in bins] == [True, True, True]
+    test = {"metrics": {"ece": estimate(0.2)}}
+    said = bins_caption(test, bins)
+    assert "no bin has 5 samples of both labels and several games, so it cannot be judged; 1 bin of" in said
+    one = Bin(0.55, 9, 0.55, 0.5, 0.4, 0.6)
+    assert "the interval of the bin that has one holds it; the ECE" in bins_caption(test, [one])
 
 
 def test_a_figure_has_no_style_no_name_and_no_colour_of_its_own_and_the_same_bytes_again() -> None:
@@ -165,6 +181,18 @@ def test_only_a_probe_that_beats_both_texts_is_marked_good(
     assert verdict_kind(read_probe(folder)) == kind
 
 
+def test_without_a_verdict_the_table_says_why(tmp_path: Path) -> None:
+    folder = write_probe(tmp_path, 24)
+    metrics = read_json(folder / "metrics.json")
+    metrics["test"]["num_games"] = 3
+    metrics["verdict"] = "No verdict: 3 test games with 2 positives and 9 negatives are too few. AUROC 0.781."
+    write_json(folder / "metrics.json", metrics)
+    html = summary_table([read_probe(folder)])
+    assert ">No verdict: 3 test games with 2 positives and 9 negatives are too few<" in html
+    assert 'class="mark none"' in html
+    assert 'class="estimate none"' in html
+
+
 def test_what_is_beside_probes_is_told_in_words_and_numbers(project: Path) -> None:
     folders = folders_of(project) | {
         "sweeps": [write_sweep(project)],
@@ -180,8 +208,8 @@ def test_what_is_beside_probes_is_told_in_words_and_numbers(project: Path) -> No
     }
     said = words(report(SPEC, folders))
     assert (
-        "1 probe, 1 sweep, 1 transfer, 1 probe shift, 1 adapter and 3 evaluations with the model tiny, on "
-        "werewolf (24 simulated games)" in said
+        "1 probe, 1 sweep, 1 transfer, 1 probe shift, 1 adapter and 3 evaluations, on werewolf "
+        "(24 simulated games). Probes read activations of the model tiny. Every figure" in said
     )
     assert "the best of all, lr on layer 1 with 0.900 (0.800 to 1.000), is above the better text" in said
     assert "1 of 1 transfers off the diagonal lie above chance" in said
@@ -189,7 +217,12 @@ def test_what_is_beside_probes_is_told_in_words_and_numbers(project: Path) -> No
     assert "0.75 0.65 to 0.85" in said
     assert "one game only" in said
     assert "With the adapter the probe's AUROC is lower: -0.200 (-0.300 to -0.100)" in said
-    assert "Told apart: tuned better than base in loss of held-out acts, of 2 comparisons." in said
+    assert (
+        "Told apart: tuned better than base in loss of held-out acts (caution: 9 groups); tuned higher than "
+        "base in words of a statement (caution: 9 groups), of 3 comparisons." in said
+    )
+    assert "+1234 (+1234 to +1234)" in said
+    assert "The best point first, by held-out loss (lower is better)" in said
     assert "rates@0.1 0.1 2 (1.9 to 2.1)" in said
     assert "On held-out validation data: better. Loss from 3 (2.9 to 3.1) to 2.5 (2.4 to 2.6)" in said
     assert (
@@ -202,15 +235,77 @@ def test_targets_that_name_nothing_are_said_to(project: Path) -> None:
     assert "The targets name nothing: there is nothing to report on." in said
 
 
-def test_a_probe_of_too_few_games_or_from_elsewhere_is_shown_with_its_reason(project: Path) -> None:
-    imported = project / "results/probes/imported"
-    imported.mkdir()
-    facts = {"concept": "trust", "method": "lr", "layers": [2], "model": "tiny", "imported": True}
-    write_manifest(imported, "probe", facts)
+def test_few_games_are_no_ground_for_a_conclusion_wherever_an_interval_is_told(project: Path) -> None:
     write_probe(project, 4, "trust_few_l2")
-    said = words(report(SPEC, folders_of(project)))
-    assert "It was imported, not trained here" in said
+    shift = write_shift(project)
+    summary = project / "results/adapters/mafia_sft/training_summary.json"
+    for file, place in ((shift / "metrics.json", []), (summary, ["held_out", "loss"])):
+        found = part = read_json(file)
+        for key in place:
+            part = part[key]
+        part |= {"num_games": 4, "games": 4}
+        write_json(file, found)
+    few = "So few games are no ground for a conclusion."
+    said = words(report(SPEC, folders_of(project) | {"shifts": [shift]}))
     assert "No verdict: 2 test games" in said
+    assert f"label 0 by 0.20 (+0.10 to +0.30) deviations. {few}".replace(" 0.20", " +0.20") in said
+    assert f"the interval excludes 0. {few}" in said
+
+
+def test_without_held_out_examples_nothing_is_said_to_be_measured(project: Path) -> None:
+    file = project / "results/adapters/mafia_sft/training_summary.json"
+    summary = read_json(file)
+    none = {"value": None, "low": None, "high": None}
+    summary["held_out"] |= {"verdict": "undecided"}
+    summary["held_out"]["loss"] = {"before": none, "after": none, "difference": none} | {
+        "examples": 0,
+        "games": 0,
+    }
+    write_json(file, summary)
+    said = words(report(SPEC, folders_of(project)))
+    assert "Nothing was held out, so nothing was measured." in said
+    assert "Held-out figures" not in said
+
+
+def test_the_points_of_a_grid_that_began_apart_are_said_to_be_sorted_by_their_change(tmp_path: Path) -> None:
+    said = words(grid_article(write_grid(tmp_path, alike=False)))
+    assert "The best point first, by the change of held-out loss (lower is better)" in said
+    assert "sorted by the difference that the training made, and what is after it cannot be compared" in said
+
+
+def test_numbers_and_cautions_are_those_of_the_reports_of_evaluations() -> None:
+    for value in (0.0, 1e-5, 0.1234, -0.05, 999.4, 999.5, 1234.4, -12345.6):
+        assert three_digits(value) == estimates.three_digits(value)
+        assert three_digits(value, "+") == estimates.three_digits(value, "+")
+    for groups in range(12):
+        assert caution_of({"groups": groups}) == estimates.caution_of({"groups": groups})
+
+
+def test_a_long_curve_ends_with_its_last_step(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path, steps=998)
+    log = folder / "training_log.jsonl"
+    log.write_text(f'{log.read_text()}{{"step": 999, "loss": 1000}}\n')
+    html = training_article(folder)
+    assert "one of 3 steps" in html
+    assert ">1000</text>" in html  # its tick, far above all others
+
+
+def test_all_that_was_computed_for_the_targets_is_counted_and_in_the_digest(project: Path) -> None:
+    shards = [write_activations(project, name) for name in ("trust", "trust.on.mafia_sft")]
+    behind = [project / "results/adapters/mafia_sft", write_adapter(project, "mafia_dpo", 7)]
+    folders = {name: [] for name in folders_of(project)} | {
+        "comparisons": [write_evaluation(project)],
+        "activations": shards,
+        "trained": behind,
+    }
+    folders = {name: [folder.relative_to(project) for folder in found] for name, found in folders.items()}
+    html = report(SPEC, folders)
+    work = words(html.partition('<section id="work">')[2].partition("</section>")[0])
+    assert "trust tiny 2 9 1,000 3 1 trust.on.mafia_sft tiny 2 9 1,000 3 1" in work
+    assert "mafia_sft sft 3 12 1,000 mafia_dpo sft 7 28 1,000" in work
+    assert "Probes read activations" not in words(html)
+    assert "results/adapters/mafia_dpo/training_summary.json" in html
+    assert 'id="adapter-mafia_dpo"' not in html
 
 
 def test_equal_inputs_give_equal_bytes_and_the_digest_is_that_of_sha256sum(project: Path) -> None:
@@ -231,14 +326,6 @@ def test_equal_inputs_give_equal_bytes_and_the_digest_is_that_of_sha256sum(proje
 
 def test_names_make_addresses_that_end_no_attribute() -> None:
     assert anchor('a" onload="x') == "a--onload--x"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +415,41 @@ def test_an_unknown_adapter_to_report_is_refused_with_its_near_misses() -> None:
         check_config(config, folder / "schemas/config.schema.yaml")
 
 
-def test_numbers_are_sorted_as_numbers_where_a_column_has_some(tmp_path: Path) -> None:
-    html = page("T", [Section("a", "A", table(["n"], [["1,000"], ["9"]], numbers=(0,)))])
-    assert "<td class=number>1,000</td>" in html
+@in_browser
+@pytest.mark.parametrize(
+    ("cells", "order"),
+    [
+        (
+            ["1,000", "9", "-", "\u22120.05", "0.8", "0.791 (0.7 to 0.9)", "-1e-05"],
+            ["\u22120.05", "-1e-05", "0.791 (0.7 to 0.9)", "0.8", "9", "1,000", "-"],
+        ),
+        (["2.1 (1 to 3)", "+2.05", "none (no games)", "50% b"], ["+2.05", "2.1 (1 to 3)", "50% b"]),
+        (["game10", "game9", "7b-model", "7"], ["7", "7b-model", "game9", "game10"]),
+    ],
+)
+def test_a_click_sorts_numbers_as_numbers_and_names_as_names(
+    browser: Browser, tmp_path: Path, cells: list[str], order: list[str]
+) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(page("T", [Section("a", "A", table(["n"], [[cell] for cell in cells]))]))
+    visit = Visit(browser, file)
+    shown = visit.page.locator("tbody td")
+    visit.page.get_by_role("button", name="n").click()
+    last = [cell for cell in cells if cell not in order]
+    assert shown.all_inner_texts() == order + last
+    visit.page.get_by_role("button", name="n").click()
+    without = [cell for cell in (*order, *last) if cell == "-" or cell.startswith("none")]
+    assert shown.all_inner_texts() == [cell for cell in reversed(order) if cell not in without] + without
+    visit.end()
+
+
+@in_browser
+def test_the_table_of_contents_opens_where_there_is_room(browser: Browser, many_games: Path) -> None:
+    visit = Visit(browser, many_games, width=390)
+    first = visit.page.locator("nav a").first
+    expect(first).to_be_hidden()
+    visit.page.set_viewport_size({"width": 1280, "height": 800})
+    expect(first).to_be_visible()
+    visit.page.set_viewport_size({"width": 390, "height": 800})
+    expect(first).to_be_hidden()
+    visit.end()

@@ -38,7 +38,7 @@ def test_what_was_read_and_built_is_said_with_what_was_left_out(
     monkeypatch.chdir(tmp_path)
     counts = {"quarantined": 0, "duplicates": 0, "retracted": 0}
     for corpus, found in {
-        "cases": {"cases": 1, "quarantined": 2},
+        "cases": {"cases": 1, "files_quarantined": 1, "quarantined": 2},
         "games": {"games": 1200, "duplicates": 1},
         "old": {"games": 3},
     }.items():
@@ -50,7 +50,8 @@ def test_what_was_read_and_built_is_said_with_what_was_left_out(
     Path("data/processed/sft/mine").mkdir(parents=True)
     Path("data/processed/sft/mine/manifest.json").write_text("{}")
     assert data_summary(Path("data/processed"), started).splitlines() == [
-        "Corpus cases: 1 case, 2 in quarantine (data/processed/cases/quarantine.jsonl); "
+        "Corpus cases: 1 case, 1 unreadable file (data/processed/cases/quarantine.jsonl), "
+        "2 in quarantine (data/processed/cases/quarantine.jsonl); "
         "data/processed/cases/quality.json",
         "Corpus games: 1,200 games, 1 copy of another; data/processed/games/quality.json",
         "Datasets: data/processed/sft/mine",

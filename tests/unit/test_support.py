@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probeline.datasets.generic_rubric import GENERIC_RUBRIC, rubric_of
 from probeline.datasets.lengths import length_check
-from probeline.datasets.prompts import GENERIC_RUBRIC, build_prompts, rubric_of
+from probeline.datasets.prompts import build_prompts
 from probeline.errors import ProbelineError
 from probeline.files import open_parquet
 from probeline.logs import support

@@ -19,7 +19,8 @@ from probeline.probes.methods import METHODS
 from probeline.probes.metrics import bootstrap_games
 from probeline.probes.summary import sweep_summary
 from probeline.probes.sweep import sweep_probes
-from tests.unit.test_train_probe import FRACTIONS, files_of, make_corpus
+from tests.unit.test_train_probe import FRACTIONS, make_corpus
+from tests.unit.tiny import contents
 
 SPEC = {"concept": "trust", "model": "tiny", "methods": {"lr": {}, "mms": {}, "lat": {}}, "bootstrap": 200}
 
@@ -170,7 +171,7 @@ def test_the_test_games_are_not_looked_at(tmp_path):
 
     result = run(tmp_path / "a", excluded=[3])
     run(tmp_path / "b", edit=spoil, unread=too_long)
-    assert files_of(tmp_path / "a" / "sweep") == files_of(tmp_path / "b" / "sweep")
+    assert contents(tmp_path / "a" / "sweep") == contents(tmp_path / "b" / "sweep")
     games = sum(split_of(f"content-{number}", FRACTIONS, 0) != "test" for number in range(40))
     assert result["samples"] == {"used": games * 11, "excluded": {"too long": games}}
 
@@ -229,9 +230,9 @@ def test_same_bytes_in_other_shards_and_blocks(tmp_path, monkeypatch):
     run(tmp_path / "b", shards=5)
     monkeypatch.setattr(sweep, "BLOCK_BYTES", 1)
     run(tmp_path / "c")
-    made = files_of(tmp_path / "a" / "sweep")
+    made = contents(tmp_path / "a" / "sweep")
     assert set(made) == {"sweep.json", "sweep.parquet", "figure.svg", "figure.png", "manifest.json"}
-    assert made == files_of(tmp_path / "b" / "sweep") == files_of(tmp_path / "c" / "sweep")
+    assert made == contents(tmp_path / "b" / "sweep") == contents(tmp_path / "c" / "sweep")
 
 
 def test_same_bytes_at_any_thread_count(tmp_path):
@@ -248,7 +249,7 @@ def test_same_bytes_at_any_thread_count(tmp_path):
         environment = os.environ | dict.fromkeys(names, threads)
         arguments = json.dumps([*shards, str(output), SPEC, int(threads)])
         subprocess.run([sys.executable, "-c", code, arguments], env=environment, check=True)
-    assert files_of(tmp_path / "1") == files_of(tmp_path / "4")
+    assert contents(tmp_path / "1") == contents(tmp_path / "4")
 
 
 def test_one_layers_figures_do_not_depend_on_what_else_is_swept(tmp_path):
@@ -304,7 +305,7 @@ def test_unknown_names_get_near_misses(tmp_path):
 def test_the_backend_counts_only_where_it_is_used(tmp_path, monkeypatch):
     for name, backend in (("a", "sklearn"), ("b", "torch")):
         run(tmp_path / name, SPEC | {"methods": {"lr": {"backend": backend}}})
-    assert files_of(tmp_path / "a" / "sweep") == files_of(tmp_path / "b" / "sweep")
+    assert contents(tmp_path / "a" / "sweep") == contents(tmp_path / "b" / "sweep")
     l1 = {"methods": {"lr": {"penalty": "l1"}}, "layers": [2]}
     assert run(tmp_path / "small", SPEC | l1)["methods"]["lr"]["backend"] == "sklearn"
     assert sweep.used_settings("lr", l1["methods"]["lr"], 70 * 10**9)["backend"] == "torch"

@@ -191,6 +191,6 @@ def test_another_model_is_refused(folder: Path) -> None:
     probe = make_probe(folder, "lr", [2])
     shape = {"architecture": "llama", "layers": 3, "heads": 2, "vocabulary": 400, "max_length": 512}
     fetch_model({"random": shape | {"width": 16, "seed": 1}}, folder / "other")
-    with pytest.raises(ProbelineError, match="other weights"):
+    with pytest.raises(ProbelineError, match=rf"{probe.name} .* other weights .*results/probes/{probe.name}"):
         score_tokens(probe, [folder / "dialogues/0"], folder / "other", folder / "x", SPEC)
     assert not (folder / "x").exists()

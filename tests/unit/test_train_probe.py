@@ -18,7 +18,7 @@ from probeline.probes.detector import load_detector
 from probeline.probes.metrics import auroc
 from probeline.probes.summary import probe_summary
 from probeline.probes.train import train_probe
-from tests.unit.tiny import NOTHING_LOGGED
+from tests.unit.tiny import NOTHING_LOGGED, contents
 
 LAYERS = [1, 2, 3]
 SPEC = {"concept": "trust", "method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
@@ -131,10 +131,6 @@ def make_corpus(
 
 def read(output, name="metrics.json"):
     return json.loads((output / name).read_bytes())
-
-
-def files_of(output):
-    return {path.name: path.read_bytes() for path in sorted(output.iterdir())}
 
 
 @pytest.mark.parametrize("method", ["lr", "mms", "cmms", "lat", "mlp"])
@@ -293,8 +289,8 @@ def test_same_bytes_again_and_in_other_shards(tmp_path, method):
     spec = SPEC | {"method": method}
     for name, shards in (("a", 2), ("b", 2), ("c", 5)):
         train_probe(*make_corpus(tmp_path / name, shards=shards), tmp_path / name / "probe", spec)
-    assert files_of(tmp_path / "a" / "probe") == files_of(tmp_path / "b" / "probe")
-    assert files_of(tmp_path / "a" / "probe") == files_of(tmp_path / "c" / "probe")
+    assert contents(tmp_path / "a" / "probe") == contents(tmp_path / "b" / "probe")
+    assert contents(tmp_path / "a" / "probe") == contents(tmp_path / "c" / "probe")
 
 
 def test_same_bytes_at_any_thread_count(tmp_path):
@@ -310,7 +306,7 @@ def test_same_bytes_at_any_thread_count(tmp_path):
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         environment = os.environ | dict.fromkeys(names, threads)
         subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], env=environment, check=True)
-    assert files_of(tmp_path / "1") == files_of(tmp_path / "4")
+    assert contents(tmp_path / "1") == contents(tmp_path / "4")
 
 
 def test_seed_draws_other_resamples(tmp_path):
@@ -415,7 +411,7 @@ def test_the_code_that_the_workflow_names_leaves_no_trace(tmp_path):
     corpus = make_corpus(tmp_path)
     for name, more in (("a", {}), ("b", {"code": {"train.py": "abc"}})):
         train_probe(*corpus, tmp_path / name, SPEC | more)
-    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_max_samples_keeps_the_shares_of_splits_and_classes(tmp_path):
@@ -428,7 +424,7 @@ def test_max_samples_keeps_the_shares_of_splits_and_classes(tmp_path):
     for split in ("train", "validation", "test"):
         for count in ("num_positive", "num_negative"):
             assert part[split][count] == whole[split][count] // 4
-    assert files_of(tmp_path / "some") == files_of(tmp_path / "again")
+    assert contents(tmp_path / "some") == contents(tmp_path / "again")
 
 
 def test_too_little_memory_comes_with_advice(tmp_path, monkeypatch):

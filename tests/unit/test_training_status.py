@@ -18,7 +18,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checkpoint(recipe: str, step: int, **figures: float) -> Path:
-    folder = Path(f".probeline/training/{recipe}--0123/checkpoint-{step}")
+    folder = Path(f".probeline/training/adapters--{recipe}--0123/checkpoint-{step}")
     state = {"max_steps": 40, "log_history": [{"step": step, **figures}, {"step": step, "runtime": 3}]}
     write_json(folder / "trainer_state.json", state)
     return folder

@@ -1,28 +1,18 @@
 """Worst errors and timelines in a real browser: what they show, what they hide, and hostile text."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from probeline import schema
 from probeline.files import write_manifest, write_parquet
 from probeline.reports.page import Section, page
 from probeline.reports.transcripts import errors_section, script, style, timelines_section
 from probeline.schema import make_table
-from tests.unit.test_lineage_page import CHROMIUM, FLAGS, HOSTILE, Visit, in_browser
+from tests.unit.browser import HOSTILE, Visit, in_browser
 
 MINUS = "\u2212"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def transcripts(folder: Path, text: str = "I trust you", before: str = "Ann: who is it?") -> Path:

@@ -16,7 +16,8 @@ from probeline.probes.detector import load_detector
 from probeline.probes.summary import transfer_summary
 from probeline.probes.train import train_probe
 from probeline.probes.transfer import by_concept, evaluate_transfer, matrix_verdict
-from tests.unit.test_train_probe import FRACTIONS, files_of, make_corpus, read
+from tests.unit.test_train_probe import FRACTIONS, make_corpus, read
+from tests.unit.tiny import contents
 
 PROBE = {"method": "lr", "layers": [2], "model": "tiny", "bootstrap": 200}
 EXPERIMENTS = PROBE | {"concept": "trust"}
@@ -351,8 +352,8 @@ def test_same_bytes_again_and_in_other_shards(tmp_path):
         options = {"games": 60, "edit": two_experiments, "shards": shards}
         activations, dialogues, _ = corpora(tmp_path / name, trust=options)
         evaluate_transfer(activations, dialogues, tmp_path / name / "result", EXPERIMENTS)
-    first = files_of(tmp_path / "first" / "result")
-    assert first == files_of(tmp_path / "again" / "result") == files_of(tmp_path / "other" / "result")
+    first = contents(tmp_path / "first" / "result")
+    assert first == contents(tmp_path / "again" / "result") == contents(tmp_path / "other" / "result")
 
 
 def test_views_of_one_game_with_the_same_name_are_kept_apart(tmp_path):

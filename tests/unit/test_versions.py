@@ -11,7 +11,7 @@ import pytest
 from probeline.cli import main
 from probeline.digests import sha256_file
 from probeline.errors import ProbelineError
-from probeline.files import write_manifest
+from probeline.files import write_json, write_manifest
 from probeline.lineage import dvc_repository, versions
 from probeline.lineage.dvc_repository import make_repository, repository_root
 from probeline.lineage.hashing import directory_digest
@@ -270,15 +270,28 @@ def test_what_is_here_and_has_lost_its_record_is_refused_and_never_pruned(
     assert not Path("metrics/a.json").exists()
 
 
-def write_folder(kind: str, name: str) -> str:
+HELD_OUT = {
+    "split": "validation",
+    "loss": {
+        "before": {"value": 3.076},
+        "after": {"value": 2.454},
+        "difference": {"low": -0.727, "high": -0.548},
+    },
+}
+
+
+def write_folder(kind: str, name: str, rule: str = "fetch_model") -> str:
     """A folder as a probe or adapter, with a file below and its record; returns the file's text."""
     path, text = Path("results") / kind / name, f"{kind} {name}"
     (path / "checkpoints/step-1").mkdir(parents=True)
     (path / "checkpoints/step-1/weights").write_text(text)
+    write_json(path / "training_summary.json", {"held_out": HELD_OUT})
     write_manifest(path, kind.removesuffix("s"), {})
-    files = {file: sha256_file(path / file) for file in ("manifest.json", "checkpoints/step-1/weights")}
+    names = ("manifest.json", "checkpoints/step-1/weights", "training_summary.json")
+    files = {file: sha256_file(path / file) for file in names}
     digest = {"dirHash": directory_digest(files)}
-    write_artifact(path.as_posix(), forged={"digest": digest, "annotations": {"bytes": 1, "files": files}})
+    forged = {"digest": digest, "annotations": {"bytes": 1, "files": files}}
+    write_artifact(path.as_posix(), rule, forged=forged)
     return text
 
 
@@ -287,7 +300,7 @@ def test_adapters_are_listed_and_taken_as_probes_are(
 ) -> None:
     (folder / "Snakefile").touch()
     (folder / "config").symlink_to(Path(__file__).parents[2] / "config")
-    kept = write_folder("adapters", "mafia_sft")
+    kept = write_folder("adapters", "mafia_sft", "train_sft")
     for name in ("both", "trust_lr_l2"):
         write_folder("probes", name)
     write_folder("adapters", "both")
@@ -312,6 +325,8 @@ def test_adapters_are_listed_and_taken_as_probes_are(
     assert [row.split()[:2] for row in said("list").splitlines()[1:]] == [
         [one["name"], one["kind"]] for one in listed
     ]
+    assert "loss 3.076 to 2.454" in said("list", "--rev", "HEAD").splitlines()[-1]
+    assert listed[-1]["metrics"]["loss_change_low"] == -0.727
     # From here, by its path, and as it was at a revision, when it is not here any more.
     for number, words in enumerate(
         (["mafia_sft"], ["results/adapters/mafia_sft"], ["mafia_sft", "--rev", "HEAD"])

@@ -1,12 +1,12 @@
 """The page of a game in a real browser: nothing is given away before it is asked for."""
 
-from collections.abc import Iterator
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from probeline import cli
 from probeline.errors import ProbelineError
@@ -15,7 +15,7 @@ from probeline.probes.token_scores import SampleTokens
 from probeline.reports.view import Played, view_page
 from probeline.reports.view_command import find_game
 from probeline.schema import EVENTS, GAMES, make_table
-from tests.unit.test_lineage_page import CHROMIUM, FLAGS, HOSTILE, Visit, in_browser
+from tests.unit.browser import HOSTILE, Visit, in_browser
 
 PROBE = {
     **{"name": "collusion_lr_l2", "concept": "collusion", "method": "lr", "layers": [2], "model": "tiny"},
@@ -35,14 +35,6 @@ ACTS: list[tuple[str, int, str | None, str | None, str | None]] = [
     ("day_elimination", 1, None, "Bob", None),
     ("statement", 2, "Ann", None, "oh no"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def events(say: str = "", names: tuple[str, ...] = NAMES) -> list[dict[str, Any]]:
@@ -153,6 +145,41 @@ def test_what_was_said_stands_there_whatever_was_scored(mask: str, tells: bool, 
     assert ("+2.00</span>" in page) != tells
 
 
+@pytest.mark.parametrize("tells", [False, True])
+def test_what_is_asked_and_voted_is_scored_like_what_is_said(tells: bool) -> None:
+    scored = {
+        5: SampleTokens("run/game1#5", "run/game1", 2.0, 5, ("and ", "you?"), (2.5, 1.5)),
+        7: SampleTokens("run/game1#7", "run/game1", -1.0, 5, ("Bob",), (-1.0,)),
+    }
+    page = view_page(replace(played(tells_roles=tells), scored=scored), PROBE)
+    page = page.partition('<script type="application/json"')[0]
+    assert ("asks</span> <b>Cid</b><span class='score a2'>+2.00</span></h4>" in page) != tells
+    assert ('<i class=a3 title="+2.50">and </i>' in page) != tells
+    assert ("votes against</span> <b>Bob</b><span class='score b2'>-1.00</span></h4>" in page) != tells
+
+
+@in_browser
+def test_an_act_is_wrong_by_its_whole_score_and_a_resize_keeps_what_is_chosen(
+    browser: Browser, tmp_path: Path
+) -> None:
+    game = played()
+    # Shown as 0.50, as the threshold is, and yet below it.
+    suspects = [row | {"score": 0.499, "running_score": -0.0001} for row in game.suspects]
+    visit = Visit(browser, write(tmp_path / "page.html", replace(game, suspects=suspects)))
+    page = visit.page
+    page.get_by_role("switch", name="roles").check()
+    wrong = page.locator("#acts .wrong").evaluate_all("all => all.map((one) => one.closest('article').id)")
+    assert wrong == ["e3", "e9"]  # the wolf's
+    page.locator("#acts article:visible").last.scroll_into_view_if_needed()
+    expect(page.locator("#strip button").first).to_have_class(re.compile(r"^b1 "))
+    page.locator("#chart .keys button").first.click()
+    page.set_viewport_size({"width": 1250, "height": 700})
+    expect(page.locator("#chart .chosen")).to_have_count(2)  # a line and its key
+    page.set_viewport_size({"width": 800, "height": 700})  # one column: wide enough for another drawing
+    expect(page.locator("#chart .chosen")).to_have_count(0)
+    visit.end()
+
+
 @in_browser
 def test_filters_jumps_and_the_strip(browser: Browser, tmp_path: Path) -> None:
     visit = Visit(browser, write(tmp_path / "page.html", played()))
@@ -180,6 +207,22 @@ def test_filters_jumps_and_the_strip(browser: Browser, tmp_path: Path) -> None:
     ann.click()
     expect(at).to_have_id("e9")
     expect(ann).to_have_text("Ann +1.0")  # so far, at the end of the page
+    visit.end()
+
+
+@in_browser
+def test_on_a_phone_a_jump_lands_below_what_stays_on_top(browser: Browser, tmp_path: Path) -> None:
+    visit = Visit(browser, write(tmp_path / "page.html", played("Listen to me. " * 40)), width=390)
+    page = visit.page
+    page.get_by_text("running suspicion").click()
+    for _ in range(3):
+        page.keyboard.press("j")
+    aside, act = page.locator("#game aside").bounding_box(), page.locator("#acts .here").bounding_box()
+    assert aside is not None
+    assert act is not None
+    assert aside["y"] == 0
+    assert aside["height"] <= 0.6 * 800
+    assert act["y"] >= aside["height"]
     visit.end()
 
 
@@ -241,6 +284,22 @@ def test_games_are_named_as_elsewhere() -> None:
     ):
         with pytest.raises(ProbelineError, match=said):
             find_game(wanted, "werewolf", CONFIG)
+
+
+@pytest.mark.usefixtures("corpora")
+def test_an_imported_probe_has_no_games_and_no_config_that_could_name_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("config").symlink_to(Path(__file__).parents[2] / "config")
+    probe = Path("results/probes/theirs")
+    probe.mkdir(parents=True)
+    facts = {"imported": True, "method": "lr", "layers": [2], "model": "tiny", "threshold": 0.0}
+    facts |= {"hidden_size": 8, "dtype": "float32", "weights_sha256": None, "adapter_sha256": None}
+    write_manifest(probe, "probe", facts)
+    assert cli.main(["view", "game1"]) == 1
+    said = capsys.readouterr().err
+    assert "theirs was imported: it belongs to no concept of the config" in said
+    assert "--configfile" not in said
 
 
 @pytest.mark.usefixtures("corpora")

@@ -4,8 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
 from probeline.files import write_parquet
 from probeline.models.fetch import fetch_model
+from probeline.models.generate import Generator
 from probeline.schema import REVEALS, SAMPLES, SEQUENCES, make_table
 
 NOTHING_LOGGED = {name: None for name, _, _ in SAMPLES if name.startswith("logged_")}
@@ -24,6 +30,31 @@ RANDOM = {
 def make_model(folder: Path, **changes: Any) -> Path:
     fetch_model({"random": RANDOM | changes}, folder)
     return folder
+
+
+def logits_of(generator: Generator, prompt: list[dict[str, str]]) -> np.ndarray:
+    """What the model expects after each token of a prompt: float32 [tokens, vocabulary]."""
+    ids = generator._prompt(1, prompt, 0)
+    logits: np.ndarray = generator._read(ids, len(ids))[0].float().numpy()
+    return logits
+
+
+def make_adapter(model: Path, folder: Path, seed: int = 0) -> Path:
+    """A LoRA adapter with weights that do something."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(model),
+            LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+        )
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:

@@ -65,6 +65,11 @@ class Project:
             assert "Nothing to be done" in done.stdout, done.stdout
         return Counter(jobs)
 
+    def audit(self, *words: str) -> tuple[int, str]:
+        """The status and the answer of a question to the records."""
+        done = self.command(sys.executable, "-m", "probeline.cli", "audit", *words)
+        return done.returncode, done.stdout
+
     def write(self, path: str, text: str) -> None:
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / path).write_text(text)
@@ -153,18 +158,22 @@ def simulated_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
     )
 
 
+GAMES = 12
+"""On a user's own root: about as few as have both classes in each split."""
+
+
 def make_own_logs_run(top: Path) -> None:
     """A run on logs inside of the project."""
     project = fresh_project(top / "project")
     project.write("own.yaml", OWN_LOGS)
-    simulate_games(7, range(24), project.folder / "data/raw/games")
+    simulate_games(7, range(GAMES), project.folder / "data/raw/games")
     (project.folder / "data/raw/games/manifest.json").unlink()
     project.run(PROBE, config=(TINY, "own.yaml"))
 
 
 @pytest.fixture(scope="session")
 def own_logs_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A finished run on a user's own root of 24 games. Not to be edited: copy it."""
+    """A finished run on a user's own root. Not to be edited: copy it."""
     return Project(made_once(tmp_path_factory, "own", make_own_logs_run) / "project")
 
 
@@ -177,7 +186,7 @@ corpora:
 
 def make_outside_logs_run(top: Path) -> None:
     """A run on logs beside the project, committed with its records."""
-    simulate_games(7, range(12), top / "games")
+    simulate_games(7, range(GAMES), top / "games")
     (top / "games/manifest.json").unlink()
     project = fresh_project(top / "project")
     project.write("own.yaml", OUTSIDE_CONFIG.format(top / "games"))
@@ -194,7 +203,6 @@ def outside_logs_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
 SHIFT = "results/evaluation/probe_shift/member_after_sft"
 EVALUATIONS = ("results/evaluation/adapters/mafia_sft", "results/evaluation/comparisons/support_steps", SHIFT)
 ADAPTER_SETTINGS = {
-    "activations": {"shards": 1},
     # The probe and the adapter on the games of one corpus.
     "probe_shifts": {"member_after_sft": {"probe": "mafia_member_mms_l2", "adapter": "mafia_sft"}},
 }
@@ -203,6 +211,7 @@ ADAPTER_SETTINGS = {
 def make_adapters_run(top: Path) -> None:
     """All adapters and evaluations of them, and what a run printed."""
     project = fresh_project(top / "project")
+    project.edit(TINY, "shards: 2", "shards: 1")
     project.write("adapters.yaml", yaml.safe_dump(ADAPTER_SETTINGS))
     files = [project.folder / TINY, project.folder / "adapters.yaml"]
     # What is printed in the README names no config; so this one is the default here.

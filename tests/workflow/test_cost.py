@@ -49,12 +49,6 @@ def test_a_budget_and_a_gpu_of_ones_own_count(project: Project) -> None:
     assert "the run is refused" in done.stdout
 
 
-def test_a_mistyped_target_gets_its_near_misses(project: Project) -> None:
-    done = project.command(*CLI, "cost", "--plan", "results/probes/trust_lrr_l2", *TINY)
-    assert done.returncode == 1
-    assert "Did you mean lr?" in done.stdout
-
-
 def test_the_full_size_config_asks_for_four_h100_and_says_what_they_cost(project: Project) -> None:
     facts = plan(project, "results/probes/trust_lr_l22", "--configfile", "config/full.yaml")
     assert facts["compute"] == "modal"

@@ -1,4 +1,4 @@
-"""Every command of the README works, as printed, on the embedded default."""
+"""Every command of the README works, as printed, with the model of the default config and fewer games."""
 
 import re
 import shutil
@@ -10,8 +10,8 @@ from tests.workflow.conftest import REPOSITORY, Project, fresh_project
 pytestmark = pytest.mark.workflow
 
 README = (REPOSITORY / "README.md").read_text()
-# Lines that a shell would run; installing is what CI has done before, and these tests are `make test`.
-COMMAND = re.compile(r"^    ((?:make|source|snakemake|probeline) .*?)(?:\s+#.*)?$", re.MULTILINE)
+# Lines that a shell would run in the environment, which is there; `make test` is these tests.
+COMMAND = re.compile(r"^    ((?:make|snakemake|probeline) .*?)(?:\s+#.*)?$", re.MULTILINE)
 # Those of adapters run in test_adapters, with the smallest of models.
 ADAPTERS = README.partition("## Adapters\n")[2].partition("\n## ")[0]
 COMMANDS = COMMAND.findall(README.replace(ADAPTERS, ""))
@@ -27,14 +27,20 @@ def files_shown(text: str) -> dict[str, str]:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone whose environment is installed.
 
-    Its games are fewer, and in one shard: to read more of them, and to load the model for each of four, tells
-    nothing more, and takes minutes.
+    Its games are as few as have both classes of both concepts in each split, and in one shard, and
+    are read up to the last layer that the README names: to read more of them, and to load the model for each
+    of four shards, tells nothing more, and takes minutes.
     """
     project = fresh_project(tmp_path_factory.mktemp("readme") / "project")
     shutil.copy2(REPOSITORY / "Makefile", project.folder)
     (project.folder / ".venv").symlink_to(REPOSITORY / ".venv")
     project.edit("config/config.yaml", "\nshards: 4\n", "\nshards: 1\n")
-    project.edit("config/config.yaml", "simulated_games: 60\n", "simulated_games: 24\n")
+    project.edit("config/config.yaml", "simulated_games: 60\n", "simulated_games: 8\n")
+    project.edit(
+        "config/config.yaml",
+        "\n  layers: all\n  # Layers that",
+        "\n  layers: [8, 20, 21, 22]\n  # Layers that",
+    )
     project.commit("sources")
     return project
 
@@ -47,7 +53,9 @@ def test_the_commands_of_the_readme_run_as_printed(clone: Project) -> None:
         done = clone.command("bash", "-c", f"source .venv/bin/activate && {command}")
         assert done.returncode == 0, f"$ {command}\n{done.stdout}"
     assert (clone.folder / "results/probes/trust_lr_l22/metrics.json").exists()
-    assert (clone.folder / "exported/trust/detector.pt").exists()
+    for made in ("exported/trust/detector.pt", "exported/lineage.html", "results/report.html"):
+        assert (clone.folder / made).exists()
+    assert list((clone.folder / "exported").glob("*game1*.html"))
 
 
 def test_make_help_lists_every_target(clone: Project) -> None:

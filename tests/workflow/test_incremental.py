@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.workflow.conftest import PROBE, TINY, Project, artifacts, fresh_project
+from tests.unit.tiny import make_adapter
+from tests.workflow.conftest import GAMES, PROBE, TINY, Project, artifacts, fresh_project
 
 pytestmark = pytest.mark.workflow
 
@@ -86,7 +87,7 @@ def test_reformatting_a_log_does_not_make_another_game_of_it(own_logs: Project) 
     edit_stats(first_game(own_logs), lambda stats: None)
     own_logs.run(QUALITY, config=OWN)
     quality = json.loads((own_logs.folder / QUALITY).read_text())
-    assert (quality["files"], quality["games"]) == (24, 24)
+    assert (quality["files"], quality["games"]) == (GAMES, GAMES)
 
 
 def test_a_changed_template_rebuilds_the_dialogues(own_logs: Project) -> None:
@@ -162,7 +163,7 @@ def computed(project: Project) -> int:
 
 
 def test_an_incremental_run_equals_a_run_from_scratch(own_logs: Project, tmp_path: Path) -> None:
-    assert computed(own_logs) == 24
+    assert computed(own_logs) == GAMES
     for edit in EDITS:
         before = {
             file: file.stat().st_mtime_ns
@@ -216,34 +217,19 @@ def test_fewer_extraction_jobs_forward_no_game_and_give_the_same_probe(own_logs:
     assert scores.read_bytes() == before
 
 
-MAKE_ADAPTER = """
-import sys, torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
-torch.manual_seed(int(sys.argv[1]))
-settings = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-model = AutoModelForCausalLM.from_pretrained("data/models/tiny")
-get_peft_model(model, settings).save_pretrained("data/adapter")
-"""
-
-
 FROM_ACTIVATIONS = Counter(extract_activations=2, train_probe=1)
-
-
-def adapter_of_seed(project: Project, seed: str) -> None:
-    made = project.command(sys.executable, "-c", MAKE_ADAPTER, seed)
-    assert made.returncode == 0, made.stdout
 
 
 def test_an_adapter_on_the_model_is_an_input(own_logs: Project) -> None:
     own_logs.write("adapter.yaml", "model: {base: tiny, adapter: data/adapter}")
     config = (*OWN, "adapter.yaml")
     assert "data/adapter is not a PEFT adapter" in own_logs.refused(PROBE, config=config)
-    adapter_of_seed(own_logs, "1")
+    folders = own_logs.folder / "data/models/tiny", own_logs.folder / "data/adapter"
+    make_adapter(*folders, seed=1)
     assert own_logs.planned(PROBE, config=config) == FROM_ACTIVATIONS
     computed(own_logs)
     own_logs.run(PROBE, config=config)
-    assert computed(own_logs) == 24
+    assert computed(own_logs) == GAMES
     name = PROBE.rpartition("/")[2]
     score = (sys.executable, "-m", "probeline.cli", "score", "--probe", name)
     refused = own_logs.command(*score, "I trust you.")
@@ -251,7 +237,7 @@ def test_an_adapter_on_the_model_is_an_input(own_logs: Project) -> None:
     assert "--adapter FOLDER" in refused.stdout
     scored = own_logs.command(*score, "--adapter", "data/adapter", "I trust you.")
     assert scored.returncode == 0, scored.stdout
-    adapter_of_seed(own_logs, "2")
+    make_adapter(*folders, seed=2)
     assert own_logs.planned(PROBE, config=config) == FROM_ACTIVATIONS
 
 
@@ -261,12 +247,12 @@ def test_every_rule_with_a_script_carries_its_code_in_one_param_and_has_a_record
     rules = "\n" + "".join(file.read_text() for file in (own_logs_run.folder / "rules").glob("*.smk"))
     blocks = [block for block in rules.split("\nrule ")[1:] if "script:" in block]
     scripts = {path.stem for path in (own_logs_run.folder / "scripts").glob("*.py")}
-    common = (own_logs_run.folder / "rules/common.smk").read_text()
+    specs = "".join(file.read_text() for file in (own_logs_run.folder / "rules/inputs").glob("*.smk"))
     assert {block.partition(":")[0] for block in blocks} == scripts
     for block in blocks:
         name = block.partition(":")[0]
         params = block.partition("params:")[2].partition("message:")[0].split()
         assert params[0].startswith("spec=")
         assert 'record="' in block or 'record=f"' in block
-        assert f'code_of("{name}")' in block + common
+        assert f'code_of("{name}")' in block + specs
         assert f'benchmark:\n        "benchmarks/{name}/' in block

@@ -1,7 +1,6 @@
 """A corpus of Mafia files: one new log touches one shard, and a retracted one is gone from everything."""
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,6 @@ def quality_of(project: Project) -> dict[str, Any]:
     return json.loads((project.folder / "data/processed/mafia/quality.json").read_text())
 
 
-def audit(project: Project, *words: str) -> tuple[int, str]:
-    done = project.command(sys.executable, "-m", "probeline.cli", "audit", *words)
-    return done.returncode, done.stdout
-
-
 def log_with_a_good_vote() -> bytes:
     """A log that examples are made of."""
     logs = (orjson.dumps(simulate_mafia_game(7, index)) for index in range(100, 300))
@@ -68,19 +62,19 @@ def test_one_log_touches_one_shard_and_retracting_it_undoes_that(tmp_path: Path)
     assert quality_of(project)["games"] == 31
 
     key = key_of(logs / "one more.json")
-    status, said = audit(project, "impact", f"{LOGS}/one more.json", "--configfile", *OWN)
+    status, said = project.audit("impact", f"{LOGS}/one more.json", "--configfile", *OWN)
     assert status == 0, said
     assert f"game  {key}" in said
     assert "data/processed/sft/mafia_sft" in said
-    status, said = audit(project, "retract", f"game:{key}", "--reason", "withdrawn", "--configfile", *OWN)
+    status, said = project.audit("retract", f"game:{key}", "--reason", "withdrawn", "--configfile", *OWN)
     assert status == 0, said
     assert "data/processed/sft/mafia_sft (holds it in" in said
     assert f"shards/shard-{shard_of(key, 2)}-of-2" in said
     assert f"shards/shard-{1 - shard_of(key, 2)}-of-2" not in said
-    assert audit(project, "retract", "--check", "--configfile", *OWN)[0] == 1
+    assert project.audit("retract", "--check", "--configfile", *OWN)[0] == 1
     assert project.planned(*TARGETS, config=OWN) == ONE_SHARD
     project.run(*TARGETS, config=OWN)
-    status, said = audit(project, "retract", "--check", "--configfile", *OWN)
+    status, said = project.audit("retract", "--check", "--configfile", *OWN)
     assert status == 0, said
     counts = quality_of(project)
     assert (counts["files"], counts["games"], counts["retracted"]) == (31, 30, 1)

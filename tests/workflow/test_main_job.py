@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections import Counter
 from html import unescape
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from probeline.lineage.graph import read_lineage
 from probeline.lineage.records import read_record
 from probeline.lineage.root import root_digest
-from tests.workflow.conftest import TINY, Project, artifacts, fresh_project, written
+from tests.workflow.conftest import TINY, Project, written
 
 pytestmark = pytest.mark.workflow
 
@@ -110,12 +109,13 @@ def test_the_last_lines_say_what_was_made(tmp_path: Path, simulated_run: Project
     metrics = metrics_of(project, "collusion_lr_l3")
     assert f"{metrics['test']['metrics']['auroc']['value']:.3f}" in summary
     assert f"{metrics['test']['baselines']['text_masked']['auroc']['value']:.3f}" in summary
-    assert str(metrics["test"]["num_positive"]) in summary
+    counts = (metrics["test"][f"num_{key}"] for key in ("games", "interactions", "positive", "negative"))
+    assert re.search(rf"^  test +{' +'.join(map(str, counts))}$", summary, re.MULTILINE)
 
 
 TRANSFERS = """\
 transfers:
-  both: {train: [trust, collusion], test: [trust, collusion], method: mms, layers: [2]}
+  both: {train: [trust, collusion], test: [trust, collusion], method: mms, layers: [1, 2]}
   halves:
     concept: collusion
     groups: {scored: ["*probe*", "*short*"], others: [simulated_baseline, "*cot*", "*large", "*no_*"]}
@@ -140,8 +140,7 @@ def test_transfers_are_made_from_the_activations_that_are_there(
         assert {"metrics.json", "transfer.parquet", "transfer.png", "transfer.svg", "manifest.json"} <= made
     result = json.loads((project.folder / targets[0] / "metrics.json").read_text())
     diagonal = next(cell for cell in result["cells"] if (cell["train"], cell["test"]) == ("collusion",) * 2)
-    project.run("results/probes/collusion_mms_l2", config=config)
-    alone = metrics_of(project, "collusion_mms_l2")["test"]
+    alone = metrics_of(project, "collusion_mms_l1_2")["test"]
     assert diagonal["metrics"]["auroc"] == alone["metrics"]["auroc"]
     assert project.planned(*targets, config=config) == {}
     words = project.refused("results/evaluation/bothh", config=config)
@@ -188,26 +187,6 @@ def test_a_probe_that_is_told_the_role_is_compared_to_one_that_is_not(
     project.write("off.yaml", "probes: {trust: {role_masked: false}}")
     off = (TINY, "off.yaml")
     assert project.planned("results/probes/trust_lr_l2", config=off) == Counter(train_probe=1)
-    twin = "results/activations/trust.role_masked/shard-0-of-2"
-    assert "Unknown concept 'trust.role_masked'" in project.refused(twin, config=off)
-    assert "Unknown concept 'trust.role_masked'" in project.refused("results/probes/trust.role_masked_lr_l2")
-
-
-OF_LAYERS = "results/probes/collusion_mms_l1_2"
-
-
-def test_two_runs_from_scratch_are_identical_at_any_number_of_cores(
-    simulated_run: Project, tmp_path: Path
-) -> None:
-    again = fresh_project(tmp_path / "again")
-    done = again.command(
-        *(sys.executable, "-m", "snakemake", "--cores", "1", OF_LAYERS),
-        *("--configfile", TINY),
-    )
-    assert done.returncode == 0, done.stdout
-    expected, made = artifacts(simulated_run.folder), artifacts(again.folder)
-    assert f"{OF_LAYERS}/detector.pt" in made
-    assert made == {name: expected[name] for name in made}
 
 
 def test_nothing_written_holds_a_path_of_this_machine(simulated_run: Project) -> None:
@@ -222,7 +201,7 @@ def test_the_number_of_shards_changes_no_sample(simulated_run: Project, tmp_path
 
     other = simulated_run.copy(tmp_path / "other")
     other.write("shards.yaml", "shards: 3")
-    other.run(OF_LAYERS, config=(TINY, "shards.yaml"))
+    other.run("results/probes/collusion_mms_l1_2", config=(TINY, "shards.yaml"))
 
     def by_sample(project: Project, shards: int) -> dict[str, bytes]:
         folders = sorted((project.folder / "results/activations/collusion").glob(f"*-of-{shards}"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_extract import make_adapter
+from tests.unit.tiny import make_adapter
 from tests.workflow.conftest import TINY, Project
 
 pytestmark = pytest.mark.workflow

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +16,6 @@ DIALOGUES = "data/processed/dialogues/collusion/shard-0-of-1"
 MODEL = "data/models/tiny"
 GAMES = 8
 OWN_SETTINGS = f"shards: 1\n{OWN_LOGS}"
-
-
-def reproduce(project: Project, *words: str) -> tuple[int, str]:
-    done = project.command(sys.executable, "-m", "probeline.cli", "audit", "reproduce", *words)
-    return done.returncode, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +41,12 @@ def project(finished: Project, tmp_path: Path) -> Iterator[Project]:
 
 def test_a_probe_comes_out_the_same_to_the_bit_and_nothing_is_left(finished: Project) -> None:
     before = finished.git("status", "--porcelain")
-    done = finished.command(
-        *(sys.executable, "-m", "probeline.cli", "audit", "reproduce", "--json", "collusion_mms_l2"),
-    )
-    assert done.returncode == 0, done.stdout
-    assert "train_probe" in done.stdout
-    assert "Complete log" not in done.stdout
-    result = json.loads(done.stdout[done.stdout.rindex('{\n  "target"') :])
+    # From the logs, on another number of cores than the run had.
+    status, said = finished.audit("reproduce", "--json", "--cores", "1", "collusion_mms_l2")
+    assert status == 0, said
+    assert "train_probe" in said
+    assert "Complete log" not in said
+    result = json.loads(said[said.rindex('{\n  "target"') :])
     assert result["identical"]
     assert result["models"] == {"data/models/tiny": "made again"}
     assert [one["artifact"] for one in result["artifacts"]][-1] == PROBE
@@ -71,14 +64,14 @@ def test_what_git_holds_is_made_again_all_the_same(project: Project) -> None:
     shutil.rmtree(project.folder / MODEL)
     project.write("own.yaml", OWN_SETTINGS)
     project.run(MODEL, config=(TINY, "own.yaml"))
-    status, said = reproduce(project, MODEL)
+    status, said = project.audit("reproduce", MODEL)
     assert status == 0, said
     assert "Bit-identical: 1 artifact made again" in said
 
 
 def test_what_differs_first_is_named(project: Project) -> None:
     project.edit("config/templates/werewolf.yaml", "Turn $turn", "Round $turn")
-    status, said = reproduce(project, "--dirty", DIALOGUES)
+    status, said = project.audit("reproduce", "--dirty", DIALOGUES)
     assert status == 1, said
     first = said[said.index("First: ") :].splitlines()
     assert first[0] == f"First: {DIALOGUES} (build_dialogues)"
@@ -89,7 +82,7 @@ def test_what_differs_first_is_named(project: Project) -> None:
 def test_other_code_than_the_recorded_is_refused_before_anything_runs(project: Project) -> None:
     source = project.folder / "scripts/probeline/probes/train.py"
     source.write_text(source.read_text() + "\n\ndef another_thought() -> int:\n    return 1\n")
-    status, said = reproduce(project, "--dirty", PROBE)
+    status, said = project.audit("reproduce", "--dirty", PROBE)
     assert status == 1
     assert "other code than that of the sources to run: scripts/probeline/probes/train.py" in said
     assert "Job stats" not in said
@@ -98,7 +91,7 @@ def test_other_code_than_the_recorded_is_refused_before_anything_runs(project: P
 def test_a_raw_log_that_was_changed_is_named(project: Project) -> None:
     log = sorted((project.folder / "data/raw/games").rglob("game_stats.json"))[0]
     log.write_text(log.read_text() + " ")
-    status, said = reproduce(project, PROBE)
+    status, said = project.audit("reproduce", PROBE)
     assert status == 1
     assert f"{log.relative_to(project.folder).as_posix()} is not what it was" in said
 
@@ -108,7 +101,7 @@ def test_a_run_of_uncommitted_sources_is_not_taken_for_one_of_its_commit(project
     shutil.rmtree(project.folder / DIALOGUES)
     project.write("own.yaml", OWN_SETTINGS)
     project.run(DIALOGUES, config=(TINY, "own.yaml"))
-    status, said = reproduce(project, DIALOGUES)
+    status, said = project.audit("reproduce", DIALOGUES)
     assert status == 1
     assert "made with sources that were not committed: rules/probes.smk" in said
 
@@ -117,11 +110,11 @@ def test_a_changed_target_or_a_missing_record_is_named_before_anything_runs(proj
     metrics = project.folder / PROBE / "metrics.json"
     made = metrics.read_bytes()
     metrics.write_bytes(made + b" ")
-    status, said = reproduce(project, PROBE)
+    status, said = project.audit("reproduce", PROBE)
     assert status == 1
     assert f"{PROBE}/metrics.json is not what its record says" in said
     metrics.write_bytes(made)
     (project.folder / f"{DIALOGUES}.lineage.json").unlink()
-    status, said = reproduce(project, PROBE)
+    status, said = project.audit("reproduce", PROBE)
     assert status == 1
     assert f"{DIALOGUES}.lineage.json: missing" in said

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from probeline.digests import shard_of
-from tests.workflow.conftest import PROBE, TINY, Project, artifacts, fresh_project
+from tests.workflow.conftest import GAMES, PROBE, TINY, Project, artifacts, fresh_project
 
 pytestmark = pytest.mark.workflow
 
@@ -20,11 +19,6 @@ ONE_SHARD = Counter(
 )
 GAME = "simulated_baseline/game10"
 LOGS = "data/raw/games"
-
-
-def audit(project: Project, *words: str) -> tuple[int, str]:
-    done = project.command(sys.executable, "-m", "probeline.cli", "audit", "retract", *words)
-    return done.returncode, done.stdout
 
 
 def quality_of(project: Project) -> dict[str, Any]:
@@ -49,18 +43,20 @@ def without_counts(found: dict[str, bytes]) -> dict[str, Any]:
 
 
 def test_a_retracted_game_is_gone_as_if_it_had_never_been(own_logs: Project, tmp_path: Path) -> None:
-    status, said = audit(own_logs, f"game:{GAME}", "--reason", "consent withdrawn", "--configfile", *OWN)
+    status, said = own_logs.audit(
+        "retract", f"game:{GAME}", "--reason", "consent withdrawn", "--configfile", *OWN
+    )
     assert status == 0, said
     assert PROBE in said
     assert own_logs.planned(PROBE, config=OWN) == ONE_SHARD
-    status, said = audit(own_logs, "--check")
+    status, said = own_logs.audit("retract", "--check")
     assert status == 1
     assert PROBE in said
 
     own_logs.run(PROBE, config=OWN)
-    assert audit(own_logs, "--check")[0] == 0
+    assert own_logs.audit("retract", "--check")[0] == 0
     counts = quality_of(own_logs)
-    assert (counts["files"], counts["games"], counts["retracted"]) == (24, 23, 1)
+    assert (counts["files"], counts["games"], counts["retracted"]) == (GAMES, GAMES - 1, 1)
     assert (own_logs.folder / LOGS / GAME / "game_stats.json").exists()
 
     scratch = fresh_project(tmp_path / "scratch")
@@ -85,8 +81,13 @@ def test_a_retracted_game_is_gone_as_if_it_had_never_been(own_logs: Project, tmp
     said = own_logs.run("data/processed/werewolf/quality.json", config=OWN)
     assert f"{copy} (a copy of {GAME} of werewolf: consent withdrawn)" in said
     counts = quality_of(own_logs)
-    assert (counts["files"], counts["games"], counts["retracted"], counts["duplicates"]) == (25, 23, 2, 0)
-    assert audit(own_logs, "--check")[0] == 0
+    assert (counts["files"], counts["games"], counts["retracted"], counts["duplicates"]) == (
+        GAMES + 1,
+        GAMES - 1,
+        2,
+        0,
+    )
+    assert own_logs.audit("retract", "--check")[0] == 0
 
 
 @pytest.mark.slow
@@ -97,15 +98,15 @@ def test_of_a_simulated_corpus_too_and_back_again(tmp_path: Path) -> None:
     before = artifacts(project.folder)
     one_shard = Counter(simulate_logs=1, ingest_werewolf=1, collect_corpus=1)
 
-    assert audit(project, f"game:{GAME}", "--reason", "why", "--configfile", TINY)[0] == 0
+    assert project.audit("retract", f"game:{GAME}", "--reason", "why", "--configfile", TINY)[0] == 0
     assert project.planned(quality) == one_shard
     project.run(quality)
     counts = quality_of(project)
     assert (counts["files"], counts["games"], counts["retracted"]) == (24, 23, 1)
-    assert audit(project, "--check")[0] == 0
+    assert project.audit("retract", "--check")[0] == 0
     assert not list((project.folder / "data/simulated").rglob(Path(GAME).name))
 
-    assert audit(project, f"game:{GAME}", "--undo")[0] == 0
+    assert project.audit("retract", f"game:{GAME}", "--undo")[0] == 0
     assert project.planned(quality) == one_shard
     project.run(quality)
     assert artifacts(project.folder) == before

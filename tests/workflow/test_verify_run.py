@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,11 +27,7 @@ def project(outside_logs_run: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 def verify(project: Project, *words: str) -> tuple[int, str]:
-    done = project.command(
-        *(sys.executable, "-m", "probeline.cli", "audit", "verify", *words),
-        *("--configfile", TINY, "own.yaml"),
-    )
-    return done.returncode, done.stdout
+    return project.audit("verify", *words, "--configfile", TINY, "own.yaml")
 
 
 def test_every_record_of_a_run_is_a_strict_in_toto_statement_with_slsa_provenance(

@@ -1,17 +1,14 @@
 """The model that a recipe tunes: loaded, merged with what it starts from, with an adapter to train on it."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from probeline.adapters.recipes import FOUR_BITS
-from probeline.errors import ProbelineError
+from probeline.adapters.names import FOUR_BITS
+from probeline.errors import ProbelineError, near_misses
 from probeline.files import json_bytes, read_json
 from probeline.models.adapter import adapter_files, check_base
-
-log = logging.getLogger(__name__)
 
 TARGETS = {
     "llama kinds": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -46,22 +43,20 @@ def load_base(model: Path, merged: Sequence[Path], dtype: str, quantization: str
         quantization: `4bit` for weights of four bits, on a GPU.
 
     Raises:
-        ProbelineError: the folder holds no weights, or an adapter belongs to another model.
+        ProbelineError: the folder holds no weights or not all of them, an adapter belongs to another model,
+            or four bits are asked for and there is no GPU, no bitsandbytes, or they are there already.
     """
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
+    from probeline.models.loading import put_adapter, require_weights, require_whole
+
     transformers_logging.disable_progress_bar()
-    if not any(model.glob("*.safetensors")):
-        raise ProbelineError(
-            f"{model} holds no weights: fetched with compute: modal, they are there. "
-            f"Delete {model} to have it fetched here, or leave the work to Modal."
-        )
+    require_weights(model)
     several = torch.cuda.device_count() > 1
     loader: Any = AutoModelForCausalLM
-    loaded = loader.from_pretrained(
+    loaded, report = loader.from_pretrained(
         model,
         dtype=getattr(torch, dtype),
         device_map="auto" if several else None,
@@ -69,11 +64,13 @@ def load_base(model: Path, merged: Sequence[Path], dtype: str, quantization: str
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
+        output_loading_info=True,
     )
+    require_whole(model, report)
     for number, adapter in enumerate(merged):
-        check_base(adapter, model, merged[:number])
         adapter_files(adapter)
-        loaded = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+        check_base(adapter, model, merged[:number])
+        loaded = put_adapter(loaded, adapter).merge_and_unload()
     return loaded
 
 
@@ -121,7 +118,9 @@ def continue_adapter(model: Any, adapter: Path, base: Path, merged: Sequence[Pat
     Raises:
         ProbelineError: it belongs to another model.
     """
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig
+
+    from probeline.models.loading import put_adapter
 
     adapter_files(adapter)
     check_base(adapter, base, merged)
@@ -129,7 +128,7 @@ def continue_adapter(model: Any, adapter: Path, base: Path, merged: Sequence[Pat
     config.lora_dropout = dropout
     # By its name alone, PEFT would look for it on the hub each time that a checkpoint is saved.
     config.base_model_name_or_path = str(base)
-    return PeftModel.from_pretrained(model, str(adapter), is_trainable=True, config=config)
+    return put_adapter(model, adapter, is_trainable=True, config=config)
 
 
 def lora_config(model: Any, lora: Mapping[str, Any]) -> Any:
@@ -150,8 +149,6 @@ def lora_config(model: Any, lora: Mapping[str, Any]) -> Any:
         targets = auto_targets(linear)
     unknown = [] if targets == ALL_LINEAR else [name for name in targets if name not in linear]
     if unknown:
-        from probeline.errors import near_misses
-
         raise ProbelineError(
             f"lora.targets names {unknown[0]!r}, which no linear layer of this model is called. "
             + near_misses(unknown[0], linear)

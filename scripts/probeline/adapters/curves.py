@@ -20,8 +20,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], f
     """Write curves.svg and curves.png: equal logs, equal bytes.
 
     Args:
-        rows: of training_log.jsonl.
-        summary: of training_summary.json.
+        rows: of training_log.jsonl: `step`, and the keys of PANELS that are there: the trainer's loss (of SFT
+            nats per token), mean reward (of the judge or the tree, 0 to 1), share of pairs.
+        summary: of training_summary.json: `recipe`, `method` and `steps`.
         folder: where to write.
     """
     import matplotlib as mpl

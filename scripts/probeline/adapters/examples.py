@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
+from probeline.datasets.generic_rubric import rubric_of
 from probeline.digests import unit_interval
 from probeline.errors import ProbelineError
-from probeline.files import MANIFEST, open_parquet, read_json, write_parquet
+from probeline.files import open_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +76,6 @@ def read_examples(
         ProbelineError: nothing is left to train on, or a row is no row.
     """
     rows = _rows(dataset / FILES[recipe["method"], kind], kind)
-    if kind == "prompts":
-        generic = read_json(dataset / MANIFEST)["generic_rubric"]
-        rows = [row | {"rubric": row["rubric"] or generic} for row in rows]
     excluded: Counter[str] = Counter()
     longest = min(recipe["max_tokens"], positions)
     room = recipe.get("completion_tokens", 0)
@@ -86,9 +84,7 @@ def read_examples(
     train = [row for row in kept if row["split"] == TRAIN]
     if not train:
         raise ProbelineError(
-            f"{dataset} holds no example to train on"
-            + (f": left out were {dict(excluded)}. Raise max_tokens." if excluded else ".")
-            + " More games make more examples."
+            f"{dataset} holds no example to train on. " + _remedy(excluded, recipe["max_tokens"], positions)
         )
     held_out = _whole_games([row for row in kept if row["split"] == HELD_OUT], recipe["held_out"], seed)
     at_once = recipe["batch"] * recipe["accumulation"] // recipe.get("generations", 1)
@@ -100,6 +96,23 @@ def read_examples(
     return Examples(
         ordered, held_out, steps, len(train), dict(sorted(excluded.items())), _games(ordered, held_out)
     )
+
+
+def _remedy(excluded: Mapping[str, int], most: int, positions: int) -> str:
+    """Why there is no example, and what helps."""
+    if not excluded:
+        return "More games make more examples."
+    reasons = [f"{count} ({reason.replace('_', ' ')})" for reason, count in sorted(excluded.items())]
+    told = f"Left out were {', '.join(reasons)}."
+    if _too_long(min(most, positions)) not in excluded:
+        return f"{told} Take another model, or logs without such texts."
+    if most < positions:
+        return f"{told} Raise max_tokens of the recipe: the model takes {positions}."
+    return f"{told} The model takes no more than {positions}: use one that does."
+
+
+def _too_long(longest: int) -> str:
+    return f"more_than_{longest}_tokens"
 
 
 def shuffled(count: int, length: int, seed: int) -> list[int]:
@@ -142,7 +155,12 @@ def _array(values: list[str]) -> Any:
     return pa.array(values, pa.string())
 
 
-def _read(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a dataset's file.
+
+    Raises:
+        ProbelineError: it is missing or damaged.
+    """
     try:
         return [orjson.loads(line) for line in path.read_bytes().splitlines()]
     except FileNotFoundError as error:
@@ -160,7 +178,7 @@ def _rows(path: Path, kind: str) -> list[Row]:
         ProbelineError: one lacks a key.
     """
     examples = []
-    for number, row in enumerate(_read(path), 1):
+    for number, row in enumerate(read_rows(path), 1):
         try:
             examples.append(_as_example(kind, row))
         except (KeyError, TypeError) as error:
@@ -187,7 +205,7 @@ def _as_example(kind: str, row: Row) -> Row:
         games = [row["game"]] if "game" in row else None
         game = row.get("game", row["dialogue_id"])
         common = {"id": row["id"], "game": game, "games": games, "split": row["split"]}
-        return common | {key: row[key] for key in ("prompt", "ground_truth", "rubric")}
+        return common | {key: row[key] for key in ("prompt", "ground_truth")} | {"rubric": rubric_of(row)}
     common = _common(row, row["id"].partition("#")[0])
     return common | {key: row[key] for key in ("prompt", "completion", "actual") if key in row}
 
@@ -215,7 +233,7 @@ def _tokenised(row: Row, tokenizer: Any, longest: int, room: int, excluded: Coun
         return False
     tokens = len(row["prompt_ids"]) + max((len(row[f"{key}_ids"]) for key in answers), default=0) + room
     if tokens > longest:
-        excluded[f"more_than_{longest}_tokens"] += 1
+        excluded[_too_long(longest)] += 1
     return tokens <= longest
 
 

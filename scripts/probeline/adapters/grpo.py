@@ -1,13 +1,14 @@
 """Group-relative policy optimisation: completions of one prompt, each rewarded next to the group's mean."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from probeline.adapters.held_out import compared, in_both, mean_of, verdict
 from probeline.adapters.training import Rows, Session, train
 from probeline.compute.body import BodyFiles
+from probeline.compute.workplace import shared_folder
 
 COLUMNS = {"tree": ("id", "prompt", "actual"), "judge": ("id", "prompt", "ground_truth", "rubric")}
 PARTS = ("calibration", "sharpness", "diversity")
@@ -15,19 +16,8 @@ PARTS = ("calibration", "sharpness", "diversity")
 
 def train_grpo(spec: Mapping[str, Any], files: BodyFiles) -> None:
     """Train as a recipe of the method grpo says, see `training.train`."""
-
-    def trainer(session: Session) -> Any:
-        return _trainer(session, _rewarder(spec, files))
-
-    train(spec, files, trainer, _measure, _summary)
-
-
-def _cache_folder(files: BodyFiles) -> Path:
-    """Where the judge's answers are remembered: all runs share them.
-
-    On a volume nothing may be open while what was done is kept, and so they last for one job there.
-    """
-    return files.output.parent if files.work_name else files.work
+    with _rewarder(spec, files) as rewarder:
+        train(spec, files, lambda session: _trainer(session, rewarder), _measure, _summary)
 
 
 def _trainer(session: Session, rewarder: Callable[[Rows], Rows]) -> Any:
@@ -118,8 +108,11 @@ UNKEPT = ("prompt", "actual", "ground_truth", "rubric")
 """Of a row about a completion, what the dataset tells by its id."""
 
 
-def _rewarder(spec: Mapping[str, Any], files: BodyFiles) -> Callable[[Rows], Rows]:
-    return _tree_rewards() if spec["recipe"]["reward"] == "tree" else _judge_rewards(spec, files)
+def _rewarder(spec: Mapping[str, Any], files: BodyFiles) -> AbstractContextManager[Callable[[Rows], Rows]]:
+    """What gives rows with a `completion` their `reward`, 0 to 1, while it is open."""
+    if spec["recipe"]["reward"] == "tree":
+        return nullcontext(_tree_rewards())
+    return _judge_rewards(spec, files)
 
 
 def _tree_rewards() -> Callable[[Rows], Rows]:
@@ -140,23 +133,23 @@ def _tree_rewards() -> Callable[[Rows], Rows]:
     return rewards
 
 
-def _judge_rewards(spec: Mapping[str, Any], files: BodyFiles) -> Callable[[Rows], Rows]:
-    from probeline.judges import JudgeRequest, conversation_text, open_judge
-    from probeline.judges.cache import CACHE
+@contextmanager
+def _judge_rewards(spec: Mapping[str, Any], files: BodyFiles) -> Iterator[Callable[[Rows], Rows]]:
+    from probeline.judges import CACHE, JudgeRequest, conversation_text, open_judge
 
     settings = files.judge or spec["judge"]["settings"]
-    judge = open_judge(spec["judge"]["name"], settings, _cache_folder(files) / CACHE.name)
+    with open_judge(spec["judge"]["name"], settings, shared_folder(files) / CACHE.name) as judge:
 
-    def rewards(rows: Rows) -> Rows:
-        requests = [
-            JudgeRequest(
-                conversation_text(row["prompt"]), row["rubric"], row["ground_truth"], row["completion"]
-            )
-            for row in rows
-        ]
-        return [row | {"reward": score} for row, score in zip(rows, judge.scores(requests), strict=True)]
+        def rewards(rows: Rows) -> Rows:
+            requests = [
+                JudgeRequest(
+                    conversation_text(row["prompt"]), row["rubric"], row["ground_truth"], row["completion"]
+                )
+                for row in rows
+            ]
+            return [row | {"reward": score} for row, score in zip(rows, judge.scores(requests), strict=True)]
 
-    return rewards
+        yield rewards
 
 
 def _measure(trainer: Any, session: Session) -> Rows:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from probeline.adapters.names import SUMMARY
 from probeline.files import read_json
-
-SUMMARY = "training_summary.json"
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -1,16 +1,19 @@
 """What a model makes of validation examples, before and after, with intervals over games."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
+from probeline.groups import FEWEST_GROUPS
+
 Row = Mapping[str, Any]
 OneRow = TypeVar("OneRow", bound=Row)
 RESAMPLES = 1000
-GAMES_FOR_INTERVAL, GAMES_FOR_VERDICT = 2, 5
-"""Fewest games: drawn again and again, one game gives itself, and few give too narrow an interval."""
+GAMES_FOR_INTERVAL = 2
+"""Fewest games: drawn again and again, one game gives itself."""
 AT_ONCE = 8
 """Sequences in one pass; part of a result's identity."""
 
@@ -65,10 +68,15 @@ def compared(
     One game has no interval.
 
     Args:
-        before: rows with the key `game`.
+        before: rows with `game`, and the keys that the figure reads.
         after: rows of the same games.
-        figure: of rows; None where they have none.
+        figure: of rows, in a unit of its own: `mean_of` that of its column, `per_token` nats; None where they
+            have none.
         seed: of the bootstrap.
+
+    Returns:
+        `before`, `after` and `difference` (after less before), each with `value`, `low` and `high` in the
+        figure's unit, None where there is no finite one; `games`; `examples`, rows afterwards.
     """
     games = sorted({row["game"] for row in before} | {row["game"] for row in after})
     parts = [_by_game(before), _by_game(after)]
@@ -101,7 +109,7 @@ def mean_of(key: str) -> Callable[[Sequence[Row]], float | None]:
 
 
 def per_token(rows: Sequence[Row]) -> float | None:
-    """Loss per token over all rows together, in nats."""
+    """Loss per token over all rows together, in nats, from their `loss` and `tokens`."""
     tokens = sum(row["tokens"] for row in rows)
     return float(sum(row["loss"] for row in rows) / tokens) if tokens else None
 
@@ -130,7 +138,7 @@ def verdict(found: Mapping[str, Any], wanted: int) -> str:
         wanted: 1 where larger is better, -1 where smaller is.
     """
     low, high = found["difference"]["low"], found["difference"]["high"]
-    if low is None or found["games"] < GAMES_FOR_VERDICT or (low <= 0 <= high):
+    if low is None or found["games"] < FEWEST_GROUPS or (low <= 0 <= high):
         return "undecided"
     return "better" if (low > 0) == (wanted > 0) else "worse"
 
@@ -143,7 +151,11 @@ def _by_game(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _with_interval(value: float | None, draws: Sequence[float]) -> dict[str, float | None]:
-    if value is None or not draws:
+    # Of a model that has diverged, nothing is a number; such a figure decides nothing.
+    if value is None or not math.isfinite(value):
+        return {"value": None, "low": None, "high": None}
+    finite = [draw for draw in draws if math.isfinite(draw)]
+    if not finite:
         return {"value": value, "low": None, "high": None}
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.percentile(finite, [2.5, 97.5])
     return {"value": value, "low": float(low), "high": float(high)}

@@ -1,6 +1,7 @@
 """What is kept while a training runs, so that it can go on after any stop: checkpoints, rewards, progress."""
 
 import logging
+import math
 import shutil
 import signal
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from probeline.errors import ProbelineError
-from probeline.files import flush, write_bytes, write_json_lines
+from probeline.files import atomic_directory, flush, write_bytes, write_json_lines
 from probeline.progress import progress
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ PREFIX = "checkpoint-"
 COMPLETE = "complete"
 """Lies in a checkpoint that is whole; a killed job leaves others."""
 SECONDS_BETWEEN_CHECKPOINTS = 120
+FINITE = {"loss": "loss", "grad_norm": "norm of the gradient"}
+"""What must be a finite number at each step, by its key in the log."""
 RESERVE = 0.1
 LEAST_RESERVE, MOST_RESERVE = 5, 300
 """Of the time limit, and in seconds: what is left to save in."""
@@ -90,8 +93,19 @@ class Keeper(TrainerCallback):
             signal.signal(signal.SIGTERM, self._handler)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Take loss and reward into the line about progress."""
+        """Take loss and reward into the line about progress.
+
+        Raises:
+            ProbelineError: the training has diverged: its loss, or the gradient, is no finite number.
+        """
         logs = logs or {}
+        for key, words in FINITE.items():
+            if not math.isfinite(logs.get(key, 0)):
+                raise ProbelineError(
+                    f"The training has diverged: at step {state.global_step} of {self.steps} the "
+                    f"{words} is {logs[key]}. Lower learning_rate, or raise warmup (the share of steps "
+                    "in which it rises)."
+                )
         told = {"loss": logs.get("loss"), "reward": logs.get("reward")}
         said = [f"{key} {value:.4g}" for key, value in told.items() if isinstance(value, float)]
         self._note = f"step {state.global_step}: {', '.join(said)}" if said else self._note
@@ -124,11 +138,8 @@ class Keeper(TrainerCallback):
         self._commit()
 
     def _keep(self, step: int) -> None:
-        folder = kept_folder(self.work, step)
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        self._save(folder)
+        with atomic_directory(kept_folder(self.work, step)) as draft:
+            self._save(draft)
 
     def check_finished(self, step: int) -> None:
         """Say where a training that stopped before its end can go on.

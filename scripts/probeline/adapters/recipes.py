@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from probeline.adapters.names import FOUR_BITS
 from probeline.digests import canonical_digest
 from probeline.errors import ProbelineError, near_misses
 
@@ -52,10 +53,6 @@ PLACE = ("gpu", "timeout", "memory", "report_to")
 """What says where and how long a recipe may run and tells of it, and changes nothing of what it makes."""
 COMMON = ("method", "model", "dataset", "grid", *DEFAULTS, *PLACE)
 HEX = 8
-FOUR_BITS = (
-    "quantization: 4bit needs a GPU and bitsandbytes (pip install -e '.[gpu]' -c constraints.txt). Set it to "
-    "null, or leave the training to Modal (compute: modal)."
-)
 
 
 def recipe_points(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import orjson
 
 ADAPTERS = Path("results/adapters")
 WORK = Path(".probeline/training")
+"""Holds a folder for each training, see `compute.workplace`."""
 LOGS = Path("logs")
 DONE, AT_WORK, STOPPED, NOT_BEGUN = "done", "at work", "stopped", "not begun"
 _STEPS = re.compile(r"^(\d+) steps over ", re.MULTILINE)
@@ -62,13 +63,13 @@ def _status(recipe: str, working: bool) -> Status:
         steps = steps if planned is None else planned
         if logged and logged["step"] >= (rows[-1]["step"] if rows else 0):
             rows = [logged]
-    known = bool(rows or working or list(WORK.glob(f"{recipe}--*")))
+    known = bool(rows or working or list(WORK.glob(f"{ADAPTERS.name}--{recipe}--*")))
     return _of(recipe, AT_WORK if working else STOPPED if known else NOT_BEGUN, rows, steps)
 
 
 def _last_state(recipe: str) -> tuple[list[dict[str, Any]], int | None]:
     """What the newest checkpoint logged, and the steps of the whole training; nothing where there is none."""
-    states = sorted(WORK.glob(f"{recipe}--*/checkpoint-*/trainer_state.json"), key=_age)
+    states = sorted(WORK.glob(f"{ADAPTERS.name}--{recipe}--*/checkpoint-*/trainer_state.json"), key=_age)
     for path in reversed(states):
         # The trainer's own file: it may be half written, or be removed this very moment.
         with suppress(OSError, ValueError, KeyError, TypeError):

@@ -22,10 +22,10 @@ from probeline.adapters.base import (
 )
 from probeline.adapters.curves import draw_curves
 from probeline.adapters.examples import Examples, read_examples, write_games
-from probeline.adapters.headline import SUMMARY, headline
 from probeline.adapters.keeper import Keeper, kept_folder, last_checkpoint, step_of, wanted_steps
+from probeline.adapters.names import SUMMARY
 from probeline.compute.body import BodyFiles
-from probeline.digests import canonical_digest, sha256_file
+from probeline.compute.workplace import workplace
 from probeline.errors import ProbelineError
 from probeline.files import (
     MANIFEST,
@@ -54,6 +54,8 @@ PLACES = (
 """Settings of a trainer that name places on this machine, or where it tells of itself."""
 REPORT_TO = "PROBELINE_REPORT_TO"
 """Variable with `report_to` of the recipe: no param, as a result is the same wherever it is told of."""
+EVENTS = "TENSORBOARD_LOGGING_DIR"
+"""Transformers' variable with the folder of TensorBoard's events, which else lies among the checkpoints."""
 OUT_OF_MEMORY = (
     "The memory is used up. In this order: set gradient_checkpointing: true, halve batch and double "
     "accumulation (the same result but for rounding), lower max_tokens{completion}, lower lora.rank, or name "
@@ -89,10 +91,6 @@ class Session:
     seed: int
 
 
-Measure = Callable[[Any], Rows]
-Summarise = Callable[[Rows, Rows], dict[str, Any]]
-
-
 def train(
     spec: Mapping[str, Any],
     files: BodyFiles,
@@ -113,11 +111,11 @@ def train(
         ProbelineError: the data, the model or the memory do not suffice, or the time is over.
     """
     started = time.monotonic()
-    work = _workplace(spec, files)
+    work = workplace("training", spec, files)
     try:
         session = _session(spec, files, work, started)
         trainer = make_trainer(session)
-        _only_our_callbacks(trainer)
+        _remove_printer(trainer)
 
         def measured() -> Rows:
             # In the precision that it trains in: afterwards the trainer's model has that on it.
@@ -128,6 +126,7 @@ def train(
         resumed = _train(trainer, session, work)
         after = measured()
         _write(spec, files, session, trainer, work, before, summarise(before, after, session))
+    # All is raised again: only too little memory, which torch says in many ways, in words with a remedy.
     except Exception as error:
         if isinstance(error, MemoryError) or is_out_of_memory(error):
             completion = " or completion_tokens" if spec["recipe"]["method"] == "grpo" else ""
@@ -136,20 +135,6 @@ def train(
     write_json(files.figures, _figures(trainer, resumed, time.monotonic() - started))
     # With the optimizer's state it is larger than the artifact, and nothing goes on from its end.
     shutil.rmtree(work)
-
-
-def _workplace(spec: Mapping[str, Any], files: BodyFiles) -> Path:
-    """The folder of this training's checkpoints, named by all that decides about them; older ones go."""
-    inputs = {role: [sha256_file(path) for path in paths] for role, paths in files.inputs.items()}
-    name = "-".join(filter(None, (Path(files.name).name, files.work_name)))
-    folder = files.work / "training" / f"{name}--{canonical_digest([dict(spec), inputs])[:16]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not files.work_name:
-        for other in folder.parent.iterdir():
-            if other != folder and other.name.rpartition("--")[0] == name:
-                shutil.rmtree(other)
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _session(spec: Mapping[str, Any], files: BodyFiles, work: Path, started: float) -> Session:
@@ -184,7 +169,7 @@ def _session(spec: Mapping[str, Any], files: BodyFiles, work: Path, started: flo
         examples.steps,
         wanted_steps(recipe["checkpoints"], examples.steps),
         # The trainer puts the adapter on; what it made of the model is told by then.
-        lambda folder: _save(keeper.model, folder, name),
+        lambda folder: _save(keeper.model, folder, name, tokenizer),
         files.commit,
         files.seconds,
         started,
@@ -193,10 +178,12 @@ def _session(spec: Mapping[str, Any], files: BodyFiles, work: Path, started: flo
         "%d steps over %d examples; %d held out; %d left out",
         *(examples.steps, examples.available, len(examples.held_out), sum(examples.excluded.values())),
     )
-    return Session(recipe, model, tokenizer, lora, examples, _arguments(spec, examples, work), keeper, seed)
+    return Session(
+        recipe, model, tokenizer, lora, examples, _arguments(spec, examples, work, files), keeper, seed
+    )
 
 
-def _arguments(spec: Mapping[str, Any], examples: Examples, work: Path) -> dict[str, Any]:
+def _arguments(spec: Mapping[str, Any], examples: Examples, work: Path, files: BodyFiles) -> dict[str, Any]:
     import torch
 
     recipe, gpu = spec["recipe"], torch.cuda.is_available()
@@ -221,18 +208,19 @@ def _arguments(spec: Mapping[str, Any], examples: Examples, work: Path) -> dict[
         # The keeper says when.
         "save_strategy": "no",
         "eval_strategy": "no",
-        "report_to": reporters(os.environ.get(REPORT_TO, "")),
+        "report_to": reporters(os.environ.get(REPORT_TO, ""), files.work / "tensorboard" / spec["name"]),
         "run_name": spec["name"],
         "disable_tqdm": True,
         "dataloader_pin_memory": gpu,
     }
 
 
-def reporters(asked: str) -> str:
+def reporters(asked: str, events: Path) -> str:
     """What a trainer reports to besides its log: `none` where the key or the package is missing.
 
     Args:
         asked: wandb, tensorboard or nothing.
+        events: the folder that TensorBoard's go to where the user names no other: they outlast the training.
     """
     from importlib.util import find_spec
 
@@ -244,10 +232,12 @@ def reporters(asked: str) -> str:
     if missing:
         log.warning("Nothing is reported to %s: %s.", asked, missing)
         return "none"
+    if asked == "tensorboard":
+        os.environ.setdefault(EVENTS, str(events))
     return asked
 
 
-def _only_our_callbacks(trainer: Any) -> None:
+def _remove_printer(trainer: Any) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -295,11 +285,13 @@ def base_name(spec: Mapping[str, Any], files: BodyFiles) -> str:
     return merged_name(spec["model_name"], [folder.name for folder in merged], digest)
 
 
-def _save(model: Any, folder: Path, name: str) -> None:
+def _save(model: Any, folder: Path, name: str, tokenizer: Any) -> None:
     if hasattr(model, "peft_config"):
         save_adapter(model, folder, name)
     else:
         save_model(model, folder)
+        # An adapter is asked with its base's; nothing else comes with a whole model.
+        tokenizer.save_pretrained(str(folder))
 
 
 def _write(
@@ -326,7 +318,7 @@ def _write(
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     }
     with atomic_directory(files.output) as draft:
-        _save(trainer.model, draft, base_name(spec, files))
+        _save(trainer.model, draft, base_name(spec, files), session.tokenizer)
         session.tokenizer.save_pretrained(str(draft))
         for step in sorted(keeper.wanted):
             shutil.copytree(kept_folder(work, step), draft / "checkpoints" / f"step-{step}")
@@ -340,7 +332,7 @@ def _write(
         write_manifest(
             draft, "adapter" if recipe["lora"] is not None else "model", _facts(spec, files, summary)
         )
-    log.info("%s", headline(summary))
+    log.info("%d steps are done; on held-out examples: %s", summary["steps"], measured["verdict"])
 
 
 def _facts(spec: Mapping[str, Any], files: BodyFiles, summary: Mapping[str, Any]) -> dict[str, Any]:

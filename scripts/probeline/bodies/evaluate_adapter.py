@@ -11,7 +11,7 @@ def evaluate_adapter(spec: Mapping[str, Any], files: BodyFiles) -> None:
 
     Args:
         spec: as `evaluation_spec` of the rules gives it.
-        files: inputs `model`, `adapters`, `datasets` and `folders`.
+        files: inputs `model`, `adapters` and `datasets`.
     """
     # Imported here: the job has set the number of threads by now.
     from probeline.evaluation.adapters import evaluate_systems

@@ -165,7 +165,8 @@ def _concept(
     if training < min_samples:
         problems.append(
             f"Not enough data: {training} training samples, at least {min_samples} are needed "
-            "(evaluation.min_samples). Add games, or let the concept take more event types."
+            "(evaluation.min_samples). Add games, let the concept take more event types, or give train a "
+            "larger share (splits)."
         )
     for split, counts in facts["splits"].items():
         positives, negatives = counts["positives"], counts["samples"] - counts["positives"]
@@ -193,7 +194,8 @@ def _cautions(test: Mapping[str, int]) -> list[str]:
         return []
     return [
         f"{many(test['games'], 'test game')} with {positives} positive and {negatives} negative samples are "
-        "too few for a verdict. Add games, or let the concept take more event types."
+        "too few for a verdict. Add games, or give test a larger share (splits); for more samples of a game, "
+        "let the concept take more event types."
     ]
 
 

@@ -133,7 +133,7 @@ def _pairs_of(group: list[Act], unpaired: Counter[str], min_gap: float) -> list[
             unpaired["is_rejected_in_another_pair"] += 1
             continue
         lower = [place for place in free if rising[place].rank < chosen.rank]
-        far = [place for place in lower if not min_gap or chosen.quality - rising[place].quality >= min_gap]
+        far = [place for place in lower if not min_gap or _gap(chosen, rising[place]) >= min_gap]
         legal = [place for place in far if _is_legal_for(rising[place], chosen)]
         worst = next((place for place in legal if _can_be_said_for(rising[place], chosen)), None)
         if worst is None:
@@ -144,6 +144,11 @@ def _pairs_of(group: list[Act], unpaired: Counter[str], min_gap: float) -> list[
         del free[best], free[worst]
         pairs.append(Pair(chosen, rising[worst]))
     return pairs
+
+
+def _gap(chosen: Act, rejected: Act) -> float:
+    """By how much one is of higher quality, without the noise of floats: .70 is .15 above .55."""
+    return round(chosen.quality - rejected.quality, 6)
 
 
 def _is_legal_for(rejected: Act, chosen: Act) -> bool:

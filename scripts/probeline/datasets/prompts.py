@@ -1,7 +1,8 @@
 """Support dialogues as prompts for GRPO: what was said so far, what the system said then, and a rubric.
 
 A row's rubric is null unless one is given; what judges an answer reads a null as GENERIC_RUBRIC, through
-`rubric_of`. Rubrics that a judge has written come in as a mapping from the row's id, see `datasets.rubrics`.
+`datasets.generic_rubric`. Rubrics that a judge has written come in as a mapping from the row's id, see
+`datasets.rubrics`.
 """
 
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from probeline.datasets.accounts import Shown, by_reason, warn_if_empty, write_games
+from probeline.datasets.generic_rubric import GENERIC_RUBRIC
 from probeline.datasets.lengths import length_check
 from probeline.digests import canonical_digest, split_of
 from probeline.files import atomic_directory, write_json, write_manifest
@@ -19,10 +21,6 @@ from probeline.logs.tables import rows_in
 from probeline.schema import SPLITS
 
 SPLIT_OF_FOLDER = {"train": "train", "dev": "validation", "test": "test"}
-GENERIC_RUBRIC = (
-    "A good reply helps the customer with what they asked for, is accurate and in keeping with the "
-    "conversation, asks for what is missing, and is concise."
-)
 
 
 class Dialogue(NamedTuple):
@@ -31,11 +29,6 @@ class Dialogue(NamedTuple):
     name: str
     content: str
     split: str
-
-
-def rubric_of(row: Mapping[str, Any]) -> str:
-    """The rubric that a row's completions are judged by."""
-    return str(row["rubric"] or GENERIC_RUBRIC)
 
 
 def read_rubrics(file: Path) -> dict[str, str | None]:

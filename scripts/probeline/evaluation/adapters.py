@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from probeline.compute.body import BodyFiles
-from probeline.digests import canonical_digest, sha256_file
+from probeline.compute.workplace import shared_folder, workplace
+from probeline.digests import canonical_digest
 from probeline.errors import ProbelineError
 from probeline.evaluation.estimates import caution_of, compare_systems, three_digits
 from probeline.evaluation.figure import draw_comparison
 from probeline.evaluation.held_out import write_games
-from probeline.evaluation.questions import Answers, Measured, Questions, ask
+from probeline.evaluation.questions import Answers, Measured, Questions, ask, counted
 from probeline.evaluation.report import REPORT, write_report
 from probeline.evaluation.systems import System, in_memory, systems_of
 from probeline.files import (
@@ -26,12 +27,11 @@ from probeline.files import (
     write_json_lines,
     write_manifest,
 )
-from probeline.judges import Judge, open_judge
+from probeline.judges import CACHE, Judge, open_judge
 
 log = logging.getLogger(__name__)
 
 FORECASTS, MAFIA, SUPPORT = "forecasts", "mafia", "support"
-CACHE = "rewards.sqlite"
 
 
 def evaluate_systems(spec: Mapping[str, Any], files: BodyFiles) -> None:
@@ -58,8 +58,9 @@ def evaluate_systems(spec: Mapping[str, Any], files: BodyFiles) -> None:
     settings = {**spec["settings"], "seed": spec["seed"]}
     questions = _questions(spec["family"], datasets, model, settings)
     asked = questions.counts()
-    log.info("Asked of %d systems: %s; left out: %s", len(systems), asked["asked"], asked["left_out"])
-    work = _workplace(spec, files)
+    told = counted(asked["asked"]), counted(asked["left_out"])
+    log.info("Asked of %d systems: %s; left out: %s", len(systems), *told)
+    work = workplace("evaluation", spec, files)
     answers = _answers(systems, questions, settings, spec, work, files)
     with _judge(spec, files) as judge:
         measured = _measured(spec["family"], questions, answers, settings, judge)
@@ -74,9 +75,8 @@ def _judge(spec: Mapping[str, Any], files: BodyFiles) -> AbstractContextManager[
     """The judge that the evaluation asks; None where it asks none."""
     if "judge" not in spec:
         return nullcontext()
-    # Work that many projects share may lie on a network, where the cache's database must not.
-    folder = files.output.parent if files.work_name else files.work
-    return open_judge(spec["judge"]["name"], files.judge or spec["judge"]["settings"], folder / CACHE)
+    settings = files.judge or spec["judge"]["settings"]
+    return open_judge(spec["judge"]["name"], settings, shared_folder(files) / CACHE.name)
 
 
 def _questions(
@@ -116,19 +116,6 @@ def _measured(
         )
     measured.facts["match_judge"] = None if judge is None else {**judge.described(), **asked}
     return measured
-
-
-def _workplace(spec: Mapping[str, Any], files: BodyFiles) -> Path:
-    """The folder of the answers so far, named by all that decides about them."""
-    inputs = {role: [sha256_file(path) for path in paths] for role, paths in files.inputs.items()}
-    name = "-".join(filter(None, (Path(files.name).name, files.work_name)))
-    folder = files.work / "evaluation" / f"{name}--{canonical_digest([dict(spec), inputs])[:16]}"
-    if not files.work_name and folder.parent.is_dir():
-        for other in folder.parent.iterdir():
-            if other != folder and other.name.rpartition("--")[0] == name:
-                shutil.rmtree(other)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _answers(

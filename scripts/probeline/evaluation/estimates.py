@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from probeline.bootstrap import Bootstrap, draw_games
+from probeline.groups import FEW_GROUPS, FEWEST_GROUPS
 
 Values = Mapping[str, Sequence[tuple[float, float]]]
 """System → numerator and denominator of each item; a denominator of 0 masks the item."""
 LOWER, HIGHER = "lower", "higher"
-FEWEST_GROUPS, FEW_GROUPS = 5, 10
-"""Below the first a bootstrap over groups is no guide; below the second its verdict is one with caution."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Quantity:
     groups: Sequence[str]
     values: Values
     exponential: bool = False
-    resampled: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 def compare_systems(
@@ -93,6 +91,8 @@ def _estimate(
         return found[0] if len(found) == 1 else found[0] - found[1]
 
     value = float(number(np.ones((1, len(shown))))[0])
+    if not math.isfinite(value):
+        return {"value": None, "low": None, "high": None, "reason": "it is no finite number"} | counts
     if counts["groups"] < 2:
         reason = "an interval needs two groups"
         return {"value": value, "low": None, "high": None, "reason": reason} | counts

@@ -14,7 +14,8 @@ def draw_comparison(metrics: Mapping[str, Any], title: str, folder: Path) -> Non
     """Write comparison.svg and comparison.png: equal metrics, equal bytes.
 
     Args:
-        metrics: of metrics.json.
+        metrics: of metrics.json: `systems`, and of `quantities` their `title` (which names the unit of the
+            axis), `better` and `systems` (name → value, low, high).
         title: what is compared.
         folder: where to write.
     """

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probeline.adapters.headline import SUMMARY
+from probeline.adapters.names import SUMMARY
 from probeline.evaluation.estimates import HIGHER, LOWER
 from probeline.files import (
     atomic_directory,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from probeline.adapters.examples import read_rows
 from probeline.digests import unit_interval
 from probeline.errors import ProbelineError
-from probeline.files import open_parquet, write_parquet
+from probeline.files import MANIFEST, open_parquet, read_json, write_parquet
 from probeline.schema import DATASET_GAMES, make_table
 
 TEST = "test"
@@ -60,12 +59,10 @@ def read_held_out(dataset: Path, kind: str) -> list[Item]:
         ProbelineError: the file is missing or damaged; as NothingHeldOutError, none is in the test split.
     """
     path = dataset / FILES[kind]
+    rows = read_rows(path)
     try:
-        rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
         items = [_item(kind, row) for row in rows if row["split"] == TEST]
-    except FileNotFoundError as error:
-        raise ProbelineError(f"{path} does not exist. Run the same command again to have it made.") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ProbelineError(
             f"{path} is damaged ({error}). Delete {dataset} to have it made again."
         ) from error
@@ -124,13 +121,10 @@ def that_fit(
         most: tokens of a prompt with its answer or that room, and no more than the model takes.
         excluded: gets how many were left out, by reason.
     """
-    from probeline.files import read_json
     from probeline.models.render import UnrenderableChatError, answer_tokens, load_tokenizer, prompt_tokens
 
     tokenizer = load_tokenizer(model)
-    settings = read_json(model / "config.json")
-    positions = settings.get("max_position_embeddings", settings.get("n_positions")) or most
-    longest, kept = min(most, positions), []
+    longest, kept = min(most, read_json(model / MANIFEST)["max_length"]), []
     for item in items:
         try:
             prompt = len(prompt_tokens(tokenizer, item.prompt))

@@ -30,7 +30,9 @@ from probeline.logs.mafia import action_faults
 _TARGET = re.compile(r"\[(\d{1,4})\]", re.ASCII)
 LIKELIER = (
     "A pair counts as preferred where the sum of ln p over the tokens of the chosen act is above that of the "
-    "rejected one; per token, where the mean is. Long acts have low sums, whatever they say."
+    "rejected one; per token, where the mean is. Long acts have low sums, whatever they say. A pair belongs "
+    "to the game of its chosen act, although acts of one game may be rejected in pairs of several others: "
+    "intervals of these numbers may be too narrow."
 )
 
 

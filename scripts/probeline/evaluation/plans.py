@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from probeline.adapters.recipes import check_recipe, grids, lineage_of, made_from, recipe_points, settings_of
 from probeline.errors import ProbelineError, near_misses
+from probeline.models.adapter import FOLDER_NAME
 
 BASE = "base"
 FAMILIES = {"sft": "mafia", "preferences": "mafia", "forecasts": "forecasts", "prompts": "support"}
@@ -67,7 +68,7 @@ def plan_evaluation(recipe: str, config: Mapping[str, Any]) -> Plan:
 
 
 def _kept_steps(recipe: str, config: Mapping[str, Any]) -> list[int]:
-    """The steps at which a recipe keeps a checkpoint, but for its last one.
+    """The steps at which a recipe keeps a checkpoint, but for its last one, which is what it ends with.
 
     Raises:
         ProbelineError: that depends on the number of its examples.
@@ -75,7 +76,7 @@ def _kept_steps(recipe: str, config: Mapping[str, Any]) -> list[int]:
     recipes = recipe_points(config["recipes"])
     kept, steps = recipes[recipe].get("checkpoints", []), settings_of(recipe, recipes)["max_steps"]
     if isinstance(kept, list):
-        return sorted(kept)
+        return sorted(step for step in kept if step != steps)
     if steps is None:
         raise ProbelineError(
             f"recipes.{recipe}.checkpoints is {{every: {kept['every']}}}, and without max_steps it is not "
@@ -239,6 +240,13 @@ def _faults_of(at: str, names: Sequence[str], config: Mapping[str, Any]) -> list
     if not named:
         return [f"{at}.of names no recipe, which says what is held out and of which model the base is."]
     shown = [Path(name).name if is_folder(name) else name for name in names]
+    folders = [Path(name).name for name in names if is_folder(name)]
+    odd = [name for name in folders if not FOLDER_NAME.fullmatch(name)]
+    if odd:
+        return [
+            f"{at}.of: the report calls an adapter after its folder, so let {odd[0]!r} have letters, digits, "
+            "points, hyphens and underscores only."
+        ]
     if len(set(shown)) < len(shown):
         return [f"{at}.of names two systems {max(shown, key=shown.count)}: rename a folder."]
     if len(names) > MOST:

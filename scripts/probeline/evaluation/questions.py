@@ -79,6 +79,11 @@ class Measured:
     report: list[str] = field(default_factory=list)
 
 
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts in words, such as `6 acts, 2 more than 20 tokens`."""
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) or "nothing"
+
+
 def ask(generator: Generator, questions: Questions, settings: Mapping[str, Any]) -> Answers:
     """Ask one system everything, with the same seed as every other.
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probeline.evaluation.estimates import FEW_GROUPS, FEWEST_GROUPS, caution_of, three_digits
-from probeline.evaluation.questions import Measured, as_code, quoted
+from probeline.evaluation.estimates import caution_of, three_digits
+from probeline.evaluation.questions import Measured, as_code, counted, quoted
 from probeline.files import write_bytes
+from probeline.groups import FEW_GROUPS, FEWEST_GROUPS
 
 REPORT = "REPORT.md"
 SHOWN = 3
@@ -64,15 +65,11 @@ def _foreign(systems: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _counts(counts: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
-    held_out = ", ".join(f"{count} {name}" for name, count in counts["held_out"].items())
-    asked = ", ".join(f"{count} {name}" for name, count in counts["asked"].items())
-    left_out = ", ".join(
-        f"{count} {reason.replace('_', ' ')}" for reason, count in counts["left_out"].items()
-    )
+    held_out, asked, left_out = (counted(counts[key]) for key in ("held_out", "asked", "left_out"))
     examples, samples = settings["examples"], settings["samples"]
     yield (
         f"Held out are {held_out}; asked about were {asked} (at most {examples} whose likelihood is "
-        f"measured, {samples} that are answered: `evaluation.adapters`). Left out: {left_out or 'nothing'}."
+        f"measured, {samples} that are answered: `evaluation.adapters`). Left out: {left_out}."
     )
     yield from counts["not_measured"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probeline.datasets.prompts import rubric_of
+from probeline.datasets.generic_rubric import rubric_of
 from probeline.errors import ProbelineError
 from probeline.evaluation.estimates import HIGHER, Quantity, spread
 from probeline.evaluation.held_out import draw, read_held_out, that_fit

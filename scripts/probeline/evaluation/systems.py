@@ -1,6 +1,7 @@
 """What is compared: the base, adapters and their checkpoints, one after the other in memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ class System:
     """A model that is evaluated.
 
     Attributes:
-        name: base, a recipe, or `<recipe>@<step>`.
+        name: base, a recipe, `<recipe>@<step>`, or the name of a folder with an adapter made elsewhere.
         model: folder of the model, or of one that was tuned as a whole.
         adapter: folder of the adapter on it; None for none.
         merged: folders of the adapters that are merged into the model before.
@@ -78,8 +79,9 @@ def in_memory(systems: Sequence[System], dtype: str, threads: int) -> Iterator[t
     """Each system, ready to be asked; what shares a base shares its load."""
     bases = list(dict.fromkeys((system.model, system.merged) for system in systems))
     for model, merged in bases:
-        generator = Generator(model, dtype, threads, merged=merged)
-        for system in systems:
-            if (system.model, system.merged) == (model, merged):
-                generator.load_adapter(system.adapter)
-                yield system, generator
+        # One base at a time, whatever who asks still holds of the one before.
+        with closing(Generator(model, dtype, threads, merged=merged)) as generator:
+            for system in systems:
+                if (system.model, system.merged) == (model, merged):
+                    generator.load_adapter(system.adapter)
+                    yield system, generator

@@ -36,12 +36,14 @@ def read_perplexities(path: Path) -> dict[str, Span]:
     """Stage → perplexity, of a file such as config/costs/forecasts.yaml.
 
     Raises:
-        ProbelineError: it is no YAML, or no table.
+        ProbelineError: there is no such file, it is no YAML, or no table.
     """
     try:
         table = yaml.safe_load(path.read_text())
         if not isinstance(table, Mapping):
             raise ProbelineError("expected a mapping.")
         return perplexities_of(table)
+    except FileNotFoundError as error:
+        raise ProbelineError(f"{path} does not exist. It comes with the repository: restore it.") from error
     except (yaml.YAMLError, UnicodeDecodeError, ProbelineError) as error:
         raise ProbelineError(f"{path} cannot be used: {error}") from error

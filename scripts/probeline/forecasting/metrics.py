@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probeline.evaluation.estimates import three_digits
 from probeline.forecasting.matching import EXACT, FAILED, JUDGED, KINDS, NONE, Forecast
+from probeline.groups import FEW_GROUPS, FEWEST_GROUPS
 
 DEEP = 3
 """Depth from which on a gate of its own applies."""
 GATES = {"perplexity": 2.5, "brier": 0.15, "matched": 0.8, "matched_deep": 0.7}
 """Bounds where the config says no others: a model must be below the first two, above the others."""
-FEWEST_EVENTS, FEW_EVENTS = 5, 10
-"""Groups below which a gate says nothing, and below which it says it with caution."""
 RED_FLAGS = {NONE: 0.2, JUDGED: 0.8, EXACT: 0.5}
 """Shares of the matches above which the numbers are not to be trusted, and why."""
 REASONS = {
@@ -28,22 +28,19 @@ TITLES = {
 }
 
 
-def forecast_metrics(
-    forecasts: Sequence[Forecast], gates: Mapping[str, float] = GATES, unparsed: int | None = None
-) -> dict[str, Any]:
+def forecast_metrics(forecasts: Sequence[Forecast], gates: Mapping[str, float] = GATES) -> dict[str, Any]:
     """The metrics of a model's forecasts.
 
     Args:
         forecasts: held against what happened; those whose judge failed are counted and left out.
         gates: bounds, the keys of GATES.
-        unparsed: answers that could not be read; counted here where it is None.
 
     Returns:
         `all`, and in `depths` the same for each depth: counts, `event_loss` (mean of -ln p, nats),
         `perplexity` (e to the power of it), `brier`, `coverage` (kind of match → share). None stands where
         there is nothing to measure. Counts of depths sum to those of all, and so do losses weighted by them.
         `incomplete` counts answers that were cut off or hold an outcome that could not be read. In `gates`,
-        `passed` is None below FEWEST_EVENTS groups.
+        `passed` is None below FEWEST_GROUPS groups.
     """
     known = [forecast for forecast in forecasts if forecast.match.kind != FAILED]
     depths = sorted({forecast.depth for forecast in known})
@@ -52,7 +49,7 @@ def forecast_metrics(
         "depths": [
             {"depth": depth} | _pooled([one for one in known if one.depth == depth]) for depth in depths
         ],
-        "unparsed": sum(not one.outcomes for one in known) if unparsed is None else unparsed,
+        "unparsed": sum(not one.outcomes for one in known),
         "incomplete": sum(not one.complete for one in known),
         "judge_failed": len(forecasts) - len(known),
     }
@@ -101,7 +98,7 @@ def _gates(
             "bound": bound,
             "forecasts": of["forecasts"],
             "groups": of["groups"],
-            "passed": passed if of["groups"] >= FEWEST_EVENTS else None,
+            "passed": passed if of["groups"] >= FEWEST_GROUPS else None,
         }
     return found
 
@@ -133,16 +130,14 @@ def gate_line(name: str, gate: Mapping[str, Any]) -> str:
     value, bound = (_number(gate[key]) if lower else _share(gate[key]) for key in ("value", "bound"))
     said = {True: "pass", False: "FAIL", None: "too few to tell"}[gate["passed"]]
     size = f"{gate['forecasts']} forecasts of {gate['groups']} events"
-    caution = ": few" if FEWEST_EVENTS <= gate["groups"] < FEW_EVENTS else ""
+    caution = ": few" if FEWEST_GROUPS <= gate["groups"] < FEW_GROUPS else ""
     return (
         f"{said}  {TITLES[name]} {value}, must be {'below' if lower else 'above'} {bound} ({size}{caution})"
     )
 
 
 def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    return "-" if value is None else three_digits(value)
 
 
 def _share(value: float | None) -> str:

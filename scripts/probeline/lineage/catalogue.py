@@ -12,7 +12,7 @@ from probeline.files import atomic_directory
 from probeline.lineage import dvc_repository
 from probeline.lineage.git import commit_of, git_bytes
 from probeline.lineage.hashing import directory_digest, files_of
-from probeline.lineage.headlines import headline_path
+from probeline.lineage.headlines import TRAINED_FOR, headline_path
 from probeline.lineage.pointers import parse_pointer, pointer_path
 from probeline.lineage.records import SUFFIX as RECORD
 from probeline.lineage.records import Record, artifact_of, parse_record
@@ -32,7 +32,7 @@ class Made:
         sha256: its `dirHash`.
         versioned: whether DVC has a pointer to it.
         here: whether its folder is in this working copy, in whatever version.
-        metrics: headline figures; empty for an adapter, and where it was never tracked.
+        metrics: headline figures; empty where it was never tracked.
     """
 
     name: str
@@ -183,13 +183,13 @@ def stored_paths(made: Iterable[Made]) -> set[str]:
 
 
 def as_rows(made: Iterable[Made]) -> list[list[str]]:
-    """A line of text each: name, kind, date, AUROC with interval, the better text, where it is."""
+    """A line of text each: name, kind, date, figures, the better text, where it is."""
     return [
         [
             one.name,
             one.kind,
             one.date[:16].replace("T", " "),
-            _interval(one.metrics),
+            _interval(one.metrics) if one.kind == "probe" else _change(one.metrics),
             _number(max((one.metrics[k] for k in TEXTS if k in one.metrics), default=None)),
             "yes" if one.here else "no",
             "yes" if one.versioned else "no",
@@ -206,7 +206,16 @@ def _number(value: float | None) -> str:
 
 
 def _interval(metrics: Mapping[str, float]) -> str:
-    value = _number(metrics.get("auroc"))
+    value = f"AUROC {metrics['auroc']:.3f}" if "auroc" in metrics else ""
     if "auroc_low" not in metrics:
         return value
     return f"{value} ({metrics['auroc_low']:.3f} to {metrics['auroc_high']:.3f})"
+
+
+def _change(metrics: Mapping[str, float]) -> str:
+    """Of an adapter: what it was trained for, before and after."""
+    for name in TRAINED_FOR:
+        before, after = (metrics.get(f"{name}_{when}") for when in ("before", "after"))
+        if before is not None and after is not None:
+            return f"{name.replace('_', ' ')} {before:.3f} to {after:.3f}"
+    return ""

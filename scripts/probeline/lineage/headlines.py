@@ -1,4 +1,4 @@
-"""Headline figures of probes, sweeps and transfers in `metrics/`, small enough for git, and `dvc.yaml`.
+"""Headline figures of probes, sweeps, transfers and adapters, in `metrics/` for git; and `dvc.yaml`.
 
 The artifacts' own metrics.json holds some 250 figures, which make a table of 100,000 characters for two
 probes. What lies in git is also there in a clone that has pulled nothing.
@@ -18,6 +18,8 @@ FOLDER = Path("metrics")
 PIPELINE = Path("dvc.yaml")
 HEADER = "# metrics, plots and artifacts under metrics/ and results/ are kept current by `probeline track`.\n"
 ESTIMATES = ("auroc", "text_masked", "text_input", "length", "shuffled", "role_masked", "difference_to_text")
+TRAINED_FOR = ("loss", "preference_accuracy", "reward")
+"""Of SFT, DPO and GRPO."""
 LAYERS = ".layers.json"
 FIGURES = {
     "sweep_probes": "figure.svg",
@@ -25,6 +27,9 @@ FIGURES = {
     "evaluate_probe_shift": "shift.svg",
     "evaluate_adapter": "comparison.svg",
     "compare_adapters": "comparison.svg",
+    "train_sft": "curves.svg",
+    "train_dpo": "curves.svg",
+    "train_grpo": "curves.svg",
 }
 
 
@@ -138,6 +143,17 @@ def _grid(artifact: Path) -> dict[Path, Any]:
     return {headline_path(artifact.as_posix()): known}
 
 
+def _training(artifact: Path) -> dict[Path, Any]:
+    """Of what the method is after: before and after on validation data, and the interval of the change."""
+    held_out = read_json(artifact / "training_summary.json")["held_out"]
+    name = next(name for name in TRAINED_FOR if name in held_out)
+    figure = held_out[name]
+    values = {f"{name}_{when}": figure[when]["value"] for when in ("before", "after")}
+    change = {f"{name}_change_{bound}": figure["difference"][bound] for bound in ("low", "high")}
+    known = {name: value for name, value in (values | change).items() if value is not None}
+    return {headline_path(artifact.as_posix()): known}
+
+
 HEADLINES: dict[str, Callable[[Path], dict[Path, Any]]] = {
     "train_probe": _probe,
     "sweep_probes": _sweep,
@@ -146,6 +162,9 @@ HEADLINES: dict[str, Callable[[Path], dict[Path, Any]]] = {
     "evaluate_adapter": _adapters,
     "compare_adapters": _adapters,
     "compare_grid": _grid,
+    "train_sft": _training,
+    "train_dpo": _training,
+    "train_grpo": _training,
 }
 
 

@@ -1,7 +1,5 @@
 """The lineage as one page for a browser: its picture, every record, search; nothing from the network."""
 
-import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from probeline.html_head import html_head, json_in_html
 from probeline.lineage.folding import Node
 from probeline.lineage.games import name_of
 from probeline.lineage.graph import Lineage
@@ -18,22 +17,8 @@ from probeline.lineage.root import root_digest
 from probeline.lineage.terminal import kind_of
 from probeline.visible import visible
 
-# Names in the records may be hostile. Even if one got past the escaping, the policy lets no script run but
-# the one of this digest, loads nothing, and lets no text become HTML.
 PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src '{script_digest}'; \
-style-src '{style_digest}'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; \
-trusted-types 'none'">
-<title>Lineage · Probeline</title>
-<style>{style}</style>
-</head>
-<body>
+{head}<body>
 <header>
 <h1><a href="#" data-home>Lineage</a></h1>
 <div id="search"><input type="search" role="combobox" aria-expanded="false" aria-controls="results" \
@@ -68,12 +53,10 @@ def page(lineage: Lineage, records: Sequence[Record], nodes: Sequence[Node], tar
     style = COLOURS + DRAWING + own.joinpath("page.css").read_text() + _legend() + _sizes(picture)
     script = own.joinpath("page.js").read_text()
     return PAGE.format(
-        script_digest=_policy_digest(script),
-        style_digest=_policy_digest(style),
-        style=style,
+        head=html_head("Lineage", style, script),
         script=script,
         drawing=picture,
-        data=_json_in_html(_shown(_facts(lineage, records, nodes) | {"target": target})),
+        data=json_in_html(_shown(_facts(lineage, records, nodes) | {"target": target})),
     )
 
 
@@ -175,12 +158,6 @@ def _shown(value: Any) -> Any:
     return value
 
 
-def _json_in_html(value: Any) -> str:
-    """JSON that ends no element and opens none."""
-    text = orjson.dumps(value).decode()
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _legend() -> str:
     return "".join(f".kind.{kind}::before {{ background: var(--{kind}) }}\n" for kind in KINDS)
 
@@ -189,7 +166,3 @@ def _sizes(picture: str) -> str:
     """The picture shrinks with the window as long as its letters can be read."""
     width = int(picture.split('width="', 1)[1].split('"', 1)[0])
     return f"#picture svg {{ max-width: {width}px; min-width: {width * SMALLEST:.0f}px }}\n"
-
-
-def _policy_digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

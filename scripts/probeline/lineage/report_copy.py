@@ -9,6 +9,7 @@ from probeline.errors import ProbelineError
 from probeline.lineage.cost import COST_COLUMNS, cost_cells, cost_facts, cost_line
 from probeline.lineage.terminal import number_of
 from probeline.lineage.times import COLUMNS, NUMBERS, read_times, times_rows
+from probeline.visible import safe
 
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
@@ -22,7 +23,7 @@ EXAMPLES = """\
 examples:
   snakemake --cores 4 report                      makes results/report.html
   probeline report                                exported/report.html, with time, cost and root digest
-  probeline report --output /tmp/for-alice.html
+  probeline report --output exported/for-alice.html
 
 Links to data lead to ../results and ../data: they work where the copy lies in a folder beside those.
 """
@@ -63,7 +64,6 @@ def _run(options: argparse.Namespace) -> None:
     if lineage.faults:
         raise ProbelineError("\n".join([*lineage.faults.values(), "What is not valid cannot be added up."]))
     page = with_measures(REPORT.read_text(encoding="utf-8"), measured(lineage, read_times()))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(options.output, page.encode())
     print(f"{options.output}: {REPORT} with time, cost and records")
 
@@ -126,8 +126,6 @@ def measured(lineage: "Lineage", times: Sequence["RuleTimes"]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str]) -> str:
     """In the order of its rows, as durations in words cannot be sorted by a click; without empty columns."""
-    from probeline.probes.page import safe
-
     shown = [column for column, _ in enumerate(head) if {row[column] for row in rows} - {"", "0"}]
 
     def line(tag: str, cells: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from probeline.reports.estimates import many
 from probeline.text import plain_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SHARD = re.compile(r"(?<=/)shard-\d+-of-(\d+)(?=/|$)")
 DIGITS = 12
 """Of a digest, for a person's eyes."""
 LONGEST_VALUE = 60
+number_of = many
 
 
 def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]", origins: bool = True) -> int:
@@ -117,11 +119,6 @@ def value_text(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
-def number_of(count: int, noun: str, several: str | None = None) -> str:
-    """`1 file`, `1,200 files`."""
-    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
-
-
 def family(name: str) -> str:
     """The name that shards of one thing share, `results/activations/trust/shard-*`."""
     return SHARD.sub("shard-*", name)
@@ -150,6 +147,8 @@ def kind_of(name: str) -> str:
     match PurePosixPath(name).parts:
         case ("results", kind, _, *_):
             return kind
+        case ("results", "report.html"):
+            return "report"
         case ("data", "simulated", _, *_):
             return "logs"
         case ("data", "processed", "dialogues", *_):

@@ -133,7 +133,15 @@ def _list_made(options: argparse.Namespace) -> int:
         at = f" at {plain_text(options.rev)}." if options.rev else " here yet."
         print("No probe or adapter has a record" + at)
     else:
-        columns = ["name", "kind", "made (UTC)", "AUROC, test games", "better text", "here", "versioned"]
+        columns = [
+            "name",
+            "kind",
+            "made (UTC)",
+            "held-out figures",
+            "better text",
+            "here",
+            "versioned",
+        ]
         table = Table(box=None, pad_edge=False)
         for column in [*columns, *(["in the remote"] if options.remote else [])]:
             table.add_column(column, no_wrap=True)

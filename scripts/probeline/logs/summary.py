@@ -6,11 +6,12 @@ from probeline.files import MANIFEST, read_json
 
 UNITS = {"games": "game", "cases": "case", "dialogues": "dialogue"}
 LEFT_OUT = {
+    "files_quarantined": ("unreadable file ({file})", "unreadable files ({file})"),
     "quarantined": ("in quarantine ({file})", "in quarantine ({file})"),
     "duplicates": ("copy of another", "copies of others"),
     "retracted": ("retracted", "retracted"),
 }
-"""Counts of quality.json, in words for one and for several."""
+"""Counts of quality.json, in words for one and for several; not every format has all."""
 DATASETS = ("sft", "preferences", "forecasts", "prompts")
 
 
@@ -43,6 +44,6 @@ def _corpus_line(corpus: Path) -> str:
     left_out = [
         f"{quality[key]:,} {(one if quality[key] == 1 else several).format(file=corpus / 'quarantine.jsonl')}"
         for key, (one, several) in LEFT_OUT.items()
-        if quality[key]
+        if quality.get(key)
     ]
     return f"Corpus {corpus.name}: {', '.join([*read, *left_out])}; {corpus / 'quality.json'}"

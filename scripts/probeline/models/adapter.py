@@ -9,7 +9,10 @@ from probeline.errors import ProbelineError
 from probeline.files import MANIFEST, read_json
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
-DIGITS = 16
+DIGITS, SHORT = 16, 8
+"""Of a digest, in a name and in a message."""
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
+"""What the folder of an adapter is called that names results, or stands in their reports."""
 MERGED_NAME = re.compile(rf"(?P<model>.+)@(?P<digits>[0-9a-f]{{{DIGITS}}})")
 """What an adapter's config calls a merged base, see `merged_name`."""
 
@@ -93,6 +96,13 @@ def merged_name(model: str, merged: Sequence[str], digest: str) -> str:
     return f"{'+'.join([model, *merged])}@{digest[:DIGITS]}"
 
 
+def _names(model: Path) -> list[str]:
+    """What a model is called: its folder, and its name on the hub where it is from there."""
+    manifest = model / MANIFEST
+    source = read_json(manifest).get("source", {}) if manifest.is_file() else {}
+    return [model.name, *([source["hub"]] if "hub" in source else [])]
+
+
 def check_base(adapter: Path, model: Path, merged: Sequence[Path] = ()) -> None:
     """Refuse an adapter on another base than it was trained on, as far as it says what that was.
 
@@ -105,7 +115,7 @@ def check_base(adapter: Path, model: Path, merged: Sequence[Path] = ()) -> None:
         merged: folders of the adapters that are merged into the model first.
 
     Raises:
-        ProbelineError: the base is another one; says which it must be.
+        ProbelineError: the base is another one, or one of other weights; says which it must be.
     """
     name = str(read_json(adapter / FILES[0]).get("base_model_name_or_path") or "")
     declared = MERGED_NAME.fullmatch(name)
@@ -115,6 +125,15 @@ def check_base(adapter: Path, model: Path, merged: Sequence[Path] = ()) -> None:
     fits = (declared["digits"] == digest[:DIGITS]) if declared else not (merged and made)
     if fits and made.get("digest", digest) == digest:
         return
+    trained = str(made.get("digest") or (declared["digits"] if declared else ""))
+    base, *before = (declared["model"] if declared else name).split("+")
+    same = base in _names(model) or made.get("model") == model.name
+    if trained and same and before == [one.name for one in merged]:
+        raise ProbelineError(
+            f"The adapter {adapter} was trained on {model.name} with other weights (digest "
+            f"{trained[:SHORT]}) than those that are there (digest {digest[:SHORT]}). Restore that revision "
+            "of the model, or train the adapter again."
+        )
     wanted = declared["model"].replace("+", ", with ") + " merged into it" if declared else name
     shown = model.name + "".join(f", with {one.name} merged into it" for one in merged)
     raise ProbelineError(

@@ -6,6 +6,7 @@ answers = generator.generate([[{"role": "user", "content": "Who is it?"}]], seed
 generator.load_adapter(None)  # the bare base again, bit for bit
 """
 
+import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -106,6 +107,16 @@ class Generator:
         self._ends = self._end_ids()
         self.load_adapter(None)
 
+    def close(self) -> None:
+        """Let go of the model, as of two at once the memory may hold one only; nothing is asked any more."""
+        import torch
+
+        del self._base, self._adapted
+        # Modules that are spread over several GPUs refer to themselves.
+        gc.collect()
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
     def _load(self, dtype: "torch.dtype", merged: Sequence[Path]) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
@@ -183,7 +194,8 @@ class Generator:
             temperature: what logits are divided by before a token is drawn; 0 takes the likeliest.
 
         Raises:
-            ProbelineError: a prompt that cannot be shown to the model, or leaves no room.
+            ProbelineError: a prompt that cannot be shown to the model, or leaves no room; a model that
+                computes no numbers.
         """
         if max_new_tokens < 1:
             raise ProbelineError(f"max_new_tokens is {max_new_tokens}; give at least 1.")
@@ -216,7 +228,8 @@ class Generator:
             completions: what the assistant says there, one for each prompt.
 
         Raises:
-            ProbelineError: a chat that cannot be shown to the model, or is too long.
+            ProbelineError: a chat that cannot be shown to the model, or is too long; a model that computes
+                no numbers.
         """
         import torch
 
@@ -235,12 +248,6 @@ class Generator:
             likely = torch.log_softmax(logits[:-1].double(), dim=-1)
             losses.append((-float(likely.gather(1, chosen[:, None]).sum().cpu()), len(answer)))
         return losses
-
-    def logits(self, prompt: Messages) -> np.ndarray:
-        """What the model expects after each token of a prompt: float32 [tokens, vocabulary]."""
-        ids = self._prompt(1, prompt, 0)
-        array: np.ndarray = self._read(ids, len(ids))[0].float().cpu().numpy()
-        return array
 
     def _prompt(self, number: int, messages: Messages, room: int) -> list[int]:
         """A prompt's tokens; `room` more must fit behind them."""
@@ -308,14 +315,26 @@ class Generator:
         from probeline.models.rows import Memory
 
         memory = Memory(len(ids) + more)
-        return self._forward([ids], [list(range(len(ids)))], [memory], kept)[0], memory
+        logits = self._forward([ids], [list(range(len(ids)))], [memory], kept)[0]
+        self._require_numbers(logits)
+        return logits, memory
 
     def _step(self, running: "Sequence[_Sequence | None]") -> np.ndarray:
         """Run the last token of each sequence: float32 [rows, vocabulary]."""
         ids = [[sequence.tokens[-1] if sequence else 0] for sequence in running]
         places = [[sequence.memory.tokens if sequence else 0] for sequence in running]
         memories = [sequence.memory if sequence else None for sequence in running]
-        return _numbers(self._forward(ids, places, memories, 1)[:, 0])
+        logits = self._forward(ids, places, memories, 1)[:, 0]
+        self._require_numbers(logits[[place for place, sequence in enumerate(running) if sequence]])
+        return _numbers(logits)
+
+    def _require_numbers(self, logits: "torch.Tensor") -> None:
+        """Refuse logits [rows, vocabulary] that nothing follows from; single ones may be minus infinity."""
+        if not bool(logits.amax(dim=-1).isfinite().all()):
+            raise ProbelineError(
+                f"{self.adapter or self.model} computes no finite numbers: its training has diverged, or its "
+                "weights are damaged. Make it anew, with a lower learning_rate where it is trained here."
+            )
 
     def _forward(
         self, ids: list[list[int]], places: list[list[int]], memories: "list[Memory | None]", kept: int
@@ -348,7 +367,8 @@ class Generator:
 
         def run(ids: list[list[int]]) -> np.ndarray:
             memories: list[Memory | None] = [Memory(1) for _ in ids]
-            return _numbers(self._forward(ids, [[0]] * len(ids), memories, 1)[:, 0])
+            # What is no number agrees with itself here, and is refused when a text is run.
+            return np.nan_to_num(_numbers(self._forward(ids, [[0]] * len(ids), memories, 1)[:, 0]))
 
         straight = run(tokens)
         turned, alike = run(tokens[1:] + tokens[:1]), run(tokens[:1] * self.rows)

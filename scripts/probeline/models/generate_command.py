@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from probeline.config import load_config, recipe_of_folder
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import write_json_lines
+from probeline.lineage.commands import add_configfile
 from probeline.text import plain_text
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ EXAMPLES = """\
 examples:
   probeline generate --prompt "Who do you trust?"
   probeline generate --adapter none mafia_sft mafia_dpo --scenarios mafia
-  probeline generate --adapter support_grpo@20 support_grpo --prompts held_out.jsonl --output answers.jsonl
+  probeline generate --adapter support_grpo@8 support_grpo@16 --prompts held_out.jsonl --output answers.jsonl
   probeline generate --adapter forecast_grpo --tree "The central bank raises interest rates" --depth 3
   probeline generate --model ~/models/other --adapter ~/adapters/mine --prompt "Hello" --temperature 0.8
 
@@ -91,7 +93,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="processor threads (default 1)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write JSON lines, one for each answer")
     parser.add_argument("--json", action="store_true", help="print one JSON array instead")
-    parser.add_argument("--configfile", nargs="+", action="extend", type=Path, default=[], metavar="FILE")
+    add_configfile(parser)
     parser.set_defaults(run=_run)
 
 
@@ -148,7 +150,7 @@ def _adapter(name: str, recipes: dict[str, Any]) -> tuple[Path, str | None]:
     stem, _, step = name.rpartition("@")
     if name in recipes:
         return _made(ADAPTERS / name), name
-    if stem in recipes and step.isdigit():
+    if stem in recipes and step.isascii() and step.isdigit():
         return _checkpoint(stem, int(step)), stem
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -284,17 +286,17 @@ def _speakers(
     from probeline.models.generate import Generator
 
     for base, merged in dict.fromkeys((choice.base, choice.merged) for choice in choices):
-        generator = Generator(base, options.dtype, options.threads, merged=merged)
-        say = partial(
-            generator.generate,
-            seed=options.seed,
-            max_new_tokens=options.max_tokens,
-            temperature=options.temperature,
-        )
-        for choice in choices:
-            if (choice.base, choice.merged) == (base, merged):
-                generator.load_adapter(choice.adapter)
-                yield choice, say
+        with closing(Generator(base, options.dtype, options.threads, merged=merged)) as generator:
+            say = partial(
+                generator.generate,
+                seed=options.seed,
+                max_new_tokens=options.max_tokens,
+                temperature=options.temperature,
+            )
+            for choice in choices:
+                if (choice.base, choice.merged) == (base, merged):
+                    generator.load_adapter(choice.adapter)
+                    yield choice, say
 
 
 def _show_trees(found: Mapping[str, "Tree"], options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,7 @@ def load_weights(loader: Any, model: Path, dtype: torch.dtype, device: str, atte
         raise ProbelineError(
             f"{model} holds an adapter. Name the model itself, and the adapter as model.adapter."
         )
-    if not any(model.glob("*.safetensors")):
-        raise ProbelineError(
-            f"{model} holds no weights: fetched with compute: modal, they are there. "
-            f"Delete {model} to have it fetched here, or leave the work to Modal."
-        )
+    require_weights(model)
     loaded, report = loader.from_pretrained(
         model,
         dtype=dtype,
@@ -61,12 +58,38 @@ def load_weights(loader: Any, model: Path, dtype: torch.dtype, device: str, atte
         trust_remote_code=False,
         output_loading_info=True,
     )
+    require_whole(model, report)
+    return loaded
+
+
+def require_weights(model: Path) -> None:
+    """Refuse a folder without weights.
+
+    Raises:
+        ProbelineError: there are none.
+    """
+    if not any(model.glob("*.safetensors")):
+        raise ProbelineError(
+            f"{model} holds no weights: fetched with compute: modal, they are there. "
+            f"Delete {model} to have it fetched here, or leave the work to Modal."
+        )
+
+
+def require_whole(model: Path, report: Mapping[str, Any]) -> None:
+    """Refuse a model some of whose weights were not in its files.
+
+    Args:
+        model: its folder.
+        report: of transformers about what was loaded.
+
+    Raises:
+        ProbelineError: some are missing; names them.
+    """
     if report["missing_keys"]:
         raise ProbelineError(
             f"The model {model} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}, …): "
             "random numbers would stand in for them. Delete it to have it fetched again."
         )
-    return loaded
 
 
 def depends_on_the_row(config: Any) -> bool:
@@ -98,12 +121,13 @@ def needs_several_gpus(model: Path, dtype: torch.dtype, device: str) -> bool:
     return numbers * dtype.itemsize > MOST_OF_ONE_GPU * memory
 
 
-def put_adapter(model: Any, adapter: Path) -> Any:
+def put_adapter(model: Any, adapter: Path, **settings: Any) -> Any:
     """The model with all weights of an adapter on it: a PeftModel. The model itself is changed.
 
     Args:
         model: a decoder with its head; see `sharing_copy` for one that is to stay as it is.
         adapter: a folder with a LoRA adapter that `models.adapter` has checked.
+        settings: more for PEFT's from_pretrained.
 
     Raises:
         ProbelineError: the adapter was made for another model.
@@ -115,7 +139,7 @@ def put_adapter(model: Any, adapter: Path) -> Any:
         # What they say of missing weights is looked at here; the rest is between PEFT and transformers.
         warnings.simplefilter("ignore")
         try:
-            adapted: Any = PeftModel.from_pretrained(model, str(adapter))
+            adapted: Any = PeftModel.from_pretrained(model, str(adapter), **settings)
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise ProbelineError(f"The adapter {adapter} does not fit the model: {reason}") from error

@@ -127,15 +127,14 @@ def answer_tokens(tokenizer: Any, messages: Messages, answer: str) -> list[int]:
     prompt = _prompt_text(tokenizer, messages)
     _refuse_special_tokens(tokenizer, [{"content": answer}])
     end = tokenizer.eos_token or ""
-    # A space before the answer is a part of its first token.
-    told = f" {answer}{end}"
-    if tokenizer.chat_template:
-        said = [*messages, {"role": "assistant", "content": answer}]
-        whole = _render(tokenizer, said if _takes(tokenizer, messages) else _without_system(said))
-        # A template may trim an answer, or show old ones otherwise than the one that it asks for.
-        if whole.startswith(prompt):
-            told = whole.removeprefix(prompt)
-            told = told[: told.index(end) + len(end)] if end and end in told else told
+    if not tokenizer.chat_template:
+        # A space before the answer is a part of its first token.
+        return _ids(tokenizer, f" {answer}{end}", begins=False)
+    said = [*messages, {"role": "assistant", "content": answer}]
+    whole = _render(tokenizer, said if _takes(tokenizer, messages) else _without_system(said))
+    # A template may trim an answer, or show old ones otherwise than the one that it asks for.
+    told = whole.removeprefix(prompt) if whole.startswith(prompt) else f"{answer}{end}"
+    told = told[: told.index(end) + len(end)] if end and end in told else told
     return _ids(tokenizer, told, begins=False)
 
 

@@ -12,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from probeline.errors import ProbelineError
 
+# Apart from activations/attention.py, which is much like it: an edit there makes every extraction run again.
 NAME = "probeline_rows"
 
 

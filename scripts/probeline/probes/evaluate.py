@@ -156,7 +156,7 @@ def verdict(test: dict[str, Any], role_masked: dict[str, Any] | None) -> str:
     probe = test["metrics"]["auroc"]
     difference = test["difference_to_text"]
     rivals = {name: {"baseline": name, **test["baselines"][name]["difference"]} for name in TEXT_BASELINES}
-    if (difference["low"] or 0) > 0:
+    if (difference["low"] or 0) > 0 and not is_small(test):
         # Better than the text that was chosen is not enough: a probe beats the text if it beats both.
         difference = min(rivals.values(), key=lambda rival: (rival["low"] is not None, rival["low"] or 0))
     text = test["baselines"][difference["baseline"]]["auroc"]["value"]

@@ -265,10 +265,9 @@ def shift_verdict(result: dict[str, Any]) -> str:
     if not result["adapter"]["known"]:
         sentence += " No record says which games the adapter was trained on: these may be among them."
     elif result["adapter"]["samples_left_out"]:
-        sentence += (
-            f" {result['adapter']['samples_left_out']} test samples were left out, because the adapter was "
-            "trained on their games."
-        )
+        count = result["adapter"]["samples_left_out"]
+        samples, games = ("sample was", "its game") if count == 1 else ("samples were", "their games")
+        sentence += f" {count} test {samples} left out, because the adapter was trained on {games}."
     few = min(result["num_positive"], result["num_negative"]) < FEW_OF_A_CLASS
     if (few or result["num_games"] < FEW_GAMES) and not is_small(result):
         sentence += " Caution: the test side is small, so another draw of games could say otherwise."

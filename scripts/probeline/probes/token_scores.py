@@ -174,7 +174,7 @@ def score_tokens(
             tested on.
     """
     facts = read_json(probe / MANIFEST)
-    _require_same(facts, model, adapter)
+    _require_same(probe, facts, model, adapter)
     tested = [row for row in _rows(probe / "scores.parquet") if row["split"] == "test"]
     errors = worst_errors(tested, facts["threshold"])
     chosen = _first_of_games(errors, spec["games"])
@@ -194,7 +194,7 @@ def score_tokens(
                 for sample in samples
                 if sample["sample"] in stored
             ]
-    _compare(scored, stored)
+    _compare(probe, scored, stored)
     kept = [one for one in scored if one.sample in stored]
     order = {one["sample"]: number for number, one in enumerate(sorted(shown, key=_order))}
     kept.sort(key=lambda one: order[one.sample])
@@ -273,28 +273,33 @@ def games_of(
                 yield [rows[sample["sample"]] for sample in samples], reveals, chats
 
 
-def _require_same(facts: Mapping[str, Any], model: Path, adapter: Path | None) -> None:
+def _require_same(probe: Path, facts: Mapping[str, Any], model: Path, adapter: Path | None) -> None:
     weights = read_json(model / MANIFEST)["weights_sha256"]
     if facts["weights_sha256"] != weights or facts["adapter_sha256"] != adapter_digest(adapter):
         raise ProbelineError(
-            f"The probe was trained on other weights than those of {model.name}, or another adapter. Make "
-            "the probe again."
+            f"The probe {probe.name} was trained on other weights than those of {model.name}, or another "
+            f"adapter. {_again(probe)}"
         )
 
 
-def _compare(scored: Sequence[SampleTokens], stored: Mapping[str, float]) -> None:
+def _again(probe: Path) -> str:
+    return f"Make it again with: snakemake --cores 4 results/probes/{probe.name}"
+
+
+def _compare(probe: Path, scored: Sequence[SampleTokens], stored: Mapping[str, float]) -> None:
     """Say so if this machine computes otherwise than the one that read the activations."""
     apart = [abs(one.score - stored[one.sample]) for one in scored if one.sample in stored]
     if apart and max(apart) > MOST_APART:
         log.warning(
-            "Scores are up to %.3f from the stored ones: the activations were read on another machine.",
+            "Scores are up to %.3f from the stored ones: the activations were read by another machine, or "
+            "by other versions of the libraries.",
             max(apart),
         )
     lost = stored.keys() - {one.sample for one in scored}
     if lost:
         raise ProbelineError(
-            f"{len(lost)} tested samples are not in the dialogues, for example {min(lost)}. Make the probe "
-            "again."
+            f"{len(lost)} samples that the probe {probe.name} was tested on are not in the dialogues, for "
+            f"example {min(lost)}. {_again(probe)}"
         )
 
 

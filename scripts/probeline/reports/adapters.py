@@ -1,27 +1,27 @@
 """Adapters: how training went, what it changed on held-out data, and how they compare."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from probeline.adapters.curves import PANELS
+from probeline.adapters.curves import PANELS, SMOOTHED
 from probeline.files import MANIFEST, read_json
-from probeline.reports.estimates import many, told
+from probeline.groups import FEW_GROUPS, FEWEST_GROUPS
+from probeline.reports.estimates import TOO_FEW, many, three_digits, told
 from probeline.reports.page import anchor, facts, figure, figures, folded, link, table
 from probeline.reports.pictures import lines, panels
 from probeline.visible import safe
 
 LOG, SUMMARY = "training_log.jsonl", "training_summary.json"
-SMOOTHED = 10
-"""Steps that the strong line is the mean of, where there are more than twice as many."""
 MOST_POINTS = 400
-"""Steps that a curve shows; of more, every second, third, … is drawn."""
+"""Steps that a curve shows; of more, every second, third, … is drawn, and the last."""
 MOST_PANELS = 5
 """Quantities in one figure."""
 COLOURS = {"loss": "one"}
-FORM = ".3g"
+SIGNED = partial(three_digits, sign="+")
 SHOWN = (
     "learning_rate",
     "batch",
@@ -33,7 +33,14 @@ SHOWN = (
     "generations",
     "judge",
 )
-CAUTIOUS = {"better": "good", "worse": "bad"}
+MARKS = {"better": "good", "worse": "bad"}
+APART = (*MARKS, "higher", "lower")
+"""Verdicts on systems that are told apart."""
+NOT_ALIKE = (
+    "The points were not all measured on the same examples in the same way: they do not begin with the same "
+    "figure. So they are sorted by the difference that the training made, and what is after it cannot be "
+    "compared."
+)
 
 
 def training_article(folder: Path) -> str:
@@ -43,11 +50,12 @@ def training_article(folder: Path) -> str:
     path = folder.as_posix()
     held_out = summary["held_out"]
     drawn = [*_curves(folder.name, rows, path), *_before_and_after(summary, path)]
+    table_of_figures = folded("Held-out figures", _held_out(held_out)) if _measured(held_out) else ""
     return (
         f'<article id="adapter-{anchor(folder.name)}"><h3>{safe(folder.name)}</h3>\n'
         f"<p class=faint>{safe(_what(summary, manifest))}</p>\n"
-        f'<p class="verdict {CAUTIOUS.get(held_out.get("verdict"), "")}">{safe(_verdict(held_out))}</p>\n'
-        f"{figures(*drawn)}{folded('Held-out figures', _held_out(held_out))}"
+        f'<p class="verdict {MARKS.get(held_out["verdict"], "")}">{safe(_verdict(held_out))}</p>\n'
+        f"{figures(*drawn)}{table_of_figures}"
         f"{folded('Settings', _settings(manifest, summary))}</article>\n"
     )
 
@@ -64,15 +72,19 @@ def _what(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
 
 
 def _verdict(held_out: Mapping[str, Any]) -> str:
-    figures_of = _compared(held_out)
-    if not figures_of:
-        return f"Nothing was held out, so nothing was measured: {held_out.get('verdict', 'no figures')}."
-    name, first = next(iter(figures_of.items()))
+    if not _measured(held_out):
+        return "Nothing was held out, so nothing was measured."
+    name, first = next(iter(_compared(held_out).items()))
     return (
         f"On held-out validation data: {held_out['verdict']}. {_title(name)} from "
-        f"{told(first['before'], FORM)} to {told(first['after'], FORM)}, over "
+        f"{told(first['before'], three_digits)} to {told(first['after'], three_digits)}, over "
         f"{many(first['examples'], 'example')} of {many(first['games'], 'game')}."
     )
+
+
+def _measured(held_out: Mapping[str, Any]) -> bool:
+    """Whether any example was held out."""
+    return any(one["examples"] for one in _compared(held_out).values())
 
 
 def _compared(held_out: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -96,11 +108,11 @@ def _curve_caption(axis: str, values: Sequence[float]) -> str:
     name = f"{axis[0].upper()}{axis[1:]}"
     first, last = values[0], values[-1]
     if len(values) == 1:
-        return f"{name} of the only step is {first:{FORM}}: one step shows no course."
+        return f"{name} of the only step is {three_digits(first)}: one step shows no course."
     went = "fell" if last < first else "rose" if last > first else "began and ended the same,"
     return (
-        f"{name} {went} from {first:{FORM}} to {last:{FORM}} in {many(len(values), 'step')}: of training "
-        "batches, so it says nothing about held-out data."
+        f"{name} {went} from {three_digits(first)} to {three_digits(last)} in {many(len(values), 'step')}: "
+        "of training batches, so it says nothing about held-out data."
     )
 
 
@@ -108,11 +120,12 @@ def _series(points: Sequence[tuple[int, float]], colour: str) -> list[dict[str, 
     steps, values = [step for step, _ in points], [value for _, value in points]
     smooth = len(points) > 2 * SMOOTHED
     every = -(-len(points) // MOST_POINTS)
+    drawn = _drawn(len(points), every)
     series: list[dict[str, Any]] = [
         {
-            "name": "each step",
-            "x": steps[::every],
-            "y": values[::every],
+            "name": "each step" if every == 1 else f"one of {every} steps",
+            "x": [steps[place] for place in drawn],
+            "y": [values[place] for place in drawn],
             "colour": colour,
             "alpha": 0.4 if smooth else 1,
             "width": 1 if smooth else 1.6,
@@ -121,16 +134,22 @@ def _series(points: Sequence[tuple[int, float]], colour: str) -> list[dict[str, 
     ]
     if smooth:
         means = [sum(values[end - SMOOTHED : end]) / SMOOTHED for end in range(SMOOTHED, len(values) + 1)]
+        drawn = _drawn(len(means), every)
         series.append(
             {
                 "name": f"mean of {SMOOTHED} steps",
-                "x": steps[SMOOTHED - 1 :][::every],
-                "y": means[::every],
+                "x": [steps[place + SMOOTHED - 1] for place in drawn],
+                "y": [means[place] for place in drawn],
                 "colour": colour,
                 "width": 2.2,
             }
         )
     return series
+
+
+def _drawn(count: int, every: int) -> list[int]:
+    """The places of the points that are drawn: the caption names the last, too."""
+    return sorted({*range(0, count, every), count - 1})
 
 
 def _before_and_after(summary: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -153,8 +172,9 @@ def _before_and_after(summary: Mapping[str, Any], path: str) -> Iterator[str]:
     else:
         held = difference["low"] <= 0 <= difference["high"]
         said = "the interval holds 0, so the two are not told apart" if held else "the interval excludes 0"
-    change = told(difference, "+.3g")
-    caption = f"Held-out {_title(name).lower()} changed by {change}, on the same examples: {said}."
+    few = TOO_FEW if one["games"] < FEWEST_GROUPS else ""
+    change = told(difference, SIGNED)
+    caption = f"Held-out {_title(name).lower()} changed by {change}, on the same examples: {said}.{few}"
     yield figure(picture, caption, {SUMMARY: f"{path}/{SUMMARY}"})
 
 
@@ -162,13 +182,13 @@ def _held_out(held_out: Mapping[str, Any]) -> str:
     rows = [
         [
             safe(_title(name)),
-            *(safe(told(one[when], FORM)) for when in ("before", "after")),
-            safe(told(one["difference"], "+.3g")),
+            *(safe(told(one[when], three_digits)) for when in ("before", "after")),
+            safe(told(one["difference"], SIGNED)),
             f"{one['examples']:,} ({one['games']:,})",
         ]
         for name, one in _compared(held_out).items()
     ]
-    return table(["figure", "before", "after", "difference", "examples (games)"], rows)
+    return table(["figure", "before", "after", "difference", "examples (games)"], rows, stacked=True)
 
 
 def _settings(manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -238,9 +258,9 @@ def _wanted(quantity: Mapping[str, Any]) -> str:
 def _quantities_caption(quantities: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [(one["title"], row) for one in quantities.values() for row in one["differences"]]
     told_apart = [
-        f"{row['to']} {row['verdict']} than {row['from']} in {title}"
+        f"{row['to']} {row['verdict']} than {row['from']} in {title}{caution_of(row)}"
         for title, row in rows
-        if row["verdict"] in CAUTIOUS
+        if row["verdict"] in APART
     ]
     if not rows:
         return "Figures of each system with 95 % intervals over groups."
@@ -257,14 +277,21 @@ def _differences(quantities: Mapping[str, Mapping[str, Any]]) -> str:
             safe(one["title"]),
             safe(row["from"]),
             safe(row["to"]),
-            safe(told(row, "+.3g")),
+            safe(told(row, SIGNED)),
             f"{row['items']:,} ({row['groups']:,})",
-            f'<span class="mark {CAUTIOUS.get(row["verdict"], "open")}"></span>{safe(row["verdict"])}',
+            f'<span><span class="mark {MARKS.get(row["verdict"], "")}"></span>'
+            f"{safe(row['verdict'] + caution_of(row))}</span>",
         ]
         for one in quantities.values()
         for row in one["differences"]
     ]
-    return table(["figure", "from", "to", "difference", "n (groups)", "verdict"], rows)
+    return table(["figure", "from", "to", "difference", "n (groups)", "verdict"], rows, stacked=True)
+
+
+def caution_of(difference: Mapping[str, Any]) -> str:
+    """What is to be added to a verdict that rests upon few groups, as in REPORT.md."""
+    few = FEWEST_GROUPS <= difference["groups"] < FEW_GROUPS
+    return f" (caution: {difference['groups']} groups)" if few else ""
 
 
 def _numbers(metrics: Mapping[str, Any]) -> str:
@@ -272,11 +299,11 @@ def _numbers(metrics: Mapping[str, Any]) -> str:
         [
             safe(one["title"]),
             safe(one["better"] or "-"),
-            *(safe(told(one["systems"][name], FORM)) for name in metrics["systems"]),
+            *(safe(told(one["systems"][name], three_digits)) for name in metrics["systems"]),
         ]
         for one in metrics["quantities"].values()
     ]
-    return table(["figure", "better", *metrics["systems"]], rows)
+    return table(["figure", "better", *metrics["systems"]], rows, stacked=True)
 
 
 def grid_article(folder: Path) -> str:
@@ -288,17 +315,20 @@ def grid_article(folder: Path) -> str:
         [
             safe(row["point"]),
             *(safe(row["settings"][key]) for key in varied),
-            *(safe(told(row["figures"][name][when], FORM)) for when in ("before", "after")),
-            safe(told(row["figures"][name]["difference"], "+.3g")),
+            *(safe(told(row["figures"][name][when], three_digits)) for when in ("before", "after")),
+            safe(told(row["figures"][name]["difference"], SIGNED)),
             safe(row["verdict"]),
         ]
         for row in grid["points"]
     ]
     head = ["point", *varied, f"{_title(name)} before", "after", "difference", "verdict"]
+    by = "" if grid["sorted_by"] == "after" else "the change of "
+    apart = "" if grid["alike"] else f"<p>{NOT_ALIKE}</p>\n"
     return (
         f'<article id="grid-{anchor(folder.name)}"><h3>{safe(folder.name)}</h3>\n'
-        f"<p>The best point first, by held-out {safe(name.replace('_', ' '))} ({safe(grid['better'])} is "
-        f"better); the best of {len(rows)} looks better than it is.</p>\n{table(head, rows)}"
+        f"<p>The best point first, by {by}held-out {safe(name.replace('_', ' '))} ({safe(grid['better'])} is "
+        f"better); the best of {len(rows)} looks better than it is.</p>\n"
+        f"{apart}{table(head, rows, stacked=True)}"
         f"<p class=faint>Data: {link(f'{path}/grid.json', 'grid.json')}</p></article>\n"
     )
 

@@ -14,8 +14,8 @@ from probeline.reports.page import anchor, folded, link, table
 from probeline.visible import safe
 
 PARTS = ("duplicates", "quarantined", "retracted")
-WHOLES = {"found": "found", "files": "files"}
-"""Keys of quality.json that count everything which was found, by what they count; the first there is."""
+WHOLES = ("found", "files")
+"""Keys of quality.json that count everything which was found; the first there is."""
 KEPT = ("cases", "dialogues", "games")
 MEND_WORDS = ("mended", "repair", "merged", "dropped", "counted", "unreadable", "_invalid", "_retried")
 MOST_REASONS = 12
@@ -25,7 +25,7 @@ ACCOUNTS = {
     "games": ("logs_read", "logs_unreadable", "logs_missing"),
     "tallies": ("tallies_matched", "tallies_mismatched", "tallies_without_votes"),
 }
-"""Wholes within the games kept → what they come to."""
+"""Other wholes of a corpus, of files, logs of calls and tallies → what they come to."""
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ class Bin:
         count: of the samples.
         mean: of their probabilities.
         share: of them with label 1.
-        low: lower end of the share's 95 % interval; NaN where there is none, as where all have one label, of
-            which resamples cannot but agree.
+        low: lower end of the share's 95 % interval; NaN where there is none: where all have one label or
+            are of one game, resamples cannot but agree.
         high: its upper end.
     """
 
@@ -97,7 +97,8 @@ def reliability(bootstrap: Bootstrap, labels: Array, probabilities: Array) -> li
         resampled = bootstrap.values(partial(_share, inside=inside, labels=labels))
         defined = resampled[np.isfinite(resampled)]
         chosen = inside.astype(bool)
-        enough = bootstrap.counts.shape[1] > 1 and len(defined) and len(np.unique(labels[chosen])) > 1
+        several = all(len(np.unique(of[chosen])) > 1 for of in (bootstrap.game, labels))
+        enough = several and len(defined)
         ends = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if enough else (np.nan, np.nan)
         bins.append(
             Bin(

@@ -6,13 +6,14 @@ from typing import Any
 
 from probeline.files import MANIFEST, open_parquet, read_json
 from probeline.probes.heatmap import NOTES, marks
-from probeline.reports.estimates import many, side_of, told
+from probeline.probes.shift_figure import ROWS
+from probeline.reports.estimates import layers_told, many, side_of, told
 from probeline.reports.page import anchor, figure, figures, folded, link, table
 from probeline.reports.pictures import HEIGHT, METHODS, intervals, lines
+from probeline.reports.probes import TEXTS, caution
 from probeline.visible import safe
 
-TEXTS = {"text_masked": ("text, masked words", (0, (6, 3))), "text_input": ("text, whole input", (0, (2, 2)))}
-SHIFTED = {"base": "without the adapter", "adapted": "with the adapter", "retrained": "with it, trained anew"}
+DASHES = {"text_masked": (0, (6, 3)), "text_input": (0, (2, 2))}
 STEPS = (0.05, 0.15, 0.25, 0.35)
 """How far from its middle a cell of a matrix begins the next shade."""
 
@@ -59,8 +60,8 @@ def _methods(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _texts(baselines: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"name": title, "level": baselines[name]["auroc"]["value"], "dashes": dashes, "colour": "ink"}
-        for name, (title, dashes) in TEXTS.items()
+        {"name": title, "level": baselines[name]["auroc"]["value"], "dashes": DASHES[name], "colour": "ink"}
+        for name, title in TEXTS.items()
         if baselines[name]["auroc"]["value"] is not None
     ]
 
@@ -90,7 +91,7 @@ def _choices(sweep: Mapping[str, Any]) -> str:
         for method, best in sweep["choice"].items()
     ]
     head = ["method", "layer", "AUROC", "minus the better text", "not told apart", "tested on test games by"]
-    return table(head, rows, numbers=(1,))
+    return table(head, rows, numbers=(1,), stacked=True)
 
 
 def transfer_article(folder: Path) -> str:
@@ -102,10 +103,10 @@ def transfer_article(folder: Path) -> str:
     path = folder.as_posix()
     data = {"transfer.parquet": f"{path}/transfer.parquet", "metrics.json": f"{path}/metrics.json"}
     notes = [note for mark, note in NOTES.items() if any(mark in marks(row) for row in rows)]
-    layers = f"layer{'s' * (len(facts['layers']) > 1)} {', '.join(map(str, facts['layers']))}"
     return (
         f'<article id="transfer-{anchor(folder.name)}"><h3>{safe(folder.name)}</h3>\n'
-        f"<p class=faint>{safe(facts['method'])}, {safe(layers)} of {safe(facts['model'])}</p>\n"
+        f"<p class=faint>{safe(facts['method'])}, {safe(layers_told(facts['layers']))} of "
+        f"{safe(facts['model'])}</p>\n"
         f'<p class="verdict">{safe(verdict)}</p>\n'
         f"<div class=figures>{figure(_matrix(rows, 'auroc', 0.5, '.2f'), _auroc_caption(rows), data)}"
         f"{figure(_matrix(rows, 'difference', 0.0, '+.2f'), _lead_caption(rows), data)}</div>\n"
@@ -180,7 +181,7 @@ def shift_article(folder: Path) -> str:
     metrics, facts = read_json(folder / "metrics.json"), read_json(folder / MANIFEST)
     path = folder.as_posix()
     data = {"metrics.json": f"{path}/metrics.json", "shift.parquet": f"{path}/shift.parquet"}
-    rows = {title: metrics["auroc"][name] for name, title in SHIFTED.items()}
+    rows = {title: metrics["auroc"][name] for name, title in ROWS.items()}
     picture = intervals(
         f"AUROC of {facts['probe']} on the adapted model", rows, "AUROC on the test games", 0.5
     )
@@ -189,6 +190,7 @@ def shift_article(folder: Path) -> str:
     caption = (
         f"With the adapter the probe's AUROC is {side}: {told(metrics['difference'], '+.3f')}; "
         f"scores of label 1 move by {moved['positive']}, those of label 0 by {moved['negative']} deviations."
+        f"{caution(metrics)}"
     )
     return (
         f'<article id="shift-{anchor(folder.name)}"><h3>{safe(folder.name)}</h3>\n'

@@ -13,15 +13,24 @@ if (known) known.checked = true;
 themes.forEach((theme) => theme.addEventListener("change", remember));
 window.addEventListener("hashchange", remember);
 
-// On a phone the table of contents opens on demand.
-const contents = document.querySelector("nav details");
-if (contents && window.matchMedia("(max-width: 63.99rem)").matches) contents.open = false;
+// On a phone the table of contents opens on demand; where there is room beside the page it stands open.
+const contents = document.querySelector("nav details"), narrow = window.matchMedia("(max-width: 63.99rem)");
+const fold = () => { if (contents) contents.open = !narrow.matches; };
+narrow.addEventListener("change", fold);
+fold();
 
 // What is folded is printed, too.
 window.addEventListener("beforeprint", () =>
   document.querySelectorAll("main details").forEach((part) => (part.open = true)));
 
-// A click on a column's head sorts by it, numbers as numbers; a second click turns the order.
+// A click on a column's head sorts by it, a second click turns the order. A column is one of numbers where all
+// of its cells begin with one, such as "1,000", "−0.05" or "0.791 (0.7 to 0.9)"; those without stay at the end.
+const NUMBER = /^[+−-]?\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?(?=$|[\s%(])/;
+const WITHOUT = /^(-|none\b.*)?$/s;
+const numberIn = (text) => {
+  const found = text.match(NUMBER);
+  return found ? Number(found[0].replaceAll(",", "").replace("−", "-")) : null;
+};
 document.querySelectorAll("table.sortable").forEach((table) => {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -30,14 +39,13 @@ document.querySelectorAll("table.sortable").forEach((table) => {
     heads.forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const text = (row) => row.cells[column].textContent.trim();
-    const number = (row) => parseFloat(text(row).replaceAll(",", "").replace("−", "-"));
-    const numeric = head.classList.contains("number");
-    const order = (one, other) => {
-      if (!numeric) return text(one).localeCompare(text(other), "en", { numeric: true });
-      const [first, second] = [number(one), number(other)];
-      return (Number.isNaN(first) - Number.isNaN(second)) || first - second;
-    };
-    const rows = [...body.rows].sort((one, other) => (down ? -1 : 1) * order(one, other));
+    const rows = [...body.rows], sign = down ? -1 : 1;
+    const numeric = rows.every((row) => numberIn(text(row)) !== null || WITHOUT.test(text(row)));
+    rows.sort((one, other) => {
+      if (!numeric) return sign * text(one).localeCompare(text(other), "en", { numeric: true });
+      const [first, second] = [numberIn(text(one)), numberIn(text(other))];
+      return (first === null) - (second === null) || sign * (first - second);
+    });
     body.append(...rows);
   }));
 });

@@ -1,31 +1,16 @@
 """The page that the report and the view of a game share: one file, nothing from the network."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import quote
 
+from probeline.html_head import html_head
 from probeline.visible import safe
 
-# What is shown may be hostile. Even if something got past the escaping, the policy lets no script run but the
-# one of this digest, loads nothing, and lets no text become HTML.
 PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src '{script_digest}'; \
-style-src '{style_digest}'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; \
-trusted-types 'none'">
-<title>{title} · Probeline</title>
-<style>{style}</style>
-</head>
-<body>
+{head}<body>
 <header>
 <h1><a href="#top">{title}</a></h1>
 <fieldset id="themes"><legend>Colours</legend>\
@@ -74,10 +59,8 @@ def page(title: str, sections: Sequence[Section], lead: str = "", style: str = "
     whole_style = own.joinpath("page.css").read_text(encoding="utf-8") + style
     whole_script = own.joinpath("page.js").read_text(encoding="utf-8") + script
     return PAGE.format(
+        head=html_head(title, whole_style, whole_script),
         title=safe(title),
-        style_digest=_policy_digest(whole_style),
-        script_digest=_policy_digest(whole_script),
-        style=whole_style,
         script=whole_script,
         navigation=_navigation(sections) if len(sections) > 1 else "",
         lead=f'<div class="lead">{lead}</div>\n' if lead else "",
@@ -181,7 +164,3 @@ def _entry(key: str, title: str, parts: Mapping[str, str]) -> str:
 
 def _section(section: Section) -> str:
     return f'<section id="{safe(section.key)}">\n<h2>{safe(section.title)}</h2>\n{section.body}</section>\n'
-
-
-def _policy_digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

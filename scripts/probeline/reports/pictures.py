@@ -8,6 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from probeline.reports.estimates import three_digits
 from probeline.visible import safe, visible
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def intervals(
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         for place, estimate in enumerate(rows.values()):
-            _estimate(axes, estimate, place, "one" if place == 0 else "faint", ".3f")
+            _estimate(axes, estimate, place, "one" if place == 0 else "faint", "{:.3f}".format)
         if chance is not None:
             axes.axvline(chance, color=SENTINELS["edge"], linewidth=1, linestyle=(0, (4, 3)))
         axes.set_yticks(range(len(rows)), [shortened(name) for name in rows])
@@ -217,7 +218,11 @@ def panels(title: str, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> s
 
 
 def _estimate(
-    axes: "Axes", estimate: Mapping[str, Any], place: float, colour: str, form: str = ".3g"
+    axes: "Axes",
+    estimate: Mapping[str, Any],
+    place: float,
+    colour: str,
+    form: Callable[[float], str] = three_digits,
 ) -> None:
     """A dot with its interval and its number."""
     if estimate["value"] is None:
@@ -226,7 +231,7 @@ def _estimate(
         axes.plot([estimate["low"], estimate["high"]], [place] * 2, color=SENTINELS[colour], linewidth=2)
     axes.plot([estimate["value"]], [place], "o", color=SENTINELS[colour], markersize=6)
     axes.annotate(
-        f"{estimate['value']:{form}}",
+        form(estimate["value"]),
         (estimate["value"], place),
         xytext=(0, 4),
         textcoords="offset points",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probeline.files import MANIFEST, open_parquet, read_json
-from probeline.reports.estimates import many, side_of, told
+from probeline.reports.estimates import TOO_FEW, layers_told, many, side_of, told
 from probeline.reports.page import anchor, facts, figure, figures, folded, link, table
 from probeline.reports.pictures import HEIGHT, SENTINELS, intervals, svg
 from probeline.visible import safe
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 TEXTS = {"text_masked": "text, masked words", "text_input": "text, whole input"}
+SHORT_TEXTS = {"text_masked": "masked words", "text_input": "whole input"}
 RIVALS = {**TEXTS, "length": "length alone", "shuffled": "shuffled labels"}
 METRICS = {
     "auroc": "AUROC",
@@ -40,7 +41,7 @@ class Probe:
         name: of its folder.
         folder: that holds it.
         manifest: settings and provenance.
-        metrics: of metrics.json; empty for a probe that was not evaluated here.
+        metrics: of metrics.json.
         scores: columns of schema.SCORES, as lists.
     """
 
@@ -56,60 +57,56 @@ class Probe:
         return f"probe-{anchor(self.name)}"
 
     @property
-    def test(self) -> Mapping[str, Any] | None:
-        """What was found on the test games; None where nothing was."""
-        return self.metrics.get("test")
+    def test(self) -> Mapping[str, Any]:
+        """What was found on the test games."""
+        found: Mapping[str, Any] = self.metrics["test"]
+        return found
 
     @property
     def what(self) -> str:
         """Method, layers and model in words."""
-        layers = self.manifest["layers"]
-        told_layers = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
-        return f"{self.manifest['method']}, {told_layers} of {self.manifest['model']}"
+        facts = self.manifest
+        return f"{facts['method']}, {layers_told(facts['layers'])} of {facts['model']}"
 
 
 def read_probe(folder: Path) -> Probe:
     """The probe in a folder."""
-    manifest = read_json(folder / MANIFEST)
-    held = manifest["files"]
-    metrics = read_json(folder / "metrics.json") if "metrics.json" in held else {}
-    scores: dict[str, list[Any]] = {}
-    if "scores.parquet" in held:
-        with open_parquet(folder / "scores.parquet") as file:
-            scores = file.read().to_pydict()
-    return Probe(folder.name, folder, manifest, metrics, scores)
+    manifest, metrics = read_json(folder / MANIFEST), read_json(folder / "metrics.json")
+    with open_parquet(folder / "scores.parquet") as file:
+        return Probe(folder.name, folder, manifest, metrics, file.read().to_pydict())
 
 
 def summary_table(probes: Sequence[Probe]) -> str:
     """One line for each probe: AUROC beside the text's, and the verdict."""
     rows = []
     for probe in probes:
-        name = f'<a href="#{probe.key}">{safe(probe.name)}</a>'
-        if probe.test is None:
-            rows.append([name, "-", "-", "-", "not evaluated here"])
-            continue
-        text = probe.test["baselines"][probe.test["difference_to_text"]["baseline"]]["auroc"]
+        kind = verdict_kind(probe)
+        better = probe.test["difference_to_text"]["baseline"]
+        text = probe.test["baselines"][better]["auroc"]
         rows.append(
             [
-                name,
-                _in_one_line(probe.test["metrics"]["auroc"]),
-                _in_one_line(text),
-                _in_one_line(probe.test["difference_to_text"], "+.3f"),
-                f'<span><span class="mark {verdict_kind(probe)}"></span>{safe(short_verdict(probe))}</span>',
+                f'<a href="#{probe.key}">{safe(probe.name)}</a>',
+                _in_one_line(probe.test["metrics"]["auroc"], kind),
+                f"{_in_one_line(text, kind)} <small>{safe(SHORT_TEXTS[better])}</small>",
+                _in_one_line(probe.test["difference_to_text"], kind, "+.3f"),
+                f'<span><span class="mark {kind}"></span>{safe(short_verdict(probe))}</span>',
             ]
         )
     return table(["probe", "AUROC", "text", "probe - text", "verdict"], rows, stacked=True)
 
 
-def _in_one_line(estimate: Mapping[str, Any], form: str = ".3f") -> str:
-    return f'<span class="estimate">{safe(told(estimate, form))}</span>'
+def _in_one_line(estimate: Mapping[str, Any], kind: str, form: str = ".3f") -> str:
+    return f'<span class="estimate {kind}">{safe(told(estimate, form))}</span>'
 
 
 def verdict_kind(probe: Probe) -> str:
-    """`good` where the probe beats both texts, `bad` where it does not beat chance or loses to the text."""
+    """`good` where the probe beats both texts, `bad` where it does not beat chance or loses to the text.
+
+    `none` where too little was tested for a verdict, else `open`.
+    """
     test = probe.test
-    if test is None or test["metrics"]["auroc"]["low"] is None or _is_small(test):
-        return "open"
+    if test["metrics"]["auroc"]["low"] is None or _is_small(test):
+        return "none"
     leads = [side_of(test["baselines"][name]["difference"], 0) for name in TEXTS]
     if side_of(test["metrics"]["auroc"], 0.5) < 1 or side_of(test["difference_to_text"], 0) < 0:
         return "bad"
@@ -117,8 +114,9 @@ def verdict_kind(probe: Probe) -> str:
 
 
 def short_verdict(probe: Probe) -> str:
-    """The first words of the verdict, up to where its numbers begin."""
-    return str(probe.metrics["verdict"]).partition(":")[0].partition(". ")[0]
+    """The first words of the verdict, up to where its numbers begin; where there is none, why."""
+    sentence = str(probe.metrics["verdict"]).partition(". ")[0]
+    return sentence if verdict_kind(probe) == "none" else sentence.partition(":")[0]
 
 
 def _is_small(test: Mapping[str, Any]) -> bool:
@@ -146,11 +144,6 @@ def probe_article(probe: Probe, labels: Mapping[str, str]) -> str:
         f'<article id="{probe.key}" class="probe"><h3>{safe(probe.name)}</h3>\n'
         f"<p class=faint>{safe(concept)}: {safe(probe.what)}.{label}</p>\n"
     )
-    if probe.test is None:
-        reason = (
-            "It was imported, not trained here: no games are known to be held out, so there is no verdict."
-        )
-        return f'{head}<p class="verdict">{safe(reason)}</p></article>\n'
     return (
         f'{head}<p class="verdict {verdict_kind(probe)}">{safe(probe.metrics["verdict"])}</p>\n'
         f"{figures(*_figures(probe))}"
@@ -161,12 +154,10 @@ def probe_article(probe: Probe, labels: Mapping[str, str]) -> str:
 
 
 def _figures(probe: Probe) -> list[str]:
-    test = probe.test
-    assert test is not None
     folder = probe.folder.as_posix()
     metrics = {"metrics.json": f"{folder}/metrics.json"}
     drawn = [figure(_beside(probe), _beside_caption(probe), metrics)]
-    inside = [place for place, split in enumerate(probe.scores.get("split", [])) if split == "test"]
+    inside = [place for place, split in enumerate(probe.scores["split"]) if split == "test"]
     labels = {probe.scores["label"][place] for place in inside}
     if labels != {0, 1}:
         return drawn
@@ -181,7 +172,6 @@ def _of_scores(probe: Probe, inside: Sequence[int], data: Mapping[str, str]) -> 
     from probeline.reports.curves import reliability, roc
 
     test = probe.test
-    assert test is not None
     games, labels, scores, probabilities = (
         np.array(probe.scores[name])[inside] for name in ("game", "label", "score", "probability")
     )
@@ -193,14 +183,13 @@ def _of_scores(probe: Probe, inside: Sequence[int], data: Mapping[str, str]) -> 
     return [
         figure(_draw_roc(probe, curve), _roc_caption(test, curve), data),
         figure(_draw_scores(probe, by_class, threshold), _scores_caption(by_class, threshold), data),
-        figure(_draw_bins(probe, bins), _bins_caption(test, bins), data),
+        figure(_draw_bins(probe, bins), bins_caption(test, bins), data),
     ]
 
 
 def _rivals(probe: Probe) -> dict[str, Mapping[str, Any]]:
     """All AUROCs on the test games that the probe's stands beside."""
     test = probe.test
-    assert test is not None
     rows = {"the probe": test["metrics"]["auroc"]}
     rows |= {title: test["baselines"][name]["auroc"] for name, title in RIVALS.items()}
     masked = probe.metrics.get("role_masked") or {}
@@ -220,7 +209,6 @@ def _beside(probe: Probe) -> str:
 
 def _beside_caption(probe: Probe) -> str:
     test = probe.test
-    assert test is not None
     auroc, difference = test["metrics"]["auroc"], test["difference_to_text"]
     found = {1: "lies above it, interval and all", 0: "cannot be told from it", -1: "lies below it"}
     text = TEXTS[difference["baseline"]]
@@ -230,13 +218,13 @@ def _beside_caption(probe: Probe) -> str:
     return (
         f"The probe's AUROC of {_number(auroc)} {says}; beside the text that did better on validation "
         f"({text}, {rival}) it {found[side_of(difference, 0)]}: "
-        f"the difference is {told(difference, '+.3f')}.{_caution(test)}"
+        f"the difference is {told(difference, '+.3f')}.{caution(test)}"
     )
 
 
-def _caution(test: Mapping[str, Any]) -> str:
-    """What a reader of an interval over very few games should know."""
-    return " So few test games are no ground for a conclusion." if _is_small(test) else ""
+def caution(test: Mapping[str, Any]) -> str:
+    """A sentence where there are so few games, or samples of a class, that an interval is no guide."""
+    return TOO_FEW if _is_small(test) else ""
 
 
 def _number(estimate: Mapping[str, Any]) -> str:
@@ -270,7 +258,7 @@ def _roc_caption(test: Mapping[str, Any], curve: "Curve") -> str:
     said = f"lies above chance (dashed) over {over} of the false positive rates between 5 and 95 %"
     if above == 0:
         said = "nowhere lies above chance (dashed)"
-    return f"The band, 95 % from a bootstrap over {games}, {said}.{_caution(test)}"
+    return f"The band, 95 % from a bootstrap over {games}, {said}.{caution(test)}"
 
 
 def _draw_scores(probe: Probe, by_class: Sequence[Sequence[float]], threshold: float) -> str:
@@ -345,15 +333,24 @@ def _draw_bins(probe: Probe, bins: Sequence["Bin"]) -> str:
     return svg(f"Calibration of {probe.name} on its test games", draw, HEIGHT + 40)
 
 
-def _bins_caption(test: Mapping[str, Any], bins: Sequence["Bin"]) -> str:
+def bins_caption(test: Mapping[str, Any], bins: Sequence["Bin"]) -> str:
+    """What the bins of a reliability diagram say of a probe.
+
+    Args:
+        test: the test part of metrics.json.
+        bins: of `curves.reliability`.
+    """
     sure = [one for one in bins if one.low == one.low and one.count >= FEWEST_IN_BIN]
     off = [one for one in sure if not one.low <= one.mean <= one.high]
+    pure = sum(one.share in (0, 1) for one in bins)
     if not sure:
-        said = f"no bin has {FEWEST_IN_BIN} samples of several games, so it cannot be judged"
+        said = f"no bin has {FEWEST_IN_BIN} samples of both labels and several games, so it cannot be judged"
     elif not off:
-        said = "every interval holds the diagonal, so no bin contradicts the probabilities"
+        said = f"the interval of {'the' if len(sure) == 1 else 'each'} bin that has one holds it"
     else:
         said = f"{len(off)} of {many(len(sure), 'bin')} with an interval miss{'es' * (len(off) == 1)} it"
+    if pure:
+        said += f"; {many(pure, 'bin')} of one label alone can have none"
     ece = told(test["metrics"]["ece"])
     return f"On the diagonal, probabilities are true frequencies: {said}; the ECE is {ece}."
 
@@ -374,7 +371,7 @@ def _splits(probe: Probe) -> str:
             ]
         )
     head = ["split", "games", "samples", "label 1", "label 0", "mean score, 1", "mean score, 0", "AUROC"]
-    note = "The probe was fitted to the samples of the first row: only the test row counts."
+    note = "The probe was fitted to the samples of the row train: only the row test counts."
     return f"{table(head, rows, numbers=range(1, 8), stacked=True)}<p class=faint>{note}</p>\n"
 
 
@@ -384,12 +381,14 @@ def _left_out(probe: Probe) -> str:
     if samples["beyond_max_samples"]:
         parts.append(f"{samples['beyond_max_samples']:,} beyond max_samples")
     left_out = safe(", ".join(parts) or "none")
-    return f"<p class=faint>Used: {many(samples['used'], 'sample')}; left out: {left_out}.</p>\n"
+    return (
+        f"<p class=faint>Used: {many(samples['used'], 'sample')} of the concept; of its samples left out: "
+        f"{left_out}.</p>\n"
+    )
 
 
 def _numbers(probe: Probe) -> str:
     test = probe.test
-    assert test is not None
     rows = {title: safe(told(test["metrics"][name])) for name, title in METRICS.items()}
     for name, title in RIVALS.items():
         rival = test["baselines"][name]

@@ -1,5 +1,6 @@
 // Running suspicion over a game as a drawing: names and roles become text nodes, never HTML.
-const drawTimeline = (place, suspects, threshold, { roles = false, onChoose = null } = {}) => {
+const isNarrow = (place) => place.clientWidth > 0 && place.clientWidth < 520;
+const drawTimeline = (place, suspects, threshold, { roles = false } = {}) => {
   const make = (name, attributes = {}, text = null) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
     Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
@@ -9,7 +10,7 @@ const drawTimeline = (place, suspects, threshold, { roles = false, onChoose = nu
   place.replaceChildren();
   place.classList.add("chart");
   place.classList.remove("one");
-  const narrow = place.clientWidth && place.clientWidth < 520;
+  const narrow = isNarrow(place);
   const [width, height] = narrow ? [360, 240] : [860, 300];
   const box = { left: 34, right: width - 12, top: 12, bottom: height - 26 };
   const acts = suspects.flatMap((suspect) => suspect[3]);
@@ -68,7 +69,6 @@ const drawTimeline = (place, suspects, threshold, { roles = false, onChoose = nu
       key.classList.toggle("chosen", other === chosen);
       key.setAttribute("aria-pressed", String(other === chosen));
     });
-    if (onChoose) onChoose(chosen);
   };
   order.forEach((number) => {
     const suspect = suspects[number], item = document.createElement("li"), key = document.createElement("button");

@@ -1,13 +1,12 @@
 """What a probe made of whole games: its worst errors in words, and how suspicion grew."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from probeline.files import MANIFEST, open_parquet, read_json
+from probeline.html_head import json_in_html
 from probeline.reports.estimates import many
 from probeline.reports.page import figure
 from probeline.shades import coloured, scale
@@ -17,8 +16,12 @@ Row = dict[str, Any]
 
 DIGITS = 2
 """Of a score in a timeline."""
+MOST_GAMES = 200
+"""Test games with timelines, the first by name; that some are left out is said."""
 LETTERS_BEFORE = 300
 """Of each line before an error."""
+CHOICES = ("day_vote", "night_vote", "seer_check", "protection")
+"""Acts whose words are a name."""
 ERRORS = {
     "false alarm": "called label 1, and is not",
     "miss": "label 1, and not called so",
@@ -56,10 +59,12 @@ def errors_section(transcripts: Path, most: int) -> str:
         return f"<p>{safe(counted)}{none}.</p>\n"
     words = _tokens_of(transcripts, {row["sample"] for row in errors})
     shown = "".join(_error(row, words[row["sample"]], facts["threshold"]) for row in errors)
+    choices = any(row["type"] in CHOICES for row in errors)
     caption = (
         f"The worst errors in {many(len(facts['games']), 'test game')}, false alarms and misses in turn, of "
         f"{counted}. Look for what the coloured words have in "
         "common: a probe that fires at a topic or a phrase, not at the speaker, shows it here."
+        f"{' Of a vote, the name is all that the probe reads.' if choices else ''}"
     )
     table = (transcripts / "transcripts.parquet").as_posix()
     picture = f"{scale(facts['threshold'])}<div class=errors>{shown}</div>"
@@ -75,9 +80,9 @@ def _error(row: Row, tokens: Sequence[Row], threshold: float) -> str:
     )
     text = coloured((one["text"] for one in tokens), (one["score"] for one in tokens), threshold)
     target = f" → {safe(row['target'])}" if row["target"] else ""
-    kind = "alarm" if row["error"] == "false alarm" else "miss"
+    kind = " class=miss" if row["error"] == "miss" else ""
     return (
-        f"<article class={kind}><h4><b>{safe(row['error'])}</b> {safe(ERRORS[row['error']])}</h4>\n"
+        f"<article{kind}><h4><b>{safe(row['error'])}</b> {safe(ERRORS[row['error']])}</h4>\n"
         f"<p class=faint>{safe(row['actor'])}{target}, {safe(row['actor_role'])} · label {row['label']} · "
         f"score <b>{row['score']:+.2f}</b>, threshold {threshold:+.2f} · {safe(row['type'])} in turn "
         f"{row['turn']} of {safe(row['game'])}</p>\n"
@@ -98,12 +103,11 @@ def _tokens_of(transcripts: Path, samples: set[str]) -> dict[str, list[Row]]:
     return found
 
 
-def timelines_section(probe: Path, most: int = 200) -> str:
+def timelines_section(probe: Path) -> str:
     """HTML of the running suspicion of each player in the test games, one game at a time.
 
     Args:
         probe: made by `train_probe`.
-        most: games at most, the first by name; that some are left out is said.
     """
     facts = read_json(probe / MANIFEST)
     rows = [row for row in _rows(probe / "suspects.parquet") if row["split"] == "test"]
@@ -111,9 +115,11 @@ def timelines_section(probe: Path, most: int = 200) -> str:
     if not names:
         return "<p>No test game has a score.</p>\n"
     games = timelines(rows)
-    kept = names[:most]
+    kept = names[:MOST_GAMES]
     data = {"threshold": facts["threshold"], "games": [[_shown(name), games[name]] for name in kept]}
-    left_out = f" Of {len(names):,} test games the first {most} are here." if len(names) > most else ""
+    left_out = ""
+    if len(names) > MOST_GAMES:
+        left_out = f" Of {len(names):,} test games the first {MOST_GAMES} are here."
     pairs = any(row["target"] is not None for row in rows)
     who = "player's acts towards one other" if pairs else "player's acts"
     caption = (
@@ -154,12 +160,6 @@ def timelines(rows: Iterable[Row]) -> dict[str, list[list[Any]]]:
 def _shown(text: str) -> str:
     """A text for a script, which writes it as text: nothing hides or turns the letters around it."""
     return text if text.isascii() and text.isprintable() else visible(text)
-
-
-def json_in_html(value: Mapping[str, Any]) -> str:
-    """JSON that ends no element and opens none."""
-    text = orjson.dumps(value).decode()
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _rows(path: Path) -> list[Row]:

@@ -36,7 +36,11 @@ const showSecrets = () => {
       role.classList.toggle("other", !bad(one.role));
     }
   });
-  Object.entries(played.outed).forEach(([event, role]) => { actAt(event).querySelector(".outed").textContent = ` and was a ${role}`; });
+  Object.entries(played.outed).forEach(([event, role]) => {
+    const outed = actAt(event).querySelector(".outed");
+    outed.textContent = ` and was a ${role}`;
+    outed.classList.toggle("other", !bad(role));
+  });
   played.secrets.forEach((secret) => {
     const act = actAt(secret.event), head = element("h4");
     const role = element("span", roleOf.get(secret.actor) ?? "", "role");
@@ -54,11 +58,7 @@ const showSecrets = () => {
     if (plain && words.said) plain.hidden = true;
     act.append(coloured(words));
   });
-  Object.entries(played.labels).forEach(([event, label]) => {
-    const score = actAt(event)?.querySelector(".score.added") ?? actAt(event)?.querySelector(".score");
-    const act = played.suspects.flatMap((one) => one[3]).find((one) => one[0] === Number(event));
-    if (score && act && label !== null) score.classList.toggle("wrong", (act[2] >= played.threshold) !== Boolean(label));
-  });
+  played.wrong.forEach((event) => actAt(event)?.querySelector(".score")?.classList.add("wrong"));
   Object.entries(played.reasoning).forEach(([event, text]) => actAt(event).append(element("p", text, "thought added")));
   const told = element("div", null, "added");
   told.id = "told";
@@ -102,12 +102,7 @@ const filter = () => {
 };
 
 // The strip: what the probe thinks of each suspect at the act that is being read.
-let chart = null, here = null;
-const STEPS = [0.5, 1, 2, 3];
-const shadeOf = (score) => {
-  const steps = STEPS.filter((step) => Math.abs(score - played.threshold) >= step).length;
-  return steps ? (score >= played.threshold ? "a" : "b") + steps : "";
-};
+let chart = null, here = null, drawnNarrow = null;
 const open = () => reveal.checked || !tells;
 const buttons = () => [...strip.querySelectorAll("button")];
 const draw = () => {
@@ -119,6 +114,7 @@ const draw = () => {
   chart = null;
   drawing.replaceChildren();
   if (!open()) return;
+  drawnNarrow = isNarrow(drawing);
   chart = drawTimeline(drawing, played.suspects, played.threshold, { roles: reveal.checked });
   played.suspects.forEach((suspect, number) => {
     const button = element("button");
@@ -127,11 +123,13 @@ const draw = () => {
     strip.append(button);
   });
 };
+// On a phone what stays on top is as high as the drawing below the names, folded or not.
+const lid = () => (narrow.matches ? document.querySelector("#game aside").offsetHeight : 0);
 const fates = acts.filter((act) => act.querySelector(".fate") && act.dataset.who).map((act) => [numberOf(act), Number(act.dataset.who)]);
 const follow = () => {
   if (!strip || !chart) return;
   const end = window.scrollY + window.innerHeight >= document.documentElement.scrollHeight - 4;
-  const top = end ? window.innerHeight : Math.min(window.innerHeight * 0.45, 420);
+  const top = end ? window.innerHeight : Math.max(Math.min(window.innerHeight * 0.45, 420), lid() + 60);
   const seen = acts.filter((act) => !act.hidden && act.getBoundingClientRect().top < top).at(-1);
   const event = seen ? numberOf(seen) : -1;
   chart.at(event);
@@ -141,7 +139,7 @@ const follow = () => {
     button.textContent = `${suspect[0]}${role} ${last ? (last[3] < 0 ? "−" : "+") + Math.abs(last[3]).toFixed(1) : "·"}`;
     const who = played.actors[number];
     button.className = [
-      last ? shadeOf(last[3]) : "none",
+      last ? played.shades[last[0]] : "none",
       fates.some(([when, gone]) => gone === who && when <= event) ? "out" : "",
       seen && seen.dataset.actor === String(who) ? "speaks" : "",
     ].join(" ");
@@ -161,6 +159,7 @@ const jump = (direction, fits = () => true) => {
   here.classList.add("here");
   here.tabIndex = -1;
   here.focus({ preventScroll: true });
+  document.documentElement.style.scrollPaddingTop = narrow.matches ? `${lid() + 32}px` : "";
   here.scrollIntoView({ block: "start" });
   follow();
 };
@@ -186,9 +185,13 @@ const later = () => {
   requestAnimationFrame(() => { waiting = false; follow(); });
 };
 window.addEventListener("scroll", later, { passive: true });
-window.addEventListener("resize", () => { draw(); later(); });
+// The drawing scales by itself; a phone sends this also while it scrolls.
+window.addEventListener("resize", () => {
+  if (chart && isNarrow(drawing) !== drawnNarrow) draw();
+  later();
+});
 const folded = document.getElementById("drawing");
-if (folded && window.matchMedia("(max-width: 63.99rem)").matches) folded.open = false;
+if (folded && narrow.matches) folded.open = false;
 folded?.addEventListener("toggle", () => { draw(); follow(); });
 // A browser may remember a switch when the page is loaded anew.
 reveal.checked = false;

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from probeline.html_head import json_in_html
 from probeline.probes.token_scores import SampleTokens
 from probeline.reports import transcripts
+from probeline.reports.estimates import layers_told
 from probeline.reports.page import Section, facts, page
-from probeline.reports.transcripts import json_in_html, timelines
+from probeline.reports.transcripts import timelines
 from probeline.shades import coloured, joined, scale, shade_class
 from probeline.visible import SIGNED_BREAK, safe, visible
 
@@ -26,6 +28,8 @@ PHASES = {
 SECRET = ("night_vote", "seer_check", "protection")
 """Acts that only some players know of, and that tell what the actor is."""
 VERBS = {
+    "callout": "asks",
+    "reply": "answers",
     "day_vote": "votes against",
     "night_vote": "wants to kill",
     "seer_check": "looks at",
@@ -93,10 +97,9 @@ def view_page(played: Played, probe: Mapping[str, Any]) -> str:
 
 
 def _lead(played: Played, probe: Mapping[str, Any]) -> str:
-    layers = ", ".join(map(str, probe["layers"]))
     said = {
-        "probe": f"{safe(probe['name'])}: {safe(probe['method'])} for {safe(probe['concept'])} on layer "
-        f"{safe(layers)} of {safe(probe['model'])}",
+        "probe": f"{safe(probe['name'])}: {safe(probe['method'])} for {safe(probe['concept'])} on "
+        f"{safe(layers_told(probe['layers']))} of {safe(probe['model'])}",
         "label 1": f"<code>{safe(probe['label'])}</code>" if probe.get("label") else "",
         "on test games": safe(probe["verdict"]),
         "corpus": f"{safe(played.corpus)}, {len(played.game['players'])} players, "
@@ -189,27 +192,22 @@ def _content(event: Row, played: Played, threshold: float, asked: tuple[Any, Any
         return f"<p class=fate>{target} was killed.</p>"
     if kind == "day_elimination":
         return f"<p class=fate>{target} was voted out<span class=outed></span>.</p>"
-    head = f"<h4>{_name(event['actor'])}<span class=role></span>"
+    question, known = "", (event["target"], event["actor"], event["question"])
+    if kind == "reply" and event["question"] and asked != known:
+        question = f"<p class=question>{target} asks: {safe(event['question'])}</p>"
+    verb = f" <span class=verb>{VERBS[kind]}</span> {target}" if kind in VERBS else ""
+    scored = None if played.tells_roles else played.scored.get(event["event"])
+    score = ""
+    if scored is not None:
+        score = f"<span class='score {shade_class(scored.score, threshold)}'>{scored.score:+.2f}</span>"
     invalid = "" if event["valid"] else " <small>not accepted</small>"
+    head = f"{question}<h4>{_name(event['actor'])}<span class=role></span>{verb}{score}{invalid}</h4>"
     if kind == "day_vote":
-        return f"{head} <span class=verb>{VERBS[kind]}</span> {target}{invalid}</h4>"
-    if kind == "callout":
-        return f"{head} <span class=verb>asks</span> {target}</h4>{_words(event['text'])}"
-    question = ""
-    if kind == "reply":
-        head += f" <span class=verb>answers</span> {target}"
-        if event["question"] and asked != (event["target"], event["actor"], event["question"]):
-            question = f"<p class=question>{target} asks: {safe(event['question'])}</p>"
-    scored = played.scored.get(event["event"])
-    if scored is None or played.tells_roles:
-        return f"{question}{head}<span class=score></span>{invalid}</h4>{_words(event['text'])}"
-    mark = shade_class(scored.score, threshold)
+        return head  # the name is all that was said
+    if scored is None or played.mask != "action":
+        return f"{head}{_words(event['text'])}"
     tokens = coloured(scored.tokens, scored.token_scores, threshold)
-    said = f"<div class='text tokens' dir=auto>{tokens}</div>"
-    return (
-        f"{question}{head}<span class='score {mark}'>{scored.score:+.2f}</span>{invalid}</h4>"
-        f"{said if played.mask == 'action' else _words(event['text'])}"
-    )
+    return f"{head}<div class='text tokens' dir=auto>{tokens}</div>"
 
 
 def _name(name: str | None) -> str:
@@ -225,7 +223,13 @@ def _data(played: Played, threshold: float) -> dict[str, Any]:
     told: dict[str, list[str]] = {}
     for reveal in played.reveals:
         told.setdefault(reveal["actor"], []).append(_plain(reveal["text"]))
-    labels = {str(row["event"]): row["label"] for row in played.suspects}
+    # Whether an act is called label 1, and its shade, is told by whole scores: those shown are rounded.
+    wrong = [
+        row["event"]
+        for row in played.suspects
+        if row["label"] is not None and (row["score"] >= threshold) != bool(row["label"])
+    ]
+    shades = {str(row["event"]): shade_class(row["running_score"], threshold) for row in played.suspects}
     return {
         "threshold": threshold,
         "players": [
@@ -238,7 +242,8 @@ def _data(played: Played, threshold: float) -> dict[str, Any]:
         ],
         "suspects": timelines(played.suspects).get(played.game["game"], []),
         "actors": _actors(played),
-        "labels": labels,
+        "wrong": wrong,
+        "shades": shades,
         "winner": _plain(played.game["winner"]),
         "secrets": [
             {
@@ -273,7 +278,7 @@ def _data(played: Played, threshold: float) -> dict[str, Any]:
 
 def _is_hidden(number: int, played: Played) -> bool:
     kinds = {event["event"]: event["type"] for event in played.events}
-    return played.tells_roles or kinds[number] in SECRET or kinds[number] == "day_vote"
+    return played.tells_roles or kinds[number] in SECRET
 
 
 def _tokens(one: SampleTokens, threshold: float) -> list[list[Any]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
+from probeline.lineage.commands import add_configfile
+from probeline.text import plain_text
 
 if TYPE_CHECKING:
     from probeline.probes.token_scores import SampleTokens
@@ -49,7 +51,7 @@ def add_command(commands: Any, find_probe: Callable[[str], Path]) -> None:
     parser.add_argument(
         "--adapter", type=Path, metavar="FOLDER", help="the adapter on the model (default: the config's)"
     )
-    parser.add_argument("--configfile", nargs="+", action="extend", type=Path, default=[], metavar="FILE")
+    add_configfile(parser)
     parser.set_defaults(run=lambda options: _run(options, find_probe))
 
 
@@ -76,8 +78,8 @@ def _run(options: argparse.Namespace, find_probe: Callable[[str], Path]) -> None
     page = view_page(played, shown | {"name": probe.name, "verdict": verdict, "label": label})
     write_bytes(output, page.encode("utf-8", "backslashreplace"))
     print(
-        f"{output}: {game} ({played.split}), {len(played.events)} events, {len(played.scored)} of them "
-        f"scored by {probe.name}, {len(page) / 1000:,.0f} kB"
+        f"{plain_text(str(output))}: {plain_text(game)} ({played.split}), {len(played.events)} events, "
+        f"{len(played.scored)} of them scored by {probe.name}, {len(page) / 1000:,.0f} kB"
     )
 
 
@@ -102,10 +104,16 @@ def _only_probe() -> Path:
 
 def _corpus_of(probe: Path, facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     concept = facts.get("concept")
+    if concept is None:
+        raise ProbelineError(
+            f"{probe} was imported: it belongs to no concept of the config, so what it reads of a game is "
+            "not known. Name a probe that was trained here, or score texts with this one: "
+            f"probeline score --probe {probe.name}"
+        )
     if concept not in config["probes"]:
         raise ProbelineError(
-            f"{probe} is a probe for {concept or 'no concept'}, which the config does not declare under "
-            "probes: its games are not known. Name the settings that it was made with: --configfile FILE."
+            f"{probe} is a probe for {concept}, which the config does not declare under probes: its games "
+            "are not known. Name the settings that it was made with: --configfile FILE."
         )
     return str(config["probes"][concept]["corpus"])
 

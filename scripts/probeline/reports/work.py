@@ -73,10 +73,12 @@ def work_body(shards: Sequence[Path], adapters: Sequence[Path]) -> str:
             "layers kept",
             "10⁹ operations, at most",
         ]
-        parts.append(f"<h4>Activations</h4>\n{table(head, extraction_rows(shards), numbers=range(2, 7))}")
+        rows = table(head, extraction_rows(shards), numbers=range(2, 7), stacked=True)
+        parts.append(f"<h4>Activations</h4>\n{rows}")
     if adapters:
         head = ["adapter", "method", "steps", "examples or completions seen, at most", "trained parameters"]
-        parts.append(f"<h4>Training</h4>\n{table(head, training_rows(adapters), numbers=range(2, 5))}")
+        rows = table(head, training_rows(adapters), numbers=range(2, 5), stacked=True)
+        parts.append(f"<h4>Training</h4>\n{rows}")
     return "".join(parts) or "<p>No model was read or trained for what the targets name.</p>\n"
 
 
@@ -103,7 +105,8 @@ def lineage_body(root: str, lines: str, artifacts: Sequence[Path]) -> str:
     count = many(lines.count("\n"), "file")
     return (
         f"<p>SHA-256 over the {count} that this page shows: <code>{root}</code>. Whoever has these files has "
-        "this digest, and can make this page again.</p>\n"
+        "this digest. With them, the same config, which says what label 1 is and how many errors are shown, "
+        "and the same code, the page can be made again.</p>\n"
         f"{facts({command: safe(what) for command, what in commands.items()}, code=True)}"
         f"{folded(f'The {count} and their digests', f'<pre><code>{safe_lines(lines)}</code></pre>')}"
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probeline.files import MANIFEST, read_json, write_bytes
+from probeline.files import MANIFEST, write_bytes
 from probeline.reports import transcripts
 from probeline.reports.adapters import evaluation_article, evaluation_key, grid_article, training_article
 from probeline.reports.corpora import Corpus, corpora_body, read_corpus
@@ -27,6 +27,7 @@ SHOWN = {
     "transfers": ("transfer.parquet",),
     "shifts": ("metrics.json",),
     "adapters": ("training_summary.json", "training_log.jsonl"),
+    "trained": ("training_summary.json",),
     "evaluations": ("metrics.json",),
     "comparisons": ("metrics.json",),
     "grids": ("grid.json",),
@@ -48,7 +49,8 @@ def write_report(spec: Mapping[str, Any], inputs: Mapping[str, Sequence[Path]], 
     Args:
         spec: `model`, `simulated` (names of the corpora that are), `labels` (concept → what label 1 is)
             and `errors` (how many of each probe are shown).
-        inputs: name → manifests of the artifacts to show: those of `SHOWN`, and `activations`.
+        inputs: name → manifests of the artifacts to show: those of `SHOWN`, of which `trained` are all
+            adapters behind the others, and `activations`.
         output: the page.
 
     Raises:
@@ -79,7 +81,7 @@ def report(spec: Mapping[str, Any], folders: Mapping[str, Sequence[Path]]) -> st
         *_of("adapters", "Adapters", "adapter", folders["adapters"], training_article),
         *_of("grids", "Grids", "grid", folders["grids"], grid_article),
         *_evaluations(folders),
-        Section("work", "What was computed", work_body(folders["activations"], folders["adapters"])),
+        Section("work", "What was computed", work_body(folders["activations"], folders["trained"])),
         Section("measured", "Time, cost and records", MEASURED),
         Section("lineage", "Where it comes from", lineage_body(root, lines, _artifacts(folders))),
     ]
@@ -110,10 +112,12 @@ def _lead(
         for corpus in corpora
     ]
     simulated = any(corpus.simulated for corpus in corpora)
+    probed = any(folders[name] for name in ("probes", "sweeps", "transfers", "shifts"))
+    read = f" Probes read activations of the model {spec['model']}." * probed
     return (
-        f"<p>{safe(_listed(what))} with the model {safe(spec['model'])}, on "
-        f"{safe(_listed(logs) or 'no corpus')}. Every figure below is of games that were held out, unless it "
-        "says otherwise; intervals are 95 % of a bootstrap over whole games.</p>\n"
+        f"<p>{safe(_listed(what))}, on {safe(_listed(logs) or 'no corpus')}.{safe(read)} Every figure below "
+        "is of what was held out, unless it says otherwise; intervals are 95 % of a bootstrap over whole "
+        "games, events or dialogues.</p>\n"
         + "<p class=faint>Simulated logs show that the workflow works: their figures are no finding.</p>\n"
         * simulated
         + (summary_table(probes) if probes else "")
@@ -138,14 +142,11 @@ def _of_probes(probes: Sequence[Probe], spec: Mapping[str, Any], folders: Sequen
     filters = FILTER.format(what="article.probe", example="trust, lr, 22 …") if len(probes) >= FEW else ""
     articles = filters + "".join(probe_article(probe, spec["labels"]) for probe in probes)
     sections = [Section("probes", "Probes", articles, {probe.key: probe.name for probe in probes})]
-    played = [probe for probe in probes if probe.test is not None]
-    if played:
-        parts = {f"games-{anchor(probe.name)}": probe.name for probe in played}
-        drawn = [
-            label_line(probe, spec["labels"]) + transcripts.timelines_section(probe.folder)
-            for probe in played
-        ]
-        sections.append(Section("games", "Suspicion over a game", _titled(parts, drawn), parts))
+    parts = {f"games-{anchor(probe.name)}": probe.name for probe in probes}
+    drawn = [
+        label_line(probe, spec["labels"]) + transcripts.timelines_section(probe.folder) for probe in probes
+    ]
+    sections.append(Section("games", "Suspicion over a game", _titled(parts, drawn), parts))
     if folders:
         parts = {f"errors-{anchor(folder.name)}": folder.name for folder in folders}
         meant = {probe.name: label_line(probe, spec["labels"]) for probe in probes}
@@ -185,16 +186,11 @@ def _evaluations(folders: Mapping[str, Sequence[Path]]) -> list[Section]:
 
 def _artifacts(folders: Mapping[str, Sequence[Path]]) -> list[Path]:
     """What the targets name: not what it was made from."""
-    return [folder for name in SHOWN if name not in ("corpora", "transcripts") for folder in folders[name]]
+    behind = ("corpora", "transcripts", "trained")
+    return [folder for name in SHOWN if name not in behind for folder in folders[name]]
 
 
 def _files(folders: Mapping[str, Sequence[Path]]) -> list[Path]:
     """Every file that the page is made of."""
     shown = [folder / name for kind, names in SHOWN.items() for folder in folders[kind] for name in names]
-    manifests = [folder / MANIFEST for found in folders.values() for folder in found]
-    return [*(path for path in shown if path.name in _held(path.parent)), *manifests]
-
-
-def _held(folder: Path) -> Mapping[str, Any]:
-    files: Mapping[str, Any] = read_json(folder / MANIFEST)["files"]
-    return files
+    return shown + [folder / MANIFEST for found in folders.values() for folder in found]

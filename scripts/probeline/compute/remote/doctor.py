@@ -303,7 +303,7 @@ def _dvc() -> Finding:
 def _chromium() -> Finding:
     found = next((name for name in CHROMIUM if shutil.which(name)), None)
     if found is None:
-        return Finding("chromium", NOT_NEEDED, "not installed; only the tests of the lineage page use it")
+        return Finding("chromium", NOT_NEEDED, "not installed; only the tests of pages use it")
     return Finding("chromium", OK, found)
 
 
@@ -318,18 +318,22 @@ def _modal(config: Mapping[str, Any], needed: bool) -> Iterator[Finding]:
 
 def _secrets_needed(config: Mapping[str, Any]) -> set[Secret]:
     """Secrets that work of this config on Modal asks for."""
+    from probeline.adapters.recipes import model_of, recipe_points
     from probeline.compute.remote.settings import EVALUATING
     from probeline.compute.remote.weights import is_fetched_there
     from probeline.config import base_model
 
     if not config:
         return set()
-    rules, asking = config["modal"]["rules"], config["evaluation"]["adapters"]
-    judges = [recipe.get("judge") for recipe in config["recipes"].values() if "train_grpo" in rules]
-    if set(rules) & set(EVALUATING):
+    rules, asking = set(config["modal"]["rules"]), config["evaluation"]["adapters"]
+    points = recipe_points(config["recipes"])
+    there = [name for name in points if rules & {*EVALUATING, f"train_{points[name]['method']}"}]
+    judges = [points[name].get("judge") for name in there]
+    if rules & set(EVALUATING):
         judges += [asking["judge"], asking["match_judge"]]
     needed = {secret_of_judge(config["judges"].get(judge)) for judge in judges}
-    if is_fetched_there(config["models"].get(base_model(config), {})):
+    models = {base_model(config), *(model_of(name, points) for name in there)}
+    if any(is_fetched_there(config["models"].get(model, {})) for model in models):
         needed.add(HUB)
     return {secret for secret in needed if secret is not None}
 
