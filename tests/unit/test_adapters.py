@@ -32,10 +32,11 @@ from probeline.adapters.training import EVENTS, reporters
 from probeline.compute.body import BodyFiles
 from probeline.compute.workplace import workplace
 from probeline.errors import ProbelineError
-from probeline.evaluation.systems import in_memory, systems_of
+from probeline.evaluation.systems import systems_of
 from probeline.files import write_json, write_json_lines, write_parquet
 from probeline.models.adapter import check_base
 from probeline.models.generate import Generator
+from probeline.models.systems import in_memory
 from probeline.schema import DATASET_GAMES, make_table
 from tests.unit.judge_server import judge_server
 from tests.unit.tiny import contents, logits_of, make_model

@@ -26,10 +26,11 @@ from probeline.evaluation.plans import BARE, plan_comparison, plan_evaluation
 from probeline.evaluation.questions import Answers, Questions, as_code, counted
 from probeline.evaluation.summary import evaluation_summary
 from probeline.evaluation.support import measure_support
-from probeline.evaluation.systems import System, in_memory, systems_of
+from probeline.evaluation.systems import systems_of
 from probeline.files import read_json, write_json, write_json_lines, write_manifest, write_parquet
 from probeline.forecasting.expected import read_perplexities
 from probeline.models import loading
+from probeline.models.systems import System, in_memory
 from probeline.schema import DATASET_GAMES, make_table
 from tests.unit.tiny import contents, make_model
 

@@ -1,6 +1,5 @@
 """Two runs never write at once; what a killed run has left is waited for."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -9,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-from probeline.lineage import lock
 
 HOLD = (
     "from pathlib import Path; from probeline.lineage.lock import *; {}; print('held', flush=True); input()"
@@ -21,12 +18,9 @@ JOB = "hold_job_lock()"
 
 def start(folder: Path, what: str) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    # Where other tests have taken the lock in this process, its children would take themselves for its jobs.
-    environment = {name: value for name, value in os.environ.items() if name != lock.RUN}
     return subprocess.Popen(
         [sys.executable, "-c", HOLD.format(what)],
         cwd=folder,
-        env=environment,
         text=True,
         stdin=pipe,
         stdout=pipe,

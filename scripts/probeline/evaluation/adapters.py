@@ -18,7 +18,7 @@ from probeline.evaluation.figure import draw_comparison
 from probeline.evaluation.held_out import write_games
 from probeline.evaluation.questions import Answers, Measured, Questions, ask, counted
 from probeline.evaluation.report import REPORT, write_report
-from probeline.evaluation.systems import System, in_memory, systems_of
+from probeline.evaluation.systems import systems_of
 from probeline.files import (
     MANIFEST,
     atomic_directory,
@@ -28,6 +28,7 @@ from probeline.files import (
     write_manifest,
 )
 from probeline.judges import CACHE, Judge, open_judge
+from probeline.models.systems import System, in_memory
 
 log = logging.getLogger(__name__)
 

@@ -1,30 +1,11 @@
-"""What is compared: the base, adapters and their checkpoints, one after the other in memory."""
+"""What is compared: the base, adapters and their checkpoints."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from probeline.errors import ProbelineError
-from probeline.models.generate import Generator
-
-
-@dataclass(frozen=True)
-class System:
-    """A model that is evaluated.
-
-    Attributes:
-        name: base, a recipe, `<recipe>@<step>`, or the name of a folder with an adapter made elsewhere.
-        model: folder of the model, or of one that was tuned as a whole.
-        adapter: folder of the adapter on it; None for none.
-        merged: folders of the adapters that are merged into the model before.
-    """
-
-    name: str
-    model: Path
-    adapter: Path | None = None
-    merged: tuple[Path, ...] = ()
+from probeline.models.systems import System
 
 
 def systems_of(
@@ -73,15 +54,3 @@ def _checkpoint(folder: Path, recipe: str, step: int) -> Path:
             f"recipes.{recipe}.checkpoints, or compare others."
         )
     return checkpoint
-
-
-def in_memory(systems: Sequence[System], dtype: str, threads: int) -> Iterator[tuple[System, Generator]]:
-    """Each system, ready to be asked; what shares a base shares its load."""
-    bases = list(dict.fromkeys((system.model, system.merged) for system in systems))
-    for model, merged in bases:
-        # One base at a time, whatever who asks still holds of the one before.
-        with closing(Generator(model, dtype, threads, merged=merged)) as generator:
-            for system in systems:
-                if (system.model, system.merged) == (model, merged):
-                    generator.load_adapter(system.adapter)
-                    yield system, generator

@@ -214,7 +214,7 @@ def _interval(metrics: Mapping[str, float]) -> str:
 
 def _change(metrics: Mapping[str, float]) -> str:
     """Of an adapter: what it was trained for, before and after."""
-    for name in TRAINED_FOR:
+    for name in TRAINED_FOR.values():
         before, after = (metrics.get(f"{name}_{when}") for when in ("before", "after"))
         if before is not None and after is not None:
             return f"{name.replace('_', ' ')} {before:.3f} to {after:.3f}"

@@ -5,13 +5,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from probeline.lineage.commands import add_json, make_console
-from probeline.lineage.terminal import (
-    make_table,
-    number_of,
-    print_json,
-    warn_of_gaps,
-    words,
-)
+from probeline.lineage.terminal import make_table, print_json, warn_of_gaps, words
+from probeline.reports.estimates import many
 
 if TYPE_CHECKING:
     from probeline.lineage.graph import Lineage
@@ -118,7 +113,7 @@ def cost_line(records: Iterable["Record"]) -> str:
     gpu = f", {duration(summed['gpu_seconds'])} of GPU" if summed["gpu_seconds"] else ""
     money = f", {dollars(summed['usd'])} USD" if summed["usd"] else ""
     return (
-        f"{number_of(summed['jobs'], 'job')}, {duration(summed['seconds'])}, "
+        f"{many(summed['jobs'], 'job')}, {duration(summed['seconds'])}, "
         f"{duration(summed['processor_seconds'])} of processor{gpu}{money}"
     )
 

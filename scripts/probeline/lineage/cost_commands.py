@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 from probeline.errors import ProbelineError
 from probeline.lineage.commands import add_configfile, add_json, make_console
 from probeline.lineage.cost import cost_facts, dollars, duration, print_sums
-from probeline.lineage.terminal import (
-    fold_shards,
-    make_table,
-    number_of,
-    print_json,
-    warn_of_gaps,
-    words,
-)
+from probeline.lineage.terminal import fold_shards, make_table, print_json, warn_of_gaps, words
+from probeline.reports.estimates import many
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -149,7 +143,7 @@ def _groups(jobs: Sequence["PlannedJob"]) -> dict[str, list["PlannedJob"]]:
         label = job.name if job.is_start else job.rule
         rules.setdefault(label, []).append(job)
     return {
-        label if group[0].is_start else f"{label} ({number_of(len(group), 'job')})": group
+        label if group[0].is_start else f"{label} ({many(len(group), 'job')})": group
         for label, group in rules.items()
     }
 

@@ -5,6 +5,7 @@ probes. What lies in git is also there in a clone that has pulled nothing.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ FOLDER = Path("metrics")
 PIPELINE = Path("dvc.yaml")
 HEADER = "# metrics, plots and artifacts under metrics/ and results/ are kept current by `probeline track`.\n"
 ESTIMATES = ("auroc", "text_masked", "text_input", "length", "shuffled", "role_masked", "difference_to_text")
-TRAINED_FOR = ("loss", "preference_accuracy", "reward")
-"""Of SFT, DPO and GRPO."""
+TRAINED_FOR = {"train_sft": "loss", "train_dpo": "preference_accuracy", "train_grpo": "reward"}
+"""Rule → the held-out figure that it is after."""
 LAYERS = ".layers.json"
 FIGURES = {
     "sweep_probes": "figure.svg",
@@ -27,9 +28,7 @@ FIGURES = {
     "evaluate_probe_shift": "shift.svg",
     "evaluate_adapter": "comparison.svg",
     "compare_adapters": "comparison.svg",
-    "train_sft": "curves.svg",
-    "train_dpo": "curves.svg",
-    "train_grpo": "curves.svg",
+    **dict.fromkeys(TRAINED_FOR, "curves.svg"),
 }
 
 
@@ -143,11 +142,9 @@ def _grid(artifact: Path) -> dict[Path, Any]:
     return {headline_path(artifact.as_posix()): known}
 
 
-def _training(artifact: Path) -> dict[Path, Any]:
+def _training(name: str, artifact: Path) -> dict[Path, Any]:
     """Of what the method is after: before and after on validation data, and the interval of the change."""
-    held_out = read_json(artifact / "training_summary.json")["held_out"]
-    name = next(name for name in TRAINED_FOR if name in held_out)
-    figure = held_out[name]
+    figure = read_json(artifact / "training_summary.json")["held_out"][name]
     values = {f"{name}_{when}": figure[when]["value"] for when in ("before", "after")}
     change = {f"{name}_change_{bound}": figure["difference"][bound] for bound in ("low", "high")}
     known = {name: value for name, value in (values | change).items() if value is not None}
@@ -162,9 +159,7 @@ HEADLINES: dict[str, Callable[[Path], dict[Path, Any]]] = {
     "evaluate_adapter": _adapters,
     "compare_adapters": _adapters,
     "compare_grid": _grid,
-    "train_sft": _training,
-    "train_dpo": _training,
-    "train_grpo": _training,
+    **{rule: partial(_training, name) for rule, name in TRAINED_FOR.items()},
 }
 
 

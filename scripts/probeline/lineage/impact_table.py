@@ -6,15 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from probeline.lineage.commands import make_console
-from probeline.lineage.terminal import (
-    family,
-    family_label,
-    kind_of,
-    line,
-    make_table,
-    number_of,
-    words,
-)
+from probeline.lineage.terminal import family, family_label, kind_of, line, make_table, words
+from probeline.reports.estimates import many
 
 MOST_ROWS, MOST_NAMED = 12, 6
 """Artifacts of one kind and split that are named, and of more than these the first."""
@@ -47,7 +40,7 @@ def _print_made(console: Console, made: list[dict[str, str]]) -> None:
         names, (how,) = [name for name, _ in members], {how for _, how in members}
         table.add_row(words(kind_of(names[0])), words(family_label(names)), words(how))
     console.print(table)
-    console.print(number_of(len(made), "artifact"))
+    console.print(many(len(made), "artifact"))
 
 
 def _folded(rows: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
@@ -75,7 +68,7 @@ def _print_game(console: Console, facts: dict[str, Any], full: bool) -> None:
             table.add_row(*map(words, cells if several else cells[:3]))
         console.print(table)
     count = len({row["artifact"] for row in facts["contained_in"]})
-    console.print(f"{number_of(count, 'artifact')} {'contains' if count == 1 else 'contain'} it.")
+    console.print(f"{many(count, 'artifact')} {'contains' if count == 1 else 'contain'} it.")
     if facts["rests_on_the_same_files"]:
         console.print()
         table = make_table("kind", "rests on the same files, does not contain the game")

@@ -211,16 +211,15 @@ def _print_found(console: "Console", found: list[dict[str, Any]]) -> None:
     """A tree for each artifact: the models, and the games under both their names."""
     from rich.tree import Tree
 
-    from probeline.lineage.terminal import line, number_of
+    from probeline.lineage.terminal import line
+    from probeline.reports.estimates import many
 
     artifacts: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in found:
         artifacts.setdefault(row["artifact"], {}).setdefault(row["trained"], []).append(row)
     for artifact, models in artifacts.items():
         games = {row["content"] for rows in models.values() for row in rows}
-        tree = Tree(
-            line((artifact, "bold"), (f"  {number_of(len(games), 'game')} on both sides", "bold red"))
-        )
+        tree = Tree(line((artifact, "bold"), (f"  {many(len(games), 'game')} on both sides", "bold red")))
         for model, rows in models.items():
             branch = tree.add(line("trained in  ", "itself" if model == artifact else model))
             for row in rows:
@@ -229,7 +228,8 @@ def _print_found(console: "Console", found: list[dict[str, Any]]) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from probeline.lineage.terminal import line, number_of
+    from probeline.lineage.terminal import line
+    from probeline.reports.estimates import many
 
     console = make_console()
     for name in facts["not_evaluations"]:
@@ -245,9 +245,7 @@ def _print(facts: dict[str, Any]) -> None:
         )
     for name, count in facts["left_out"].items():
         console.print(
-            line(
-                f"{name}: {number_of(count, 'game')} of both sides, left out of its tests (seen_in_training)."
-            )
+            line(f"{name}: {many(count, 'game')} of both sides, left out of its tests (seen_in_training).")
         )
     for name in facts["unknown"]:
         console.print(line((f"{name}: no record says which games it was trained on, or tested.", "yellow")))
@@ -255,7 +253,7 @@ def _print(facts: dict[str, Any]) -> None:
         console.print(
             line((f"{name}: its dialogues are away, so that their texts were not compared.", "red"))
         )
-    checked = number_of(len(facts["checked"]), "artifact")
+    checked = many(len(facts["checked"]), "artifact")
     if facts["checked"] and not facts["found"] and not facts["near_copies"]:
         console.print(f"{checked} checked: no game is on both sides.")
     if not facts["checked"] and not facts["not_evaluations"]:

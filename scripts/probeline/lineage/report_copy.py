@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from probeline.errors import ProbelineError
 from probeline.lineage.cost import COST_COLUMNS, cost_cells, cost_facts, cost_line
-from probeline.lineage.terminal import number_of
 from probeline.lineage.times import COLUMNS, NUMBERS, read_times, times_rows
+from probeline.reports.estimates import many
 from probeline.visible import safe
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def measured(lineage: "Lineage", times: Sequence["RuleTimes"]) -> str:
         "failed, containers that waited, and what was replaced since.</p>\n",
         f"<details><summary>By rule</summary>\n{by_rule}</details>\n",
         "<h3>Records</h3>\n",
-        f"<p>{number_of(len(lineage.records), 'lineage record')} with the root digest "
+        f"<p>{many(len(lineage.records), 'lineage record')} with the root digest "
         f"<code>{root_digest(lineage)}</code>. Whoever has the same records gets the same digest with "
         "<code>probeline audit root</code>; <code>probeline audit verify</code> says whether everything is "
         "what they say.</p>\n",

@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
 def _print(result: Any) -> None:
     from rich.text import Text
 
-    from probeline.lineage.terminal import number_of
+    from probeline.reports.estimates import many
     from probeline.text import plain_text
 
     console = make_console()
@@ -82,7 +82,7 @@ def _print(result: Any) -> None:
         say(f"  other than recorded: {words}")
     same = [comparison for comparison in result.artifacts if not comparison.differences]
     if result.identical:
-        say(f"Bit-identical: {number_of(len(same), 'artifact')} made again, the target among them.", "green")
+        say(f"Bit-identical: {many(len(same), 'artifact')} made again, the target among them.", "green")
         return
     say(
         f"Not the same: {len(same)} of {len(result.artifacts)} made again bit-identical.",

@@ -79,7 +79,7 @@ def _show(found: "Restored") -> None:
     from rich.text import Text
 
     from probeline.lineage.commands import make_console
-    from probeline.lineage.terminal import number_of
+    from probeline.reports.estimates import many
 
     console = make_console()
     counts = Table.grid(padding=(0, 2))
@@ -104,7 +104,7 @@ def _show(found: "Restored") -> None:
         line = plain_text(f"{name}: {inputs[0]}{more} changed since")
         console.print(Text.assemble(("outdated ", "bold yellow"), line), soft_wrap=True)
     for home, count in found.unseen.items():
-        line = plain_text(f"{home}: {number_of(count, 'file')} not compared; name the run's config with ")
+        line = plain_text(f"{home}: {many(count, 'file')} not compared; name the run's config with ")
         words = Text.assemble(("not here ", "bold yellow"), line, "--configfile mine.yaml")
         console.print(words, soft_wrap=True)
     if found.future:

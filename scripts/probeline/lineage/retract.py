@@ -291,8 +291,8 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
     from rich.text import Text
 
     from probeline.lineage.graph import read_lineage
-    from probeline.lineage.terminal import number_of
     from probeline.logs.retracted import RETRACTED
+    from probeline.reports.estimates import many
     from probeline.text import plain_text
 
     lineage = read_lineage()
@@ -312,7 +312,7 @@ def _show(entries: "list[Retraction]", what: str, as_json: bool) -> None:
         console.print("No record knows of it: the next run makes nothing anew because of it.")
         return
     console.print(
-        f"{number_of(len(records), 'artifact')} to be made anew, where the config of the run asks for "
+        f"{many(len(records), 'artifact')} to be made anew, where the config of the run asks for "
         f"{'it' if len(records) == 1 else 'them'}; the last time that took {seconds:.0f} s:",
         soft_wrap=True,
     )

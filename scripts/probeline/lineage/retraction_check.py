@@ -18,9 +18,9 @@ from probeline.lineage.games import DIGITS
 from probeline.lineage.graph import Lineage, read_lineage
 from probeline.lineage.hashing import TIMESTAMP
 from probeline.lineage.records import SUFFIX, Record, record_of
-from probeline.lineage.terminal import number_of
 from probeline.lineage.walking import walk
 from probeline.logs.retracted import RETRACTED, Retraction, read_retractions
+from probeline.reports.estimates import many
 from probeline.text import plain_text
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def check_retractions(configfiles: Sequence[Path], as_json: bool) -> int:
         console.print(f"No game is retracted: there is no {RETRACTED}.")
     elif not found and not lineage.faults:
         console.print(
-            f"{number_of(len(retractions), 'retracted game')}: in none of "
-            f"{number_of(len(lineage.records), 'record')}, nor in a file under {', '.join(PLACES)}.",
+            f"{many(len(retractions), 'retracted game')}: in none of "
+            f"{many(len(lineage.records), 'record')}, nor in a file under {', '.join(PLACES)}.",
             soft_wrap=True,
         )
     if found:

@@ -103,14 +103,8 @@ def stale(
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from probeline.lineage.terminal import (
-        family,
-        family_label,
-        line,
-        make_table,
-        number_of,
-        words,
-    )
+    from probeline.lineage.terminal import family, family_label, line, make_table, words
+    from probeline.reports.estimates import many
 
     console = make_console()
     if facts["other_config"]:
@@ -129,10 +123,10 @@ def _print(facts: dict[str, Any]) -> None:
         console.print(table)
     rest = facts["rests_on_stale"]
     if rest:
-        console.print(line(f"{number_of(len(rest), 'other artifact')} rest upon these."))
+        console.print(line(f"{many(len(rest), 'other artifact')} rest upon these."))
     for text in facts["not_compared"]:
         console.print(line(text))
-    checked = number_of(facts["checked"], "artifact")
+    checked = many(facts["checked"], "artifact")
     if groups:
         console.print(line((f"{len(facts['stale']):,} of {checked} stale.", "bold red")))
     else:

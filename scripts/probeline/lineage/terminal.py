@@ -23,7 +23,6 @@ SHARD = re.compile(r"(?<=/)shard-\d+-of-(\d+)(?=/|$)")
 DIGITS = 12
 """Of a digest, for a person's eyes."""
 LONGEST_VALUE = 60
-number_of = many
 
 
 def warn_of_gaps(lineage: "Lineage", records: "Iterable[Record]", origins: bool = True) -> int:
@@ -138,8 +137,8 @@ def family_label(members: Sequence[str]) -> str:
         return members[0]
     name = family(members[0])
     if not name.endswith("/shard-*"):
-        return f"{name} ({number_of(len(members), 'shard')})"
-    return f"{name.removesuffix('/shard-*')} ({number_of(len(members), 'shard')})"
+        return f"{name} ({many(len(members), 'shard')})"
+    return f"{name.removesuffix('/shard-*')} ({many(len(members), 'shard')})"
 
 
 def kind_of(name: str) -> str:

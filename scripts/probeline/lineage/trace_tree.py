@@ -12,7 +12,8 @@ from probeline.files import MANIFEST, read_json
 from probeline.lineage.cost import cost_line
 from probeline.lineage.graph import Lineage
 from probeline.lineage.records import Dependency, Record, artifact_of
-from probeline.lineage.terminal import family, family_label, line, number_of, short, value_text
+from probeline.lineage.terminal import family, family_label, line, short, value_text
+from probeline.reports.estimates import many
 
 MOST_PLACES = 8
 """Folders of raw logs that are counted one by one."""
@@ -30,7 +31,7 @@ def trace_tree(lineage: Lineage, record: Record, full: bool = False) -> Tree:
     tree = Tree(_title([record]), guide_style="dim")
     _fill(tree, lineage, [record], full, set())
     everything = lineage.ancestors([record])
-    whole = tree.add(line(("whole lineage", "bold"), f"  {number_of(len(everything), 'artifact')}"))
+    whole = tree.add(line(("whole lineage", "bold"), f"  {many(len(everything), 'artifact')}"))
     for text in _surroundings(everything, full):
         whole.add(text)
     whole.add(line(("cost  ", "cyan"), cost_line(everything)))
@@ -76,9 +77,7 @@ def _fill(tree: Tree, lineage: Lineage, records: list[Record], full: bool, shown
         changed = [parent.name for parent in parents if parent.sha256 != named[parent.name].record_sha256]
         below = tree.add(branch)
         if changed:
-            below.add(
-                line((f"made anew since, the same to the bit ({number_of(len(changed), 'record')})", "dim"))
-            )
+            below.add(line((f"made anew since, the same to the bit ({many(len(changed), 'record')})", "dim")))
         _fill(below, lineage, parents, full, shown)
 
 
@@ -96,7 +95,7 @@ def _own_facts(records: list[Record], full: bool) -> Iterable[Text]:
             yield line(("code  ", "cyan"), file, (f"  {digest}", "dim"))
     else:
         codes = {short(_digest(record, "code")) for record in records}
-        text = f"{number_of(len(records[0].code), 'source')}, {' and '.join(sorted(codes))}"
+        text = f"{many(len(records[0].code), 'source')}, {' and '.join(sorted(codes))}"
         yield line(("code  ", "cyan"), (text, "red" if len(codes) > 1 else ""))
     games = _games(records)
     if games:
@@ -144,9 +143,9 @@ def _add_raw(tree: Tree, role: str, dependencies: list[Dependency], full: bool) 
             tree.add(line((f"{role}  ", "cyan"), name, (f"  {short(digest)}", "dim")))
         return
     places = _by_place(files)
-    branch = tree.add(line((f"{role}  ", "cyan"), f"{number_of(len(files), 'file')} that no rule made"))
+    branch = tree.add(line((f"{role}  ", "cyan"), f"{many(len(files), 'file')} that no rule made"))
     for place, count in sorted(places.items()):
-        branch.add(line(f"{place}/  ", (number_of(count, "file"), "dim")))
+        branch.add(line(f"{place}/  ", (many(count, "file"), "dim")))
 
 
 def _by_place(files: Iterable[str]) -> Counter[str]:

@@ -11,15 +11,8 @@ from rich.tree import Tree
 from probeline.lineage.commands import make_console
 from probeline.lineage.present import change_text
 from probeline.lineage.record_differences import ABSENT, Change
-from probeline.lineage.terminal import (
-    family,
-    family_label,
-    fold_shards,
-    line,
-    lines,
-    number_of,
-    short,
-)
+from probeline.lineage.terminal import family, family_label, fold_shards, line, lines, short
+from probeline.reports.estimates import many
 
 MOST = 6
 """Files or games named one by one."""
@@ -101,7 +94,7 @@ def _add_inputs(tree: Tree, nodes: list[dict[str, Any]], full: bool) -> None:
     for text in texts[:MOST]:
         tree.add(line(("input  ", "yellow"), text))
     if len(texts) > MOST:
-        tree.add(line(("input  ", "yellow"), f"{number_of(len(texts) - MOST, 'more file')}"))
+        tree.add(line(("input  ", "yellow"), f"{many(len(texts) - MOST, 'more file')}"))
     groups: dict[str, list[dict[str, Any]]] = {}
     for parent in {above["artifact"]: above for node in nodes for above in node["above"]}.values():
         groups.setdefault(f"{family(parent['artifact'])} {_signature(parent)}", []).append(parent)
@@ -163,7 +156,7 @@ def _games_counted(changes: list[Change]) -> str:
             counts.setdefault("moved", Counter())[f"{change['old']} → {change['new']}"] += 1
     return (
         "; ".join(
-            f"{number_of(splits.total(), 'game')} {verb}: "
+            f"{many(splits.total(), 'game')} {verb}: "
             + ", ".join(f"{count:,} {split}" for split, count in splits.most_common())
             for verb, splits in counts.items()
         )
@@ -176,12 +169,12 @@ def _print_now(console: Console, now: dict[str, Any]) -> None:
     if not reruns and not follow:
         console.print("snakemake would rerun nothing for it now.")
     else:
-        count = number_of(len(reruns) + len(follow), "job")
+        count = many(len(reruns) + len(follow), "job")
         tree = Tree(line((f"snakemake would run {count} for it now", "bold")), guide_style="dim")
         _add_reasons(tree, reruns)
         if follow:
             names = fold_shards(follow)
-            branch = tree.add(line(f"{number_of(len(follow), 'job')} because of these"))
+            branch = tree.add(line(f"{many(len(follow), 'job')} because of these"))
             for name in names:
                 branch.add(line(name))
         console.print(tree)

@@ -3,8 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from probeline.config import load_config, recipe_of_folder
 from probeline.errors import ProbelineError, near_misses
 from probeline.files import write_json_lines
 from probeline.lineage.commands import add_configfile
+from probeline.models.systems import System, in_memory
 from probeline.text import plain_text
 
 if TYPE_CHECKING:
@@ -37,23 +37,6 @@ ROLES = ("system", "user", "assistant")
 MOST_TOKENS = 128
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What answers.
-
-    Attributes:
-        name: as it was asked for.
-        base: folder of the model.
-        merged: folders of adapters that are merged into it.
-        adapter: folder of the adapter on it, if there is one.
-    """
-
-    name: str
-    base: Path
-    merged: tuple[Path, ...] = ()
-    adapter: Path | None = None
 
 
 def add_command(commands: Any) -> None:
@@ -118,7 +101,7 @@ def _run(options: argparse.Namespace) -> None:
         _print(rows)
 
 
-def choice_of(name: str, model: str | None, config: dict[str, Any]) -> Choice:
+def choice_of(name: str, model: str | None, config: dict[str, Any]) -> System:
     """What an entry of `--adapter` means.
 
     Args:
@@ -133,16 +116,16 @@ def choice_of(name: str, model: str | None, config: dict[str, Any]) -> Choice:
     from probeline.config import base_model
 
     if name == NONE:
-        return Choice(name, _model(model or base_model(config), config))
+        return System(name, _model(model or base_model(config), config))
     recipes = recipe_points(config.get("recipes", {}))
     folder, recipe = _adapter(name, recipes)
     if recipe is None:
-        return Choice(name, _model(model or base_model(config), config), adapter=folder)
+        return System(name, _model(model or base_model(config), config), folder)
     if (folder / "config.json").is_file():
-        return Choice(name, folder)  # a recipe that tunes the whole model
+        return System(name, folder)  # a recipe that tunes the whole model
     merged, _ = made_from(recipe, recipes)
     base = _model(model or model_of(recipe, recipes), config)
-    return Choice(name, base, tuple(_made(ADAPTERS / one) for one in merged), folder)
+    return System(name, base, folder, tuple(_made(ADAPTERS / one) for one in merged))
 
 
 def _adapter(name: str, recipes: dict[str, Any]) -> tuple[Path, str | None]:
@@ -247,20 +230,20 @@ def _prompt(line: str, place: str) -> Row:
     return {"prompt": last, "messages": [{key: one[key] for key in ("role", "content")} for one in messages]}
 
 
-def answers(prompts: Sequence[Row], choices: Sequence[Choice], options: argparse.Namespace) -> list[Row]:
+def answers(prompts: Sequence[Row], choices: Sequence[System], options: argparse.Namespace) -> list[Row]:
     """A row for each prompt and each choice, prompt after prompt; each base is loaded once."""
     chats = [row["messages"] for row in prompts]
     said = {choice.name: say(chats) for choice, say in _speakers(choices, options)}
     settings = {name: getattr(options, name) for name in ("seed", "temperature", "max_tokens")}
     return [
-        {**row, "adapter": choice.name, "model": choice.base.name, **settings}
+        {**row, "adapter": choice.name, "model": choice.model.name, **settings}
         | {"completion": said[choice.name][number]}
         for number, row in enumerate(prompts)
         for choice in choices
     ]
 
 
-def trees(choices: Sequence[Choice], options: argparse.Namespace) -> dict[str, "Tree"]:
+def trees(choices: Sequence[System], options: argparse.Namespace) -> dict[str, "Tree"]:
     """The tree of what may follow the event of `--tree`, of each choice by its name."""
     from probeline.forecasting.trees import generate_tree
 
@@ -277,26 +260,22 @@ def _one_by_one(say: Callable[[list[Any]], list[str]]) -> Callable[[list[dict[st
 
 
 def _speakers(
-    choices: Sequence[Choice], options: argparse.Namespace
-) -> Iterator[tuple[Choice, Callable[[list[Any]], list[str]]]]:
+    choices: Sequence[System], options: argparse.Namespace
+) -> Iterator[tuple[System, Callable[[list[Any]], list[str]]]]:
     """Each choice with what has it answer chats, until the next is asked for; each base is loaded once."""
     from probeline.compute.jobs import prepare_process
 
     prepare_process(options.threads)
-    from probeline.models.generate import Generator
-
-    for base, merged in dict.fromkeys((choice.base, choice.merged) for choice in choices):
-        with closing(Generator(base, options.dtype, options.threads, merged=merged)) as generator:
-            say = partial(
+    for choice, generator in in_memory(choices, options.dtype, options.threads):
+        yield (
+            choice,
+            partial(
                 generator.generate,
                 seed=options.seed,
                 max_new_tokens=options.max_tokens,
                 temperature=options.temperature,
-            )
-            for choice in choices:
-                if (choice.base, choice.merged) == (base, merged):
-                    generator.load_adapter(choice.adapter)
-                    yield choice, say
+            ),
+        )
 
 
 def _show_trees(found: Mapping[str, "Tree"], options: argparse.Namespace) -> None:
